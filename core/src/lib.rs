@@ -1,0 +1,9 @@
+//! The grammar of Plaza: bytes ⇄ stanzas ⇄ decisions, as pure state machines.
+//!
+//! Nothing in this crate does I/O, reads a clock, draws randomness, locks or spawns; what it needs of those is passed in.
+#![forbid(unsafe_code)]
+
+pub mod jid;
+pub mod limits;
+pub mod ns;
+pub mod precis;

@@ -1,0 +1,40 @@
+//! XML namespaces of the protocols we speak.
+
+/// Client streams (RFC 6120 §4.8.2).
+pub const CLIENT: &str = "jabber:client";
+/// Server streams (RFC 6120 §4.8.2).
+pub const SERVER: &str = "jabber:server";
+/// The stream's own elements (RFC 6120 §4.8.1).
+pub const STREAMS: &str = "http://etherx.jabber.org/streams";
+/// Stream error conditions (RFC 6120 §4.9.2).
+pub const STREAM_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-streams";
+/// Stanza error conditions (RFC 6120 §8.3.2).
+pub const STANZA_ERRORS: &str = "urn:ietf:params:xml:ns:xmpp-stanzas";
+/// STARTTLS (RFC 6120 §5).
+pub const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
+/// SASL (RFC 6120 §6).
+pub const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
+/// Resource binding (RFC 6120 §7).
+pub const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
+/// Legacy session establishment (RFC 3921 §3).
+pub const SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
+/// Roster (RFC 6121 §2).
+pub const ROSTER: &str = "jabber:iq:roster";
+/// Roster versioning stream feature (RFC 6121 §2.6).
+pub const ROSTER_VERSIONING: &str = "urn:xmpp:features:rosterver";
+/// Ping (XEP-0199).
+pub const PING: &str = "urn:xmpp:ping";
+/// Entity time (XEP-0202).
+pub const TIME: &str = "urn:xmpp:time";
+/// Software version (XEP-0092).
+pub const VERSION: &str = "jabber:iq:version";
+/// Service discovery, information (XEP-0030).
+pub const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
+/// Service discovery, items (XEP-0030).
+pub const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
+/// SASL channel-binding type capability (XEP-0440).
+pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
+/// Stream limits advertisement (XEP-0478).
+pub const STREAM_LIMITS: &str = "urn:xmpp:stream-limits:0";
+/// The `xml` prefix (Namespaces in XML §3).
+pub const XML: &str = "http://www.w3.org/XML/1998/namespace";
