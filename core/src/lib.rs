@@ -7,3 +7,4 @@ pub mod jid;
 pub mod limits;
 pub mod ns;
 pub mod precis;
+pub mod xml;
