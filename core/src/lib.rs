@@ -7,4 +7,6 @@ pub mod jid;
 pub mod limits;
 pub mod ns;
 pub mod precis;
+pub mod rules;
+pub mod stanza;
 pub mod xml;
