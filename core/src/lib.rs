@@ -8,5 +8,6 @@ pub mod limits;
 pub mod ns;
 pub mod precis;
 pub mod rules;
+pub mod sasl;
 pub mod stanza;
 pub mod xml;
