@@ -10,4 +10,5 @@ pub mod precis;
 pub mod rules;
 pub mod sasl;
 pub mod stanza;
+pub mod stream;
 pub mod xml;

@@ -1,0 +1,145 @@
+//! Binding: the authenticated client asks for a resource.
+//!
+//! Spec: RFC 6120 §7.
+
+use std::borrow::Cow;
+
+use super::error::{Violation, write_parts};
+use super::{Action, Link, State, outsider};
+use crate::jid::Jid;
+use crate::ns;
+use crate::stanza::{self, Class, IqType, Kind, NotAStanza, Stanza, StanzaError};
+use crate::xml::read::Node;
+use crate::xml::{Child, Element, write};
+
+/// Requests to bind on one stream, refused ones included. The fifth refusal is plenty to find a free resource.
+const BINDS_MAX: u8 = 5;
+
+/// The request to bind is awaited.
+#[derive(Debug)]
+pub(super) struct Binding {
+    pub(super) account: Jid,
+    binds_left: u8,
+}
+
+/// The registry is asked for a session.
+#[derive(Debug)]
+pub(super) struct Claiming {
+    binding: Binding,
+    /// The request's id, as written.
+    id: Box<str>,
+}
+
+impl Binding {
+    pub(super) const fn new(account: Jid) -> Self {
+        Self { account, binds_left: BINDS_MAX }
+    }
+
+    /// Takes an element.
+    ///
+    /// # Errors
+    /// Anything but a request to bind ends the stream (RFC 6120 §7.1); an ill-formed request does not.
+    pub(super) fn on_element(
+        mut self,
+        link: &mut Link,
+        element: &Element<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<State, Violation> {
+        let request = Request::read(element)?;
+        self.binds_left = self.binds_left.checked_sub(1).ok_or(Violation::TooManyBinds { max: BINDS_MAX })?;
+        let id = match request {
+            Request::Bind { id, resource } => {
+                match resource.map(|text| self.account.with_resource(&text)).transpose() {
+                    Ok(full) => {
+                        let resource = full.as_ref().and_then(|full| full.as_jid().resource()).map(Box::from);
+                        link.action = Some(Action::Bind { account: self.account.clone(), resource });
+                        return Ok(State::Claiming(Claiming { binding: self, id: id.into() }));
+                    }
+                    Err(_) => Some(id),
+                }
+            }
+            Request::IllFormed { id } => id,
+        };
+        write_refusal(id, stanza::Condition::BadRequest, out);
+        Ok(State::Binding(self))
+    }
+}
+
+impl Claiming {
+    pub(super) const fn account(&self) -> &Jid {
+        &self.binding.account
+    }
+
+    /// Tells the client its full JID (RFC 6120 §7.6.1, §7.7.1).
+    pub(super) fn on_bound(&self, jid: &Jid, out: &mut Vec<u8>) {
+        stanza::write_reply_start(out, &self.id, "", "");
+        write_parts(out, &["<bind xmlns='", ns::BIND, "'><jid>"]);
+        write::text(out, jid.as_str());
+        out.extend_from_slice(b"</jid></bind></iq>");
+    }
+
+    /// Tells the client why not; it may ask again (RFC 6120 §7.6.2, §7.7.2).
+    pub(super) fn on_refused(self, condition: stanza::Condition, out: &mut Vec<u8>) -> Binding {
+        write_refusal(Some(&self.id), condition, out);
+        self.binding
+    }
+}
+
+/// A request to bind, its id as written.
+enum Request<'a> {
+    Bind {
+        id: &'a str,
+        /// As sent; `None` leaves the choice to us.
+        resource: Option<Cow<'a, str>>,
+    },
+    IllFormed {
+        id: Option<&'a str>,
+    },
+}
+
+impl<'a> Request<'a> {
+    fn read(element: &Element<'a>) -> Result<Self, Violation> {
+        let id = element.attr("id").map(|id| id.raw);
+        match Stanza::classify(*element, ns::CLIENT) {
+            Ok(iq) if iq.class == Class::Iq(IqType::Set) => {
+                let bind = iq.element.first_child().filter(|child| child.is("bind", ns::BIND));
+                match (id, resource(&bind.ok_or(Violation::StanzaBeforeBind)?)) {
+                    (Some(id), Ok(resource)) => Ok(Self::Bind { id, resource }),
+                    (id, _) => Ok(Self::IllFormed { id }),
+                }
+            }
+            // An iq without id, or with several children; but an answer is never answered (RFC 6120 §8.3.1).
+            Err(NotAStanza::BadRequest) if element.name() == "iq" && !is_answer(element) => Ok(Self::IllFormed { id }),
+            Ok(_) | Err(NotAStanza::BadRequest) => Err(Violation::StanzaBeforeBind),
+            Err(NotAStanza::InvalidNamespace) => Err(Violation::InvalidNamespace),
+            Err(NotAStanza::Unsupported) => Err(outsider(element)),
+        }
+    }
+}
+
+fn is_answer(iq: &Element<'_>) -> bool {
+    iq.attr("type").is_some_and(|kind| matches!(kind.raw, "result" | "error"))
+}
+
+/// What a request to bind holds is not what it should.
+struct NotReadable;
+
+/// The text of `<resource/>`; `None` if it is absent or empty, which leaves the choice to us (RFC 6120 §7.6).
+fn resource<'a>(bind: &Child<'a>) -> Result<Option<Cow<'a, str>>, NotReadable> {
+    let content = bind.content.trim_matches([' ', '\t', '\r', '\n']);
+    let plain = content.strip_prefix("<resource>").and_then(|rest| rest.strip_suffix("</resource>"));
+    let text = match plain.filter(|text| !text.contains(['<', '&', '\r'])) {
+        _ if content.is_empty() => return Ok(None),
+        Some(plain) => Cow::Borrowed(plain),
+        None => {
+            let mut bind = Node::parse(bind.raw, bind.ns).ok_or(NotReadable)?;
+            let resource = bind.children.iter_mut().find(|child| child.name == "resource" && child.ns == ns::BIND);
+            Cow::Owned(resource.map(|resource| std::mem::take(&mut resource.text)).unwrap_or_default())
+        }
+    };
+    Ok(Some(text).filter(|text| !text.is_empty()))
+}
+
+fn write_refusal(id: Option<&str>, condition: stanza::Condition, out: &mut Vec<u8>) {
+    stanza::write_error(out, Kind::Iq, id, "", "", StanzaError::from(condition));
+}

@@ -1,0 +1,81 @@
+//! What we say at the start of each stream: our header and the features open to the client in its present state.
+//!
+//! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; XEP-0440 v1.0.0; XEP-0478 v0.2.0.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+
+use super::Link;
+use super::error::write_parts;
+use crate::limits::ScanLimits;
+use crate::ns;
+use crate::sasl::Mechanism;
+use crate::xml::write;
+
+impl Link {
+    /// Writes our header; `to` is the bare JID the client named as its own (RFC 6120 §4.7.2).
+    pub(super) fn write_header(&mut self, to: Option<&str>, out: &mut Vec<u8>) {
+        self.header_sent = true;
+        out.extend_from_slice(b"<?xml version='1.0'?><stream:stream");
+        write::attr(out, "from", self.domain());
+        if let Some(to) = to {
+            write::attr(out, "to", to);
+        }
+        write::attr(out, "id", &URL_SAFE_NO_PAD.encode(self.id));
+        write::attr(out, "xml:lang", self.lang.as_deref().unwrap_or("en"));
+        write_parts(out, &[" version='1.0' xmlns='", ns::CLIENT, "' xmlns:stream='", ns::STREAMS, "'>"]);
+    }
+
+    /// Writes the features before authentication.
+    pub(super) fn write_features_before_auth(&self, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"<stream:features>");
+        if self.offers_starttls() {
+            let required = if self.config.tls_required { "'><required/></starttls>" } else { "'/>" };
+            write_parts(out, &["<starttls xmlns='", ns::TLS, required]);
+        }
+        self.write_mechanisms(out);
+        self.write_limits(&self.config.before_auth, 0, out);
+        out.extend_from_slice(b"</stream:features>");
+    }
+
+    /// The mechanisms and the types of channel binding they may use; nothing if no mechanism can be used yet.
+    fn write_mechanisms(&self, out: &mut Vec<u8>) {
+        let mut permitted =
+            Mechanism::OFFERED.into_iter().filter(|mechanism| self.permits(*mechanism).is_ok()).peekable();
+        if permitted.peek().is_none() {
+            return;
+        }
+        write_parts(out, &["<mechanisms xmlns='", ns::SASL, "'>"]);
+        for mechanism in permitted {
+            write_parts(out, &["<mechanism>", mechanism.name(), "</mechanism>"]);
+        }
+        out.extend_from_slice(b"</mechanisms>");
+        if !self.tls.binding.is_empty() {
+            write_parts(out, &["<sasl-channel-binding xmlns='", ns::SASL_CHANNEL_BINDING, "'>"]);
+            for (name, _) in self.tls.binding.types() {
+                write_parts(out, &["<channel-binding type='", name, "'/>"]);
+            }
+            out.extend_from_slice(b"</sasl-channel-binding>");
+        }
+    }
+
+    /// Writes the features after authentication.
+    pub(super) fn write_features_after_auth(&self, out: &mut Vec<u8>) {
+        write_parts(out, &["<stream:features><bind xmlns='", ns::BIND, "'/>"]);
+        if self.config.legacy_session {
+            write_parts(out, &["<session xmlns='", ns::SESSION, "'><optional/></session>"]);
+        }
+        self.write_limits(&self.config.after_auth, self.config.idle_seconds, out);
+        out.extend_from_slice(b"</stream:features>");
+    }
+
+    /// The limits of this stream (XEP-0478). Before authentication there is no idling, only the deadline.
+    fn write_limits(&self, limits: &ScanLimits, idle_seconds: u32, out: &mut Vec<u8>) {
+        write_parts(out, &["<limits xmlns='", ns::STREAM_LIMITS, "'><max-bytes>"]);
+        write_parts(out, &[&limits.stanza_bytes_max.to_string(), "</max-bytes>"]);
+        if idle_seconds > 0 {
+            write_parts(out, &["<idle-seconds>", &idle_seconds.to_string(), "</idle-seconds>"]);
+        }
+        out.extend_from_slice(b"</limits>");
+    }
+}

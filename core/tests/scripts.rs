@@ -1,0 +1,501 @@
+//! Scripted streams: what a client says and what [`Stream`] answers, line by line, from `scripts/*.txt`.
+//!
+//! Each script runs three ways, and must go the same: as written, one byte at a time, and split at random places.
+//!
+//! A comment line opens a script; then come, in any order:
+//!
+//! - `C: …`: bytes from the client. `\xNN` is a byte, `{header}` a stream header, `{auth:M:text}` an `<auth/>` with its
+//!   text in Base64, `{response:text}` the same for `<response/>`, `{first}` and `{final}` what the SCRAM client of the
+//!   last `! scram` says (in Base64), `{repeat:N:text}` what it says.
+//! - `S: …`: all that the server has said since, compared whole. `…` stands for anything, `{any}` for anything but
+//!   nothing, `{header}`, `{features}`, `{error:…}`, `{failure:…}` for what they say, `{challenge}` for what the SCRAM
+//!   client takes, `{proof}` for what must convince it.
+//! - `! config key=value …`, `! tls [exporter] [end-point] [cert=jid,…]`, `! direct-tls`, `! whole` (only as written):
+//!   before the first line of either side.
+//! - `! scram hash user password [binding [data]]`, `! bind condition` (answers the next request to bind), `! timeout`,
+//!   `! abort`: what happens next.
+//! - `! closed [reason]`, `! bound jid`: what must have happened.
+#![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use std::fmt::Write;
+use std::fs;
+use std::path::Path;
+use std::sync::{Arc, LazyLock};
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use plaza_core::jid::Jid;
+use plaza_core::limits::ScanLimits;
+use plaza_core::sasl::SaslFailure;
+use plaza_core::sasl::client::ScramClient;
+use plaza_core::sasl::scram::{Hash, Keys, derive, verify_password};
+use plaza_core::stanza;
+use plaza_core::stream::{
+    Action, Bound, Condition, Credentials, Entropy, Need, Stream, StreamConfig, TlsFacts, Violation,
+};
+use plaza_core::xml::Scanner;
+
+const ITERATIONS: u32 = 4096;
+
+static KEYS: LazyLock<[Keys; 2]> = LazyLock::new(|| {
+    [Hash::Sha1, Hash::Sha256].map(|hash| derive(hash, "pencil", b"0123456789abcdef", ITERATIONS).unwrap())
+});
+
+#[test]
+fn scripts_run_as_written() {
+    run_all(Split::Whole);
+}
+
+#[test]
+fn scripts_run_one_byte_at_a_time() {
+    run_all(Split::Bytes);
+}
+
+#[test]
+fn scripts_run_however_they_are_split() {
+    for seed in 1..=10 {
+        run_all(Split::Random(seed));
+    }
+}
+
+fn run_all(split: Split) {
+    let mut ran = 0;
+    let mut failed = String::new();
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/scripts");
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    files.sort();
+    for file in files {
+        let text = fs::read_to_string(&file).unwrap();
+        for script in Script::read(&text) {
+            if script.lines.iter().any(|(_, line)| *line == "! whole") && !matches!(split, Split::Whole) {
+                continue;
+            }
+            ran += 1;
+            if let Err((line, message)) = Run::new(split).play(&script) {
+                let name = file.file_name().unwrap().to_string_lossy();
+                writeln!(failed, "\n{name}:{line} {}\n{message}", script.title).unwrap();
+            }
+        }
+    }
+    assert!(failed.is_empty(), "split {split:?}:{failed}");
+    assert!(ran > 0, "no scripts found");
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Split {
+    Whole,
+    Bytes,
+    Random(u64),
+}
+
+/// A script: its title, and its lines with their numbers.
+struct Script<'a> {
+    title: &'a str,
+    lines: Vec<(usize, &'a str)>,
+}
+
+impl<'a> Script<'a> {
+    fn read(text: &'a str) -> Vec<Self> {
+        let mut scripts: Vec<Self> = Vec::new();
+        for (number, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            match (line.strip_prefix("# "), scripts.last_mut()) {
+                (Some(_), Some(script)) if script.lines.is_empty() => {}
+                (Some(title), _) => scripts.push(Self { title, lines: Vec::new() }),
+                (None, script) => script.expect("a title comes first").lines.push((number + 1, line)),
+            }
+        }
+        scripts
+    }
+}
+
+type Failure = (usize, String);
+
+struct Run {
+    split: Split,
+    config: StreamConfig,
+    facts: TlsFacts,
+    direct_tls: bool,
+    /// `None` until the first line of either side.
+    stream: Option<Stream>,
+    scanner: Scanner,
+    /// What the client said and the stream has not taken yet.
+    input: Vec<u8>,
+    /// What the stream said and no line has been compared with yet.
+    output: Vec<u8>,
+    expected: String,
+    ids: Vec<String>,
+    entropy: u8,
+    random: u64,
+    scram: Option<ScramClient>,
+    scram_says: String,
+    bind_answer: Option<stanza::Condition>,
+    bound: Option<Bound>,
+    closed: Option<Option<Violation>>,
+}
+
+impl Run {
+    fn new(split: Split) -> Self {
+        Self {
+            split,
+            config: StreamConfig {
+                domains: vec![Jid::parse("things.example").unwrap()],
+                starttls: false,
+                scram_iterations: ITERATIONS,
+                tls_required: false,
+                plain: true,
+                plain_without_tls: false,
+                legacy_session: true,
+                sasl_attempts_max: 3,
+                before_auth: ScanLimits::BEFORE_AUTH,
+                after_auth: ScanLimits::AFTER_AUTH,
+                idle_seconds: 900,
+            },
+            facts: TlsFacts::default(),
+            direct_tls: false,
+            stream: None,
+            scanner: Scanner::new(),
+            input: Vec::new(),
+            output: Vec::new(),
+            expected: String::new(),
+            ids: Vec::new(),
+            entropy: 0,
+            random: match split {
+                Split::Random(seed) => seed,
+                Split::Whole | Split::Bytes => 1,
+            },
+            scram: None,
+            scram_says: String::new(),
+            bind_answer: None,
+            bound: None,
+            closed: None,
+        }
+    }
+
+    fn play(mut self, script: &Script<'_>) -> Result<(), Failure> {
+        let mut last = 0;
+        for (number, line) in &script.lines {
+            let failed = |message: String| (*number, message);
+            if let Some(says) = line.strip_prefix("S: ") {
+                self.begin();
+                self.expected.push_str(says);
+                last = *number;
+                continue;
+            }
+            self.compare().map_err(|message| (last, message))?;
+            last = *number;
+            if let Some(says) = line.strip_prefix("C: ") {
+                self.begin();
+                let bytes = self.client_bytes(says);
+                self.feed(&bytes).map_err(failed)?;
+            } else {
+                let directive = line.strip_prefix("! ").ok_or_else(|| failed(format!("what is this? {line}")))?;
+                self.obey(directive).map_err(failed)?;
+            }
+        }
+        self.compare().map_err(|message| (last, message))
+    }
+
+    fn begin(&mut self) {
+        if self.stream.is_none() {
+            let facts = self.direct_tls.then(|| self.facts.clone());
+            let entropy = self.next_entropy();
+            self.stream = Some(Stream::new(Arc::new(self.config.clone()), facts, entropy));
+        }
+    }
+
+    fn next_entropy(&mut self) -> Entropy {
+        self.entropy += 1;
+        Entropy([self.entropy; 32])
+    }
+
+    fn obey(&mut self, directive: &str) -> Result<(), String> {
+        let words: Vec<_> = directive.split(' ').collect();
+        match words[0] {
+            "config" => words[1..].iter().for_each(|word| self.configure(word)),
+            "tls" => words[1..].iter().for_each(|word| match word.split_once('=') {
+                Some(("cert", jids)) => {
+                    self.facts.certificate_jids = jids.split(',').map(|jid| Jid::parse(jid).unwrap()).collect()
+                }
+                None if *word == "exporter" => self.facts.binding.exporter = Box::new([1; 32]),
+                None if *word == "end-point" => self.facts.binding.server_end_point = Box::new([2; 32]),
+                _ => panic!("what is {word}?"),
+            }),
+            "direct-tls" => self.direct_tls = true,
+            "whole" => {}
+            "scram" => self.begin_scram(&words[1..]),
+            "bind" => {
+                self.bind_answer = Some(match words[1] {
+                    "conflict" => stanza::Condition::Conflict,
+                    "resource-constraint" => stanza::Condition::ResourceConstraint,
+                    "not-allowed" => stanza::Condition::NotAllowed,
+                    other => panic!("what is {other}?"),
+                });
+            }
+            "timeout" => {
+                self.begin();
+                self.stream.as_mut().unwrap().handle_timeout(&mut self.output);
+                self.act()?;
+            }
+            "abort" => {
+                self.begin();
+                self.stream.as_mut().unwrap().handle_abort(Condition::SystemShutdown, &mut self.output);
+                self.act()?;
+            }
+            "closed" => {
+                let reason = self.closed.ok_or("the stream is not closed")?.map(|violation| violation.reason());
+                if reason != words.get(1).copied() {
+                    return Err(format!("closed for {reason:?}"));
+                }
+            }
+            "bound" => {
+                let bound = self.bound.as_ref().ok_or("no resource is bound")?;
+                if bound.jid.as_str() != words[1] || bound.lang.as_deref() != words.get(2).copied() {
+                    return Err(format!("bound {bound:?}"));
+                }
+            }
+            other => return Err(format!("what is {other}?")),
+        }
+        Ok(())
+    }
+
+    fn configure(&mut self, word: &str) {
+        let (key, value) = word.split_once('=').unwrap_or((word, "true"));
+        let flag = value == "true";
+        match key {
+            "domains" => self.config.domains = value.split(',').map(|domain| Jid::parse(domain).unwrap()).collect(),
+            "starttls" => self.config.starttls = flag,
+            "tls_required" => self.config.tls_required = flag,
+            "plain" => self.config.plain = flag,
+            "plain_without_tls" => self.config.plain_without_tls = flag,
+            "legacy_session" => self.config.legacy_session = flag,
+            "idle_seconds" => self.config.idle_seconds = value.parse().unwrap(),
+            "stanza_bytes_max" => self.config.after_auth.stanza_bytes_max = value.parse().unwrap(),
+            _ => panic!("what is {key}?"),
+        }
+    }
+
+    fn begin_scram(&mut self, words: &[&str]) {
+        let hash = if words[0] == "sha-1" { Hash::Sha1 } else { Hash::Sha256 };
+        let nonce = format!("nonce{}", self.entropy);
+        let data = match (words.get(3), words.get(4)) {
+            (None, _) => None,
+            (Some(name), Some(data)) => Some((*name, data.as_bytes().to_vec())),
+            (Some(name @ &"tls-exporter"), None) => Some((*name, vec![1; 32])),
+            (Some(name), None) => Some((*name, vec![2; 32])),
+        };
+        let data = data.as_ref().map(|(name, data)| (*name, data.as_slice()));
+        let (client, first) = ScramClient::start(hash, words[1], words[2], &nonce, data);
+        (self.scram, self.scram_says) = (Some(client), first);
+    }
+
+    /// The bytes of a `C:` line.
+    fn client_bytes(&self, line: &str) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut rest = line;
+        while let Some(at) = rest.find(['{', '\\']) {
+            bytes.extend_from_slice(&rest.as_bytes()[..at]);
+            if let Some(hex) = rest[at..].strip_prefix("\\x") {
+                bytes.push(u8::from_str_radix(&hex[..2], 16).unwrap());
+                rest = &hex[2..];
+                continue;
+            }
+            let (inside, after) = rest[at + 1..].split_once('}').expect("a brace is closed");
+            rest = after;
+            let (name, argument) = inside.split_once(':').unwrap_or((inside, ""));
+            let sasl = "xmlns='urn:ietf:params:xml:ns:xmpp-sasl'";
+            let encoded = |text: &str| STANDARD.encode(self.client_bytes(text));
+            let text = match name {
+                "header" => HEADER.to_owned(),
+                "auth" => {
+                    let (mechanism, text) = argument.split_once(':').unwrap();
+                    format!("<auth {sasl} mechanism='{mechanism}'>{}</auth>", encoded(text))
+                }
+                "response" => format!("<response {sasl}>{}</response>", encoded(argument)),
+                "first" | "final" => STANDARD.encode(&self.scram_says),
+                "repeat" => {
+                    let (times, text) = argument.split_once(':').unwrap();
+                    text.repeat(times.parse().unwrap())
+                }
+                other => panic!("what is {other}?"),
+            };
+            bytes.extend_from_slice(text.as_bytes());
+        }
+        bytes.extend_from_slice(rest.as_bytes());
+        bytes
+    }
+
+    fn feed(&mut self, bytes: &[u8]) -> Result<(), String> {
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let len = match self.split {
+                Split::Whole => rest.len(),
+                Split::Bytes => 1,
+                Split::Random(_) => {
+                    self.random =
+                        self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+                    1 + (self.random >> 33) as usize % rest.len().min(200)
+                }
+            };
+            let (now, later) = rest.split_at(len);
+            self.input.extend_from_slice(now);
+            rest = later;
+            self.pump()?;
+        }
+        Ok(())
+    }
+
+    /// Offers the input until the stream takes no more of it, carrying out its actions.
+    fn pump(&mut self) -> Result<(), String> {
+        loop {
+            let (ended, before) = (self.closed.is_some(), self.output.len());
+            let stream = self.stream.as_mut().unwrap();
+            let taken = stream.handle_bytes(&mut self.scanner, &self.input, &mut self.output);
+            self.input.drain(..taken);
+            if ended && (!self.input.is_empty() || self.output.len() > before) {
+                return Err("a closed stream swallows its input and says nothing".to_owned());
+            }
+            if !self.act()? {
+                return Ok(());
+            }
+        }
+    }
+
+    /// Carries out what the stream asks for; whether there was anything.
+    fn act(&mut self) -> Result<bool, String> {
+        let Some(action) = self.stream.as_mut().unwrap().poll_action() else { return Ok(false) };
+        let entropy = self.next_entropy();
+        let stream = self.stream.as_mut().unwrap();
+        if stream.wants_bytes() {
+            return Err(format!("{action:?} is to be answered first"));
+        }
+        match action {
+            Action::StartTls if self.input.is_empty() => stream.handle_tls(self.facts.clone(), entropy),
+            Action::StartTls => return Err("bytes in clear behind STARTTLS".to_owned()),
+            Action::Authenticate { account, need } => {
+                stream.handle_credentials(credentials(&account, need), entropy, &mut self.output);
+            }
+            Action::VerifyPassword { keys, password } => {
+                stream.handle_password(Some(verify_password(&keys, &password)), &mut self.output);
+            }
+            Action::Bind { account, resource } => {
+                let full = account.with_resource(resource.as_deref().unwrap_or("made")).unwrap();
+                stream.handle_bind(self.bind_answer.take().map_or(Ok(full), Err), &mut self.output);
+            }
+            Action::Established(bound) => self.bound = Some(bound),
+            Action::Close(violation) => self.closed = Some(violation),
+        }
+        Ok(true)
+    }
+
+    /// Compares what the stream has said with what it should have.
+    fn compare(&mut self) -> Result<(), String> {
+        let output = String::from_utf8(std::mem::take(&mut self.output)).unwrap();
+        let output = output.replace("<?xml version='1.0'?>", "");
+        let expected = std::mem::take(&mut self.expected);
+        for header in output.split("<stream:stream ").skip(1) {
+            let id = header.split(" id='").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+            if self.ids.contains(&id) || id.len() < 16 {
+                return Err(format!("stream id {id} is not unique, or short"));
+            }
+            self.ids.push(id);
+        }
+        let mut captured = Vec::new();
+        if !matches(&pattern(&expected), &output, &mut captured) {
+            return Err(format!("expected {expected}\n    said {output}"));
+        }
+        for (token, text) in captured {
+            let text = String::from_utf8(STANDARD.decode(text).unwrap()).unwrap();
+            let scram = self.scram.as_mut().unwrap();
+            if token == Token::Challenge {
+                self.scram_says = scram.answer(&text, None).ok_or(format!("refused {text}"))?;
+            } else if !scram.verify(&text) {
+                return Err(format!("{text} proves nothing"));
+            }
+        }
+        Ok(())
+    }
+}
+
+const HEADER: &str = "<stream:stream to='things.example' version='1.0' xmlns='jabber:client' \
+                      xmlns:stream='http://etherx.jabber.org/streams'>";
+
+/// The registry's answer for the accounts that scripts know.
+fn credentials(account: &Jid, need: Need) -> Credentials {
+    match (account.as_str(), need) {
+        ("user@things.example", Need::Keys(Hash::Sha1)) => Credentials::Keys(KEYS[0].clone()),
+        ("user@things.example", Need::Keys(Hash::Sha256)) => Credentials::Keys(KEYS[1].clone()),
+        ("user@things.example", Need::Account) => Credentials::Granted,
+        ("torn@things.example", _) => Credentials::Keys(Keys { stored_key: Box::default(), ..KEYS[1].clone() }),
+        ("disabled@things.example", _) => Credentials::Refused(SaslFailure::AccountDisabled),
+        ("expired@things.example", _) => Credentials::Refused(SaslFailure::CredentialsExpired),
+        ("busy@things.example", _) => Credentials::Refused(SaslFailure::TemporaryAuthFailure),
+        _ => Credentials::Unknown { secret: [7; 32] },
+    }
+}
+
+#[derive(Clone, Debug, PartialEq)]
+enum Token {
+    Text(String),
+    /// `…`
+    Anything,
+    /// `{any}`
+    Something,
+    Challenge,
+    Proof,
+}
+
+fn pattern(expected: &str) -> Vec<Token> {
+    let mut tokens = Vec::new();
+    let mut rest = expected;
+    while let Some(at) = rest.find(['{', '…']) {
+        tokens.push(Token::Text(rest[..at].to_owned()));
+        if let Some(after) = rest[at..].strip_prefix('…') {
+            tokens.push(Token::Anything);
+            rest = after;
+            continue;
+        }
+        let (inside, after) = rest[at + 1..].split_once('}').expect("a brace is closed");
+        rest = after;
+        let (name, argument) = inside.split_once(':').unwrap_or((inside, ""));
+        match name {
+            "any" => tokens.push(Token::Something),
+            "challenge" => tokens.push(Token::Challenge),
+            "proof" => tokens.push(Token::Proof),
+            "header" => tokens.extend(pattern(
+                "<stream:stream from='things.example' id='{any}' xml:lang='en' version='1.0' xmlns='jabber:client' \
+                 xmlns:stream='http://etherx.jabber.org/streams'>",
+            )),
+            "features" => tokens.extend(pattern("<stream:features>…</stream:features>")),
+            "error" => tokens.extend(pattern(&format!(
+                "<stream:error><{argument} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>…</stream:error></stream:stream>"
+            ))),
+            "failure" => tokens.push(Token::Text(format!(
+                "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><{argument}/></failure>"
+            ))),
+            other => panic!("what is {other}?"),
+        }
+    }
+    tokens.push(Token::Text(rest.to_owned()));
+    tokens
+}
+
+/// Whether the text is all of the pattern. Wild cards take as little as they can.
+fn matches<'a>(pattern: &[Token], text: &'a str, captured: &mut Vec<(Token, &'a str)>) -> bool {
+    let Some((token, pattern)) = pattern.split_first() else { return text.is_empty() };
+    if let Token::Text(literal) = token {
+        return text.strip_prefix(literal.as_str()).is_some_and(|rest| matches(pattern, rest, captured));
+    }
+    let shortest = usize::from(*token != Token::Anything);
+    let ends = (shortest..=text.len()).filter(|end| text.is_char_boundary(*end));
+    for end in ends {
+        let before = captured.len();
+        if matches!(token, Token::Challenge | Token::Proof) {
+            captured.push((token.clone(), &text[..end]));
+        }
+        if matches(pattern, &text[end..], captured) {
+            return true;
+        }
+        captured.truncate(before);
+    }
+    false
+}
