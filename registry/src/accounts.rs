@@ -1,0 +1,395 @@
+//! Accounts: who may log in. SCRAM keys for SHA-1 and SHA-256, never passwords.
+//!
+//! Called by the shards at login and by the commands. Changes are guarded reads and writes: two at once never lose one.
+//! Deriving keys takes milliseconds and is the caller's to place ([`crate::helpers`]).
+//!
+//! Spec: RFC 5802 §5.1 and RFC 7677 (what is kept of a password), RFC 7622 (names, in normal form).
+
+use std::fmt;
+
+use plaza_core::jid::{Jid, JidRef};
+use plaza_core::sasl::scram::{Hash, Keys, derive};
+
+use crate::record::{Reader, flag, put_bytes, put_count};
+use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
+
+/// Version of an account's record.
+const VERSION: u8 = 1;
+const FLAG_DISABLED: u8 = 1;
+const FLAG_ADMIN: u8 = 1 << 1;
+/// How often a change is tried again when another one came between. Each failure means another one succeeded.
+const ATTEMPTS_MAX: usize = 16;
+
+/// An account as stored.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// Keys for SCRAM-SHA-1.
+    pub sha1: Keys,
+    /// Keys for SCRAM-SHA-256.
+    pub sha256: Keys,
+    /// May not log in.
+    pub disabled: bool,
+    /// May administer the broker.
+    pub admin: bool,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+}
+
+impl Account {
+    /// The keys for a hash.
+    pub fn keys(&self, hash: Hash) -> &Keys {
+        match hash {
+            Hash::Sha1 => &self.sha1,
+            Hash::Sha256 => &self.sha256,
+        }
+    }
+}
+
+/// Why an account operation did not happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named by what they are")]
+pub enum AccountError {
+    Exists,
+    NotFound,
+    /// OpaqueString refuses the password, or it is empty.
+    BadPassword,
+    Store(StoreError),
+}
+
+impl fmt::Display for AccountError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Exists => f.write_str("the account exists already"),
+            Self::NotFound => f.write_str("there is no such account"),
+            Self::BadPassword => f.write_str("the password is empty or has characters that are not allowed"),
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for AccountError {}
+
+impl From<StoreError> for AccountError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// New credentials: both key sets, derived off the shards.
+#[derive(Debug, Clone)]
+pub struct NewKeys {
+    /// SHA-1 keys.
+    pub sha1: Keys,
+    /// SHA-256 keys.
+    pub sha256: Keys,
+}
+
+impl NewKeys {
+    /// Derives both key sets; milliseconds of work. `salt`: 32 random bytes, half for each. `None` if OpaqueString
+    /// refuses the password, or it is empty.
+    pub fn derive(password: &str, salt: &[u8; 32], iterations: u32) -> Option<Self> {
+        let (sha1_salt, sha256_salt) = salt.split_at(16);
+        Some(Self {
+            sha1: derive(Hash::Sha1, password, sha1_salt, iterations)?,
+            sha256: derive(Hash::Sha256, password, sha256_salt, iterations)?,
+        })
+    }
+}
+
+/// Loads an account by its bare JID.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Account>, StoreError> {
+    let record = store.get(Table::Accounts, &key::account(bare)).await?;
+    record.map(|record| decode(&record)).transpose()
+}
+
+/// Creates an account; exactly one of two concurrent creations of the same address succeeds. `now`: seconds since the
+/// Unix epoch.
+///
+/// # Errors
+/// [`AccountError::Exists`] or [`AccountError::Store`].
+pub async fn create<S: Store>(
+    store: &S,
+    bare: JidRef<'_>,
+    keys: NewKeys,
+    admin: bool,
+    now: u64,
+) -> Result<(), AccountError> {
+    let account = Account { sha1: keys.sha1, sha256: keys.sha256, disabled: false, admin, created: now };
+    let key = key::account(bare);
+    let batch = Batch {
+        guards: vec![Guard::Absent { table: Table::Accounts, key: key.clone() }],
+        writes: vec![Write::Put { table: Table::Accounts, key, value: encode(&account) }],
+    };
+    store.commit(batch).await.map_err(|error| match error {
+        CommitError::Guard(_) => AccountError::Exists,
+        CommitError::Store(error) => AccountError::Store(error),
+    })
+}
+
+/// Removes an account and everything of it.
+///
+/// # Errors
+/// [`AccountError::NotFound`] or [`AccountError::Store`].
+pub async fn remove<S: Store>(store: &S, bare: JidRef<'_>) -> Result<(), AccountError> {
+    let key = key::account(bare);
+    let batch = Batch {
+        guards: vec![Guard::Present { table: Table::Accounts, key: key.clone() }],
+        writes: vec![
+            Write::Delete { table: Table::Accounts, key },
+            Write::DeletePrefix { table: Table::Rosters, prefix: key::roster(bare) },
+        ],
+    };
+    store.commit(batch).await.map_err(|error| match error {
+        CommitError::Guard(_) => AccountError::NotFound,
+        CommitError::Store(error) => AccountError::Store(error),
+    })
+}
+
+/// Replaces the keys.
+///
+/// # Errors
+/// [`AccountError::NotFound`] or [`AccountError::Store`].
+pub async fn set_keys<S: Store>(store: &S, bare: JidRef<'_>, keys: NewKeys) -> Result<(), AccountError> {
+    let NewKeys { sha1, sha256 } = keys;
+    change(store, bare, |account| {
+        account.sha1.clone_from(&sha1);
+        account.sha256.clone_from(&sha256);
+    })
+    .await
+}
+
+/// Allows or forbids logging in.
+///
+/// # Errors
+/// [`AccountError::NotFound`] or [`AccountError::Store`].
+pub async fn set_disabled<S: Store>(store: &S, bare: JidRef<'_>, disabled: bool) -> Result<(), AccountError> {
+    change(store, bare, |account| account.disabled = disabled).await
+}
+
+/// Lists accounts in store order after `after`, at most `limit`. The order is stable and means nothing.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list<S: Store>(store: &S, after: Option<&Jid>, limit: usize) -> Result<Vec<(Jid, Account)>, StoreError> {
+    let after = after.map(|after| key::account(after.as_jid()));
+    let pairs = store.scan(Table::Accounts, &[], after.as_deref(), limit).await?;
+    pairs
+        .into_iter()
+        .map(|(key, record)| {
+            let jid = Jid::parse(key::account_jid(&key)?).map_err(|_| StoreError::Corrupt)?;
+            Ok((jid, decode(&record)?))
+        })
+        .collect()
+}
+
+/// Reads, edits and writes an account, again if another change came between.
+async fn change<S: Store>(store: &S, bare: JidRef<'_>, edit: impl Fn(&mut Account)) -> Result<(), AccountError> {
+    let key = key::account(bare);
+    for _ in 0..ATTEMPTS_MAX {
+        let before = store.get(Table::Accounts, &key).await?.ok_or(AccountError::NotFound)?;
+        let mut account = decode(&before)?;
+        edit(&mut account);
+        let batch = Batch {
+            guards: vec![Guard::Equals { table: Table::Accounts, key: key.clone(), value: before }],
+            writes: vec![Write::Put { table: Table::Accounts, key: key.clone(), value: encode(&account) }],
+        };
+        match store.commit(batch).await {
+            Ok(()) => return Ok(()),
+            Err(CommitError::Guard(_)) => {}
+            Err(CommitError::Store(error)) => return Err(error.into()),
+        }
+    }
+    Err(StoreError::Busy.into())
+}
+
+/// version · flags · seconds since the epoch in 8 bytes · keys for SHA-1 · keys for SHA-256; keys are
+/// rounds · salt · StoredKey · ServerKey, each of the three behind its length.
+fn encode(account: &Account) -> Vec<u8> {
+    let mut record = Vec::with_capacity(192);
+    record.push(VERSION);
+    record.push(flag(account.disabled, FLAG_DISABLED) | flag(account.admin, FLAG_ADMIN));
+    record.extend_from_slice(&account.created.to_le_bytes());
+    for keys in [&account.sha1, &account.sha256] {
+        put_count(&mut record, keys.iterations.into());
+        put_bytes(&mut record, &keys.salt);
+        put_bytes(&mut record, &keys.stored_key);
+        put_bytes(&mut record, &keys.server_key);
+    }
+    record
+}
+
+fn decode(record: &[u8]) -> Result<Account, StoreError> {
+    let mut reader = Reader::open(record, VERSION)?;
+    let flags = reader.u8()?;
+    if flags & !(FLAG_DISABLED | FLAG_ADMIN) != 0 {
+        return Err(StoreError::Corrupt);
+    }
+    let created = reader.u64()?;
+    let account = Account {
+        sha1: decode_keys(&mut reader, Hash::Sha1)?,
+        sha256: decode_keys(&mut reader, Hash::Sha256)?,
+        disabled: flags & FLAG_DISABLED != 0,
+        admin: flags & FLAG_ADMIN != 0,
+        created,
+    };
+    reader.close()?;
+    Ok(account)
+}
+
+fn decode_keys(reader: &mut Reader<'_>, hash: Hash) -> Result<Keys, StoreError> {
+    let iterations = u32::try_from(reader.count()?).map_err(|_| StoreError::Corrupt)?;
+    let salt = reader.bytes()?.into();
+    let (stored_key, server_key) = (reader.bytes()?, reader.bytes()?);
+    let key_bytes = match hash {
+        Hash::Sha1 => 20,
+        Hash::Sha256 => 32,
+    };
+    if stored_key.len() != key_bytes || server_key.len() != key_bytes {
+        return Err(StoreError::Corrupt);
+    }
+    Ok(Keys { hash, salt, iterations, stored_key: stored_key.into(), server_key: server_key.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use plaza_core::sasl::scram::verify_password;
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
+    use crate::store::memory::MemoryStore;
+    use crate::wait::block_on;
+
+    fn keys(byte: u8) -> NewKeys {
+        let of = |hash, len| Keys {
+            hash,
+            salt: vec![byte; 16].into(),
+            iterations: 10_000,
+            stored_key: vec![byte; len].into(),
+            server_key: vec![byte ^ 0xff; len].into(),
+        };
+        NewKeys { sha1: of(Hash::Sha1, 20), sha256: of(Hash::Sha256, 32) }
+    }
+
+    fn jid(text: &str) -> Jid {
+        Jid::parse(text).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn an_account_reads_back(byte: u8, iterations: u32, disabled: bool, admin: bool, created: u64) {
+            let NewKeys { mut sha1, sha256 } = keys(byte);
+            sha1.iterations = iterations;
+            let account = Account { sha1, sha256, disabled, admin, created };
+            prop_assert_eq!(decode(&encode(&account)), Ok(account));
+        }
+
+        #[test]
+        fn no_record_makes_decoding_panic(record: Vec<u8>) {
+            let _ = decode(&record);
+        }
+    }
+
+    #[test]
+    fn a_record_cut_short_or_too_long_is_corrupt() {
+        let NewKeys { sha1, sha256 } = keys(1);
+        let mut record = encode(&Account { sha1, sha256, disabled: false, admin: true, created: 1 });
+        for len in 0..record.len() {
+            assert_eq!(decode(&record[..len]), Err(StoreError::Corrupt));
+        }
+        record.push(0);
+        assert_eq!(decode(&record), Err(StoreError::Corrupt));
+    }
+
+    #[test]
+    fn new_keys_are_of_the_password_and_of_two_salts() {
+        let salt = std::array::from_fn(|index| index as u8);
+        let NewKeys { sha1, sha256 } = NewKeys::derive("pencil", &salt, 10).unwrap();
+        assert_eq!([&*sha1.salt, &*sha256.salt].concat(), salt);
+        for keys in [sha1, sha256] {
+            assert!(verify_password(&keys, "pencil"));
+            assert!(!verify_password(&keys, "Pencil"));
+        }
+        assert!(NewKeys::derive("", &salt, 10).is_none());
+    }
+
+    #[test]
+    fn an_account_lives_from_create_to_remove() {
+        let store = MemoryStore::new();
+        let lamp = jid("lamp@things.example");
+        let lamp = lamp.as_jid();
+        assert_eq!(block_on(load(&store, lamp)), Ok(None));
+        assert_eq!(block_on(create(&store, lamp, keys(1), true, 7)), Ok(()));
+        assert_eq!(block_on(create(&store, lamp, keys(2), false, 8)), Err(AccountError::Exists));
+        assert_eq!(block_on(set_keys(&store, lamp, keys(3))), Ok(()));
+        assert_eq!(block_on(set_disabled(&store, lamp, true)), Ok(()));
+        let account = block_on(load(&store, lamp)).unwrap().unwrap();
+        assert_eq!((&account.sha1, account.keys(Hash::Sha256)), (&keys(3).sha1, &keys(3).sha256));
+        assert!(account.disabled && account.admin);
+        assert_eq!(account.created, 7);
+        assert_eq!(block_on(remove(&store, lamp)), Ok(()));
+        assert_eq!(block_on(remove(&store, lamp)), Err(AccountError::NotFound));
+        assert_eq!(block_on(set_disabled(&store, lamp, false)), Err(AccountError::NotFound));
+    }
+
+    #[test]
+    fn of_many_creations_at_once_exactly_one_succeeds() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = EmbeddedStore::open(directory.path(), EmbeddedOptions::default()).unwrap();
+        for round in 0..20 {
+            let lamp = jid(&format!("lamp{round}@things.example"));
+            let winners = std::thread::scope(|scope| {
+                let creations: Vec<_> = (0..8)
+                    .map(|byte| {
+                        let (store, lamp) = (store.clone(), lamp.clone());
+                        scope
+                            .spawn(move || block_on(create(&store, lamp.as_jid(), keys(byte), false, 0)).map(|()| byte))
+                    })
+                    .collect();
+                let results: Vec<_> = creations.into_iter().map(|creation| creation.join().unwrap()).collect();
+                results.into_iter().filter_map(Result::ok).collect::<Vec<u8>>()
+            });
+            let [winner] = *winners else { panic!("{} winners", winners.len()) };
+            let account = block_on(load(&store, lamp.as_jid())).unwrap().unwrap();
+            assert_eq!(account.sha1, keys(winner).sha1);
+        }
+        store.close().unwrap();
+    }
+
+    #[test]
+    fn changes_at_once_are_all_kept() {
+        let store = MemoryStore::new();
+        let lamp = jid("lamp@things.example");
+        block_on(create(&store, lamp.as_jid(), keys(1), false, 0)).unwrap();
+        std::thread::scope(|scope| {
+            scope.spawn(|| block_on(set_keys(&store, lamp.as_jid(), keys(2))).unwrap());
+            scope.spawn(|| block_on(set_disabled(&store, lamp.as_jid(), true)).unwrap());
+        });
+        let account = block_on(load(&store, lamp.as_jid())).unwrap().unwrap();
+        assert_eq!((account.sha1, account.disabled), (keys(2).sha1, true));
+    }
+
+    #[test]
+    fn listing_by_pages_gives_every_account_once() {
+        let store = MemoryStore::new();
+        let mut names: Vec<_> = (0..25).map(|index| format!("thing{index}@things.example")).collect();
+        for name in &names {
+            block_on(create(&store, jid(name).as_jid(), keys(1), false, 0)).unwrap();
+        }
+        let mut listed: Vec<Jid> = Vec::new();
+        loop {
+            let page = block_on(list(&store, listed.last(), 7)).unwrap();
+            if page.is_empty() {
+                break;
+            }
+            listed.extend(page.into_iter().map(|(jid, _)| jid));
+        }
+        let mut listed: Vec<_> = listed.iter().map(|jid| jid.as_str().to_owned()).collect();
+        listed.sort();
+        names.sort();
+        assert_eq!(listed, names);
+    }
+}

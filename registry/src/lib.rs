@@ -1,0 +1,13 @@
+//! The facts of Plaza: accounts, rosters, the services over them and the store below.
+//!
+//! Touches no socket, names no runtime; every function that waits is an ordinary future, woken by its `Waker`.
+#![forbid(unsafe_code)]
+
+pub mod accounts;
+pub mod broker;
+pub mod helpers;
+mod record;
+pub mod rosters;
+pub mod services;
+pub mod store;
+pub mod wait;

@@ -1,0 +1,425 @@
+//! Rosters: storage of contacts (RFC 6121 §2).
+//!
+//! Called by the roster service and by presence subscriptions. An account's roster is a head, which counts its items, and
+//! a record per item; one prefix scan loads it. Every change is a guarded read and write, so that changes at once are all
+//! kept, the count is exact and no roster outlives its account.
+//!
+//! Spec: RFC 6121 §2.1.2 (items), §3 and Appendix A (subscription states).
+
+use std::fmt;
+
+use plaza_core::jid::{Jid, JidRef};
+
+use crate::record::{Reader, flag, put_bytes, put_count};
+use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
+
+/// Version of an item's record and of the head's.
+const VERSION: u8 = 1;
+const FLAG_TO: u8 = 1;
+const FLAG_FROM: u8 = 1 << 1;
+const FLAG_ASK: u8 = 1 << 2;
+const FLAG_APPROVED: u8 = 1 << 3;
+/// How often a change is tried again when another one came between. Each failure means another one succeeded.
+const ATTEMPTS_MAX: usize = 16;
+
+/// A contact in somebody's roster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RosterItem {
+    /// The contact's bare JID.
+    pub jid: Jid,
+    /// The name the owner gave it, "" for none.
+    pub name: String,
+    /// The groups the owner put it in, none twice.
+    pub groups: Vec<String>,
+    /// Whose presence goes where.
+    pub subscription: Subscription,
+    /// The owner has asked to see the contact's presence and awaits the answer.
+    pub ask: bool,
+    /// The owner approved the contact before it asked (RFC 6121 §3.4).
+    pub approved: bool,
+}
+
+impl RosterItem {
+    /// A contact without name, groups or subscription.
+    pub fn new(jid: Jid) -> Self {
+        Self {
+            jid,
+            name: String::new(),
+            groups: Vec::new(),
+            subscription: Subscription::None,
+            ask: false,
+            approved: false,
+        }
+    }
+}
+
+/// State of the presence subscription between owner and contact, from the owner's side (RFC 6121 §2.1.2.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[expect(missing_docs, reason = "the protocol's own words")]
+pub enum Subscription {
+    None,
+    To,
+    From,
+    Both,
+}
+
+impl Subscription {
+    /// The state in which the owner sees the contact's presence (`to`) and the contact the owner's (`from`).
+    pub const fn new(to: bool, from: bool) -> Self {
+        match (to, from) {
+            (false, false) => Self::None,
+            (true, false) => Self::To,
+            (false, true) => Self::From,
+            (true, true) => Self::Both,
+        }
+    }
+
+    /// Whether the owner sees the contact's presence.
+    pub const fn to(self) -> bool {
+        matches!(self, Self::To | Self::Both)
+    }
+
+    /// Whether the contact sees the owner's presence.
+    pub const fn from(self) -> bool {
+        matches!(self, Self::From | Self::Both)
+    }
+
+    /// The word on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::To => "to",
+            Self::From => "from",
+            Self::Both => "both",
+        }
+    }
+}
+
+/// Why a roster was not changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named by what they are")]
+pub enum RosterError {
+    /// The owner has no account (any more).
+    NoAccount,
+    /// The contact is not in the roster.
+    NotFound,
+    /// The roster has as many items as it may.
+    Full,
+    Store(StoreError),
+}
+
+impl fmt::Display for RosterError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoAccount => f.write_str("there is no such account"),
+            Self::NotFound => f.write_str("the contact is not in the roster"),
+            Self::Full => f.write_str("the roster is full"),
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for RosterError {}
+
+impl From<StoreError> for RosterError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+/// Loads a whole roster, in the order of the contacts' JIDs. Empty if there is none, or no account.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn load<S: Store>(store: &S, owner: JidRef<'_>) -> Result<Vec<RosterItem>, StoreError> {
+    let prefix = key::roster(owner);
+    // The number of items was bounded when they were put, so it is not bounded again here. The head lies at the prefix.
+    let pairs = store.scan(Table::Rosters, &prefix, Some(&prefix), usize::MAX).await?;
+    pairs
+        .into_iter()
+        .map(|(key, record)| {
+            let jid = key.strip_prefix(&*prefix).and_then(|jid| std::str::from_utf8(jid).ok());
+            let jid = jid.and_then(|jid| Jid::parse(jid).ok()).ok_or(StoreError::Corrupt)?;
+            decode(jid, &record)
+        })
+        .collect()
+}
+
+/// Loads one item.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn get<S: Store>(
+    store: &S,
+    owner: JidRef<'_>,
+    contact: JidRef<'_>,
+) -> Result<Option<RosterItem>, StoreError> {
+    let record = store.get(Table::Rosters, &key::roster_item(owner, contact)).await?;
+    record.map(|record| decode(contact.to_jid(), &record)).transpose()
+}
+
+/// Edits an item, which is a new one if the contact is not in the roster, and gives what it became. `edit` may run more
+/// than once, each time on what is stored by then; the item's JID stays what it is.
+///
+/// # Errors
+/// [`RosterError::Full`] if the item would be new and the roster has `items_max` already, [`RosterError::NoAccount`] or
+/// [`RosterError::Store`].
+pub async fn update<S: Store>(
+    store: &S,
+    owner: JidRef<'_>,
+    contact: JidRef<'_>,
+    items_max: u32,
+    edit: impl Fn(&mut RosterItem),
+) -> Result<RosterItem, RosterError> {
+    let at = Place::new(owner, contact);
+    for _ in 0..ATTEMPTS_MAX {
+        let before = store.get(Table::Rosters, &at.item).await?;
+        let mut item = match &before {
+            Some(record) => decode(contact.to_jid(), record)?,
+            None => RosterItem::new(contact.to_jid()),
+        };
+        edit(&mut item);
+        let mut batch = at.batch(before.clone());
+        batch.writes.push(Write::Put { table: Table::Rosters, key: at.item.clone(), value: encode(&item) });
+        if before.is_none() {
+            let count = at.count(store, &mut batch).await?;
+            if count >= items_max {
+                return Err(RosterError::Full);
+            }
+            at.set_count(&mut batch, count + 1);
+        }
+        if at.commit(store, batch).await? {
+            return Ok(item);
+        }
+    }
+    Err(StoreError::Busy.into())
+}
+
+/// Removes an item and gives what it was.
+///
+/// # Errors
+/// [`RosterError::NotFound`], [`RosterError::NoAccount`] or [`RosterError::Store`].
+pub async fn remove<S: Store>(store: &S, owner: JidRef<'_>, contact: JidRef<'_>) -> Result<RosterItem, RosterError> {
+    let at = Place::new(owner, contact);
+    for _ in 0..ATTEMPTS_MAX {
+        let before = store.get(Table::Rosters, &at.item).await?.ok_or(RosterError::NotFound)?;
+        let item = decode(contact.to_jid(), &before)?;
+        let mut batch = at.batch(Some(before));
+        batch.writes.push(Write::Delete { table: Table::Rosters, key: at.item.clone() });
+        let count = at.count(store, &mut batch).await?;
+        at.set_count(&mut batch, count.saturating_sub(1));
+        if at.commit(store, batch).await? {
+            return Ok(item);
+        }
+    }
+    Err(StoreError::Busy.into())
+}
+
+/// The keys a change of one item touches.
+struct Place {
+    account: Vec<u8>,
+    head: Vec<u8>,
+    item: Vec<u8>,
+}
+
+impl Place {
+    fn new(owner: JidRef<'_>, contact: JidRef<'_>) -> Self {
+        Self { account: key::account(owner), head: key::roster(owner), item: key::roster_item(owner, contact) }
+    }
+
+    /// A batch that happens only if the account exists and the item's record is still the one read.
+    fn batch(&self, before: Option<Vec<u8>>) -> Batch {
+        let account = Guard::Present { table: Table::Accounts, key: self.account.clone() };
+        Batch { guards: vec![account, still(&self.item, before)], writes: Vec::new() }
+    }
+
+    /// Reads how many items there are; the batch then happens only if that stays so.
+    async fn count(&self, store: &impl Store, batch: &mut Batch) -> Result<u32, StoreError> {
+        let before = store.get(Table::Rosters, &self.head).await?;
+        let count = before.as_deref().map_or(Ok(0), decode_head)?;
+        batch.guards.push(still(&self.head, before));
+        Ok(count)
+    }
+
+    fn set_count(&self, batch: &mut Batch, count: u32) {
+        let mut head = vec![VERSION];
+        put_count(&mut head, count.into());
+        batch.writes.push(Write::Put { table: Table::Rosters, key: self.head.clone(), value: head });
+    }
+
+    /// Whether it was committed; if not, another change came between.
+    async fn commit(&self, store: &impl Store, batch: Batch) -> Result<bool, RosterError> {
+        match store.commit(batch).await {
+            Ok(()) => Ok(true),
+            Err(CommitError::Guard(0)) => Err(RosterError::NoAccount),
+            Err(CommitError::Guard(_)) => Ok(false),
+            Err(CommitError::Store(error)) => Err(error.into()),
+        }
+    }
+}
+
+/// The guard that holds while a record of the rosters is what was read.
+fn still(key: &[u8], before: Option<Vec<u8>>) -> Guard {
+    let (table, key) = (Table::Rosters, key.to_vec());
+    match before {
+        Some(value) => Guard::Equals { table, key, value },
+        None => Guard::Absent { table, key },
+    }
+}
+
+fn decode_head(record: &[u8]) -> Result<u32, StoreError> {
+    let mut reader = Reader::open(record, VERSION)?;
+    let count = u32::try_from(reader.count()?).map_err(|_| StoreError::Corrupt)?;
+    reader.close()?;
+    Ok(count)
+}
+
+/// version · flags · name · number of groups · groups; texts behind their length. The JID is in the key.
+fn encode(item: &RosterItem) -> Vec<u8> {
+    let mut record =
+        Vec::with_capacity(4 + item.name.len() + item.groups.iter().map(|group| 2 + group.len()).sum::<usize>());
+    record.push(VERSION);
+    record.push(
+        flag(item.subscription.to(), FLAG_TO)
+            | flag(item.subscription.from(), FLAG_FROM)
+            | flag(item.ask, FLAG_ASK)
+            | flag(item.approved, FLAG_APPROVED),
+    );
+    put_bytes(&mut record, item.name.as_bytes());
+    put_count(&mut record, item.groups.len() as u64);
+    for group in &item.groups {
+        put_bytes(&mut record, group.as_bytes());
+    }
+    record
+}
+
+fn decode(jid: Jid, record: &[u8]) -> Result<RosterItem, StoreError> {
+    let mut reader = Reader::open(record, VERSION)?;
+    let flags = reader.u8()?;
+    if flags & !(FLAG_TO | FLAG_FROM | FLAG_ASK | FLAG_APPROVED) != 0 {
+        return Err(StoreError::Corrupt);
+    }
+    let name = reader.text()?.to_owned();
+    let groups = reader.count()?;
+    let groups = (0..groups).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
+    reader.close()?;
+    Ok(RosterItem {
+        jid,
+        name,
+        groups,
+        subscription: Subscription::new(flags & FLAG_TO != 0, flags & FLAG_FROM != 0),
+        ask: flags & FLAG_ASK != 0,
+        approved: flags & FLAG_APPROVED != 0,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::accounts::{self, NewKeys};
+    use crate::store::memory::MemoryStore;
+    use crate::wait::block_on;
+
+    fn jid(text: &str) -> Jid {
+        Jid::parse(text).unwrap()
+    }
+
+    fn store_with(account: &Jid) -> MemoryStore {
+        use plaza_core::sasl::scram::{Hash, Keys};
+        let keys = |hash, len| Keys {
+            hash,
+            salt: [1; 16].into(),
+            iterations: 1,
+            stored_key: vec![1; len].into(),
+            server_key: vec![1; len].into(),
+        };
+        let keys = NewKeys { sha1: keys(Hash::Sha1, 20), sha256: keys(Hash::Sha256, 32) };
+        let store = MemoryStore::new();
+        block_on(accounts::create(&store, account.as_jid(), keys, false, 0)).unwrap();
+        store
+    }
+
+    proptest! {
+        #[test]
+        fn an_item_reads_back(
+            name: String, groups: Vec<String>, to: bool, from: bool, ask: bool, approved: bool,
+        ) {
+            let jid = jid("lamp@things.example");
+            let item = RosterItem { jid: jid.clone(), name, groups, subscription: Subscription::new(to, from), ask, approved };
+            prop_assert_eq!(decode(jid, &encode(&item)), Ok(item));
+        }
+
+        #[test]
+        fn no_record_makes_decoding_panic(mut record: Vec<u8>) {
+            record.insert(0, VERSION);
+            let _ = decode(jid("lamp@things.example"), &record);
+            let _ = decode_head(&record);
+        }
+    }
+
+    #[test]
+    fn a_hostile_group_count_is_corrupt_and_costs_nothing() {
+        let mut record = vec![VERSION, 0, 0];
+        put_count(&mut record, u64::MAX);
+        assert_eq!(decode(jid("lamp@things.example"), &record), Err(StoreError::Corrupt));
+    }
+
+    #[test]
+    fn an_item_is_added_edited_and_removed() {
+        let (owner, lamp) = (jid("owner@things.example"), jid("lamp@things.example"));
+        let store = store_with(&owner);
+        let (owner, lamp) = (owner.as_jid(), lamp.as_jid());
+        assert_eq!(block_on(load(&store, owner)), Ok(vec![]));
+        block_on(update(&store, owner, lamp, 10, |item| item.name = "Lamp".into())).unwrap();
+        let item = block_on(update(&store, owner, lamp, 10, |item| item.subscription = Subscription::To)).unwrap();
+        assert_eq!((&*item.name, item.subscription), ("Lamp", Subscription::To));
+        assert_eq!(block_on(load(&store, owner)), Ok(vec![item.clone()]));
+        assert_eq!(block_on(get(&store, owner, lamp)), Ok(Some(item.clone())));
+        assert_eq!(block_on(remove(&store, owner, lamp)), Ok(item));
+        assert_eq!(block_on(remove(&store, owner, lamp)), Err(RosterError::NotFound));
+        assert_eq!(block_on(load(&store, owner)), Ok(vec![]));
+    }
+
+    #[test]
+    fn rosters_of_names_that_begin_alike_do_not_mix() {
+        let (owner, longer) = (jid("owner@things.example"), jid("owner@things.example.org"));
+        let store = store_with(&owner);
+        block_on(update(&store, owner.as_jid(), longer.as_jid(), 10, |_| {})).unwrap();
+        assert_eq!(block_on(load(&store, longer.as_jid())), Ok(vec![]));
+        assert_eq!(block_on(load(&store, owner.as_jid())).unwrap().len(), 1);
+    }
+
+    #[test]
+    fn the_limit_is_exact_when_adding_at_once() {
+        let owner = jid("owner@things.example");
+        let store = store_with(&owner);
+        let added = std::thread::scope(|scope| {
+            let adding: Vec<_> = (0..4)
+                .map(|index| {
+                    let (store, owner, lamp) = (&store, owner.as_jid(), jid(&format!("lamp{index}@things.example")));
+                    scope.spawn(move || block_on(update(store, owner, lamp.as_jid(), 3, |_| {})))
+                })
+                .collect();
+            adding.into_iter().map(|adding| adding.join().unwrap()).filter(Result::is_ok).count()
+        });
+        assert_eq!(added, 3);
+        assert_eq!(block_on(load(&store, owner.as_jid())).unwrap().len(), 3);
+        let lamp = block_on(load(&store, owner.as_jid())).unwrap().remove(0);
+        assert!(block_on(update(&store, owner.as_jid(), lamp.jid.as_jid(), 3, |item| item.ask = true)).is_ok());
+        block_on(remove(&store, owner.as_jid(), lamp.jid.as_jid())).unwrap();
+        assert!(block_on(update(&store, owner.as_jid(), lamp.jid.as_jid(), 3, |_| {})).is_ok());
+    }
+
+    #[test]
+    fn a_roster_goes_with_its_account_and_none_comes_after() {
+        let (owner, lamp) = (jid("owner@things.example"), jid("lamp@things.example"));
+        let store = store_with(&owner);
+        block_on(update(&store, owner.as_jid(), lamp.as_jid(), 3, |_| {})).unwrap();
+        block_on(accounts::remove(&store, owner.as_jid())).unwrap();
+        assert_eq!(block_on(load(&store, owner.as_jid())), Ok(vec![]));
+        let refused = block_on(update(&store, owner.as_jid(), lamp.as_jid(), 3, |_| {}));
+        assert_eq!(refused, Err(RosterError::NoAccount));
+    }
+}

@@ -1,0 +1,217 @@
+//! The roster service (RFC 6121 §2): an owner reads and edits the roster; every interested resource learns of it.
+
+use plaza_core::jid::{Jid, JidRef};
+use plaza_core::ns;
+use plaza_core::stanza::Condition;
+use plaza_core::xml::read::Node;
+use plaza_core::xml::write;
+
+use super::{Effect, condition};
+use crate::rosters::{self, RosterError, RosterItem};
+use crate::store::Store;
+
+/// Bytes of a contact's name and of a group's: as much as a part of a JID.
+const NAME_BYTES_MAX: usize = 1_023;
+/// Groups one contact may be in. Beyond it the set is `not-acceptable`, like a name too long.
+const GROUPS_MAX: usize = 64;
+
+/// What a roster set asks for.
+#[derive(Debug, PartialEq, Eq)]
+enum Change {
+    /// Add the item, or give it this name and these groups.
+    Put {
+        jid: Jid,
+        name: String,
+        groups: Vec<String>,
+    },
+    Remove {
+        jid: Jid,
+    },
+}
+
+/// All items (RFC 6121 §2.1.3). Who asks is interested in pushes from then on (§2.2).
+pub(super) async fn get<S: Store>(
+    store: &S,
+    owner: JidRef<'_>,
+    effects: &mut Vec<Effect>,
+) -> Result<Vec<u8>, Condition> {
+    let items = rosters::load(store, owner).await.map_err(|error| condition(&error))?;
+    effects.push(Effect::RosterInterested);
+    Ok(write_query(|out| items.iter().for_each(|item| write_item(out, item))))
+}
+
+/// Adds, updates or removes one item (RFC 6121 §2.3, §2.4, §2.5); durable before the push and the result.
+pub(super) async fn set<S: Store>(
+    store: &S,
+    owner: JidRef<'_>,
+    query: &Node,
+    items_max: u32,
+    effects: &mut Vec<Effect>,
+) -> Result<Vec<u8>, Condition> {
+    let payload = match read_set(query, owner)? {
+        Change::Put { jid, name, groups } => {
+            let item = rosters::update(store, owner, jid.as_jid(), items_max, |item| {
+                item.name.clone_from(&name);
+                item.groups.clone_from(&groups);
+            });
+            let item = item.await.map_err(refusal)?;
+            write_query(|out| write_item(out, &item))
+        }
+        Change::Remove { jid } => {
+            rosters::remove(store, owner, jid.as_jid()).await.map_err(refusal)?;
+            write_query(|out| write_removed(out, jid.as_jid()))
+        }
+    };
+    let payload = String::from_utf8(payload).expect("escaping keeps UTF-8");
+    effects.push(Effect::RosterPush { payload });
+    Ok(Vec::new())
+}
+
+fn refusal(error: RosterError) -> Condition {
+    match error {
+        RosterError::NoAccount => Condition::ServiceUnavailable,
+        RosterError::NotFound => Condition::ItemNotFound, // RFC 6121 §2.5.3
+        RosterError::Full => Condition::ResourceConstraint,
+        RosterError::Store(error) => condition(&error),
+    }
+}
+
+/// Reads a roster set and checks it (RFC 6121 §2.1.5, §2.3.3). `subscription`, `ask` and `approved` are the server's to
+/// say and ignored, except for `subscription='remove'`.
+fn read_set(query: &Node, owner: JidRef<'_>) -> Result<Change, Condition> {
+    let mut items = children(query, "item");
+    let (Some(item), None) = (items.next(), items.next()) else { return Err(Condition::BadRequest) };
+    let jid = item.attr("jid").ok_or(Condition::BadRequest)?;
+    let jid = Jid::parse(jid).map_err(|_| Condition::JidMalformed)?;
+    if jid.as_jid().bare() == owner {
+        return Err(Condition::NotAllowed);
+    }
+    // An item stands for an account, not for one of its resources (RFC 6121 §2.1.2.3).
+    if !jid.as_jid().is_bare() {
+        return Err(Condition::BadRequest);
+    }
+    if item.attr("subscription") == Some("remove") {
+        return Ok(Change::Remove { jid });
+    }
+    let name = item.attr("name").unwrap_or_default().to_owned();
+    let groups: Vec<String> = children(item, "group").map(|group| group.text.clone()).collect();
+    if groups.iter().any(String::is_empty)
+        || groups.len() > GROUPS_MAX
+        || groups.iter().chain([&name]).any(|text| text.len() > NAME_BYTES_MAX)
+    {
+        return Err(Condition::NotAcceptable);
+    }
+    if groups.iter().enumerate().any(|(index, group)| groups.iter().take(index).any(|before| before == group)) {
+        return Err(Condition::BadRequest);
+    }
+    Ok(Change::Put { jid, name, groups })
+}
+
+/// The children of a name in their parent's own namespace, whatever prefix it came through.
+fn children<'a>(parent: &'a Node, name: &'a str) -> impl Iterator<Item = &'a Node> {
+    parent.children.iter().filter(move |child| child.name == name && child.ns == parent.ns)
+}
+
+fn write_query(items: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    out.extend_from_slice(b"<query");
+    write::attr(&mut out, "xmlns", ns::ROSTER);
+    out.push(b'>');
+    items(&mut out);
+    out.extend_from_slice(b"</query>");
+    out
+}
+
+fn write_item(out: &mut Vec<u8>, item: &RosterItem) {
+    out.extend_from_slice(b"<item");
+    write::attr(out, "jid", item.jid.as_str());
+    if !item.name.is_empty() {
+        write::attr(out, "name", &item.name);
+    }
+    write::attr(out, "subscription", item.subscription.name());
+    if item.ask {
+        write::attr(out, "ask", "subscribe");
+    }
+    if item.approved {
+        write::attr(out, "approved", "true");
+    }
+    if item.groups.is_empty() {
+        return out.extend_from_slice(b"/>");
+    }
+    out.push(b'>');
+    for group in &item.groups {
+        out.extend_from_slice(b"<group>");
+        write::text(out, group);
+        out.extend_from_slice(b"</group>");
+    }
+    out.extend_from_slice(b"</item>");
+}
+
+fn write_removed(out: &mut Vec<u8>, jid: JidRef<'_>) {
+    out.extend_from_slice(b"<item");
+    write::attr(out, "jid", jid.as_str());
+    write::attr(out, "subscription", "remove");
+    out.extend_from_slice(b"/>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rosters::Subscription;
+
+    fn read(items: &str) -> Result<Change, Condition> {
+        let owner = Jid::parse("owner@things.example").unwrap();
+        let query = Node::parse(&format!("<query xmlns='jabber:iq:roster'>{items}</query>"), ns::CLIENT).unwrap();
+        read_set(&query, owner.as_jid())
+    }
+
+    #[test]
+    fn a_set_that_is_not_as_the_rfc_wants_it_is_refused_with_its_condition() {
+        #[track_caller]
+        fn check(items: &str, refused: Condition) {
+            assert_eq!(read(items), Err(refused), "{items}");
+        }
+        let long = "x".repeat(NAME_BYTES_MAX + 1);
+        let many: String = (0..=GROUPS_MAX).map(|index| format!("<group>{index}</group>")).collect();
+        check("", Condition::BadRequest);
+        check("<item jid='a@b'/><item jid='c@b'/>", Condition::BadRequest);
+        check("<item xmlns='other' jid='a@b'/>", Condition::BadRequest);
+        check("<item/>", Condition::BadRequest);
+        check("<item jid='@b'/>", Condition::JidMalformed);
+        check("<item jid='a@b/c'/>", Condition::BadRequest);
+        check("<item jid='owner@things.example'/>", Condition::NotAllowed);
+        check("<item jid='OWNER@things.example/x'/>", Condition::NotAllowed);
+        check("<item jid='owner@things.example' subscription='remove'/>", Condition::NotAllowed);
+        check("<item jid='a@b'><group>x</group><group>x</group></item>", Condition::BadRequest);
+        check("<item jid='a@b'><group/></item>", Condition::NotAcceptable);
+        check(&format!("<item jid='a@b' name='{long}'/>"), Condition::NotAcceptable);
+        check(&format!("<item jid='a@b'><group>{long}</group></item>"), Condition::NotAcceptable);
+        check(&format!("<item jid='a@b'>{many}</item>"), Condition::NotAcceptable);
+    }
+
+    #[test]
+    fn a_set_is_read_with_its_jid_in_normal_form_and_without_what_is_the_servers_to_say() {
+        let change =
+            read("<item jid='Lamp@b' name='L &amp; M' subscription='both' ask='subscribe'><group>x</group></item>");
+        let jid = Jid::parse("lamp@b").unwrap();
+        let groups = vec!["x".to_owned()];
+        assert_eq!(change, Ok(Change::Put { jid: jid.clone(), name: "L & M".to_owned(), groups }));
+        assert_eq!(read("<item jid='lamp@b' subscription='remove'/>"), Ok(Change::Remove { jid }));
+    }
+
+    #[test]
+    fn an_item_is_written_with_all_it_has_escaped() {
+        let mut item = RosterItem::new(Jid::parse("lamp@b").unwrap());
+        let written = |item: &RosterItem| String::from_utf8(write_query(|out| write_item(out, item))).unwrap();
+        assert_eq!(written(&item), "<query xmlns='jabber:iq:roster'><item jid='lamp@b' subscription='none'/></query>");
+        item.name = "'<&".to_owned();
+        item.groups = vec!["a<b".to_owned(), "c".to_owned()];
+        item.subscription = Subscription::From;
+        (item.ask, item.approved) = (true, true);
+        assert_eq!(
+            written(&item),
+            "<query xmlns='jabber:iq:roster'><item jid='lamp@b' name='&apos;&lt;&amp;' subscription='from' \
+             ask='subscribe' approved='true'><group>a&lt;b</group><group>c</group></item></query>"
+        );
+    }
+}

@@ -1,0 +1,560 @@
+//! The embedded store: fjall behind one writer thread with group commit, and reader threads for cache misses.
+//!
+//! Opened by the binary, used through [`Store`] by every shard and the control thread. A shard never waits for the disk:
+//! it queues a request and is woken with the answer. What is acknowledged is synced; a write or sync that failed leaves
+//! the store read-only until it is opened again.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::ops::{Bound, RangeBounds};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::{self, JoinHandle};
+
+use crossbeam::channel::{Receiver, Sender, TrySendError, bounded};
+use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
+
+use super::group::{self, Changes, Commit, Engine, Health};
+use super::table::PerTable;
+use super::{Batch, CommitError, Pair, Store, StoreError, Table, envelope};
+use crate::wait::{Promise, oneshot};
+
+/// The layout of keys and records this broker reads and writes.
+const SCHEMA: u32 = 1;
+/// Key of the schema version in [`Table::Broker`].
+const SCHEMA_KEY: &[u8] = b"schema";
+
+/// Bytes of a table kept in memory before they are written out as a sorted file.
+const MEMTABLE_BYTES: u64 = 32 << 20;
+/// Bytes of journal before the engine is made to write memtables out; bounds the time to reopen.
+const JOURNAL_BYTES_MAX: u64 = 128 << 20;
+/// Threads of the engine that write memtables out and compact.
+const ENGINE_THREADS: usize = 2;
+/// Reads waiting for a reader before [`StoreError::Busy`]. A login costs one, so this rides out a storm's first second.
+const READS_QUEUED_MAX: usize = 16_384;
+
+/// Sizes of the embedded store.
+#[derive(Debug, Clone)]
+pub struct EmbeddedOptions {
+    /// Reader threads.
+    pub readers: usize,
+    /// Transactions in flight before `Busy`.
+    pub in_flight_max: usize,
+    /// Bytes of block cache.
+    pub cache_bytes: u64,
+}
+
+impl Default for EmbeddedOptions {
+    fn default() -> Self {
+        Self { readers: 2, in_flight_max: 256, cache_bytes: 64 << 20 }
+    }
+}
+
+/// A handle; cheap to clone, usable from any thread.
+#[derive(Debug, Clone)]
+pub struct EmbeddedStore {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    /// Gone once closed; the threads end when their queue has no sender left and is empty.
+    queues: RwLock<Option<Queues>>,
+    health: Arc<Health>,
+    in_flight_max: usize,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+#[derive(Debug)]
+struct Queues {
+    commits: Sender<Commit>,
+    reads: Sender<Read>,
+}
+
+#[derive(Debug)]
+enum Read {
+    Get { table: Table, key: Vec<u8>, promise: Promise<Result<Option<Vec<u8>>, StoreError>> },
+    Scan { scan: Scan, promise: Promise<Result<Vec<Pair>, StoreError>> },
+}
+
+#[derive(Debug)]
+struct Scan {
+    table: Table,
+    prefix: Vec<u8>,
+    after: Option<Vec<u8>>,
+    limit: usize,
+}
+
+impl EmbeddedStore {
+    /// Opens or creates the store; one process per directory. A directory it creates is readable by its owner alone,
+    /// since it will hold keys.
+    ///
+    /// # Errors
+    /// [`OpenError::Locked`] if a process has it open, [`OpenError::NewerSchema`] if a newer broker wrote it,
+    /// [`OpenError::Engine`] with a text for the operator otherwise.
+    pub fn open(path: &Path, options: EmbeddedOptions) -> Result<Self, OpenError> {
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        let engine = Fjall::open(path, options.cache_bytes)?;
+        let health = Arc::new(Health::default());
+        let (commits, queued_commits) = bounded(options.in_flight_max.max(1));
+        let (reads, queued_reads) = bounded(READS_QUEUED_MAX);
+        let mut threads = Vec::with_capacity(1 + options.readers.max(1));
+        for index in 0..options.readers.max(1) {
+            let (engine, queued_reads) = (engine.clone(), queued_reads.clone());
+            let name = format!("plaza-reader-{index}");
+            threads.push(thread::Builder::new().name(name).spawn(move || engine.answer_reads(&queued_reads))?);
+        }
+        let writer = {
+            let health = health.clone();
+            move || engine.write_until_closed(&queued_commits, &health)
+        };
+        threads.push(thread::Builder::new().name("plaza-store".to_owned()).spawn(writer)?);
+        Ok(Self {
+            shared: Arc::new(Shared {
+                queues: RwLock::new(Some(Queues { commits, reads })),
+                health,
+                in_flight_max: options.in_flight_max.max(1),
+                threads: Mutex::new(threads),
+            }),
+        })
+    }
+
+    /// Waits for what is in flight, syncs and closes: later requests of any handle answer [`StoreError::Failed`], and the
+    /// directory may be opened again. Blocks; never called on a shard.
+    ///
+    /// # Errors
+    /// [`StoreError::Failed`] if a write or sync failed, now or before.
+    pub fn close(&self) -> Result<(), StoreError> {
+        drop(self.shared.queues.write().unwrap_or_else(PoisonError::into_inner).take());
+        let threads = std::mem::take(&mut *self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        for thread in threads {
+            if thread.join().is_err() {
+                self.shared.health.fail();
+            }
+        }
+        if self.shared.health.has_failed() { Err(StoreError::Failed) } else { Ok(()) }
+    }
+}
+
+impl Shared {
+    fn queue_read(&self, read: Read) -> Result<(), StoreError> {
+        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(queues) = &*queues else { return Err(StoreError::Failed) };
+        queues.reads.try_send(read).map_err(refusal)
+    }
+
+    fn queue_commit(&self, batch: Batch, promise: Promise<Result<(), CommitError>>) -> Result<(), StoreError> {
+        let queues = self.queues.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(queues) = &*queues else { return Err(StoreError::Failed) };
+        if self.health.has_failed() {
+            return Err(StoreError::Failed);
+        }
+        let permit = self.health.enter(self.in_flight_max)?;
+        queues.commits.try_send(Commit { batch, promise, permit }).map_err(refusal)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "what map_err gives; the request in it is dropped here")]
+fn refusal<T>(error: TrySendError<T>) -> StoreError {
+    match error {
+        TrySendError::Full(_) => StoreError::Busy,
+        TrySendError::Disconnected(_) => StoreError::Failed,
+    }
+}
+
+impl Store for EmbeddedStore {
+    fn get(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send + 'static + use<> {
+        let (promise, answer) = oneshot();
+        let queued = self.shared.queue_read(Read::Get { table, key: key.to_vec(), promise });
+        async move {
+            queued?;
+            answer.await.unwrap_or(Err(StoreError::Failed))
+        }
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<> {
+        let (promise, answer) = oneshot();
+        let scan = Scan { table, prefix: prefix.to_vec(), after: after.map(<[u8]>::to_vec), limit };
+        let queued = self.shared.queue_read(Read::Scan { scan, promise });
+        async move {
+            queued?;
+            answer.await.unwrap_or(Err(StoreError::Failed))
+        }
+    }
+
+    fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), CommitError>> + Send + 'static + use<> {
+        let (promise, answer) = oneshot();
+        let queued = self.shared.queue_commit(batch, promise);
+        async move {
+            queued?;
+            answer.await.unwrap_or(Err(CommitError::Store(StoreError::Failed)))
+        }
+    }
+}
+
+/// The engine and its keyspaces. Each thread has a clone; the directory is unlocked when the last is gone.
+#[derive(Clone)]
+struct Fjall {
+    // Fields drop in order: the keyspaces before the database they belong to.
+    keyspaces: PerTable<Keyspace>,
+    database: Database,
+}
+
+impl Fjall {
+    fn open(path: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
+        let database = Database::builder(path)
+            .cache_size(cache_bytes)
+            .max_journaling_size(JOURNAL_BYTES_MAX)
+            .worker_threads(ENGINE_THREADS)
+            .open()
+            .map_err(|error| open_error(path, error))?;
+        let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
+        let keyspaces = PerTable::try_new(|table| database.keyspace(table.name(), options))
+            .map_err(|error| open_error(path, error))?;
+        let mut engine = Self { keyspaces, database };
+        engine.check_schema()?;
+        Ok(engine)
+    }
+
+    /// Refuses data this broker would misread; marks a new store as ours.
+    fn check_schema(&mut self) -> Result<(), OpenError> {
+        let record = self
+            .get(Table::Broker, SCHEMA_KEY)
+            .map_err(|error| OpenError::Engine(format!("the schema version cannot be read: {error}")))?;
+        let Some(record) = record else {
+            for table in Table::ALL {
+                if self.keyspaces.of(table).first_key_value().is_some() {
+                    return Err(OpenError::Engine("there is data, but no schema version".to_owned()));
+                }
+            }
+            let mut changes = Changes::default();
+            changes.of_mut(Table::Broker).insert(SCHEMA_KEY.to_vec(), Some(SCHEMA.to_le_bytes().to_vec()));
+            return self.apply(changes).map_err(|error| OpenError::Engine(error.to_string()));
+        };
+        let found = record.try_into().map(u32::from_le_bytes);
+        match found {
+            Ok(SCHEMA) => Ok(()),
+            Ok(found) if found > SCHEMA => Err(OpenError::NewerSchema { found, known: SCHEMA }),
+            Ok(_) | Err(_) => Err(OpenError::Engine("the schema version makes no sense".to_owned())),
+        }
+    }
+
+    /// The writer thread.
+    fn write_until_closed(mut self, commits: &Receiver<Commit>, health: &Health) {
+        group::write_groups(&mut self, commits, health);
+        if !health.has_failed()
+            && let Err(error) = self.database.persist(PersistMode::SyncAll)
+        {
+            tracing::error!(%error, "the store could not be synced on closing");
+            health.fail();
+        }
+    }
+
+    /// A reader thread.
+    fn answer_reads(self, reads: &Receiver<Read>) {
+        for read in reads {
+            match read {
+                Read::Get { table, key, promise } => promise.complete(self.get(table, &key)),
+                Read::Scan { scan, promise } => promise.complete(self.scan(&scan)),
+            }
+        }
+    }
+
+    /// Reads a range as of one moment, so that no batch is seen by half.
+    fn scan(&self, scan: &Scan) -> Result<Vec<Pair>, StoreError> {
+        let Scan { table, prefix, after, limit } = scan;
+        let upper = fjall::util::prefix_to_range(prefix).end_bound().map(|key| key.to_vec());
+        let lower = match after {
+            Some(after) if after >= prefix && !after.starts_with(prefix) => return Ok(Vec::new()),
+            Some(after) if after >= prefix => Bound::Excluded(after.clone()),
+            Some(_) | None => Bound::Included(prefix.clone()),
+        };
+        let range = self.database.snapshot().range(self.keyspaces.of(*table), (lower, upper));
+        range
+            .take(*limit)
+            .map(|pair| {
+                let (key, sealed) = pair.into_inner().map_err(read_error)?;
+                let value = envelope::open(*table, &key, &sealed)?.to_vec();
+                Ok((key.to_vec(), value))
+            })
+            .collect()
+    }
+}
+
+impl Engine for Fjall {
+    fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
+        let sealed = self.keyspaces.of(table).get(key).map_err(read_error)?;
+        sealed.map(|sealed| envelope::open(table, key, &sealed).map(<[u8]>::to_vec)).transpose()
+    }
+
+    fn keys(&self, table: Table, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
+        let pairs = self.keyspaces.of(table).range(fjall::util::prefix_to_range(prefix));
+        pairs.map(|pair| Ok(pair.key().map_err(read_error)?.to_vec())).collect()
+    }
+
+    fn apply(&mut self, changes: Changes) -> Result<(), StoreError> {
+        // The sync is of data and what is needed to find it (fdatasync); the engine shows the batch to readers after it.
+        let mut batch = self.database.batch().durability(Some(PersistMode::SyncData));
+        for (table, changes) in changes.into_iter() {
+            let keyspace = self.keyspaces.of(table);
+            for (key, value) in changes {
+                match value {
+                    Some(value) => {
+                        let sealed = envelope::seal(table, &key, &value);
+                        batch.insert(keyspace, key, sealed);
+                    }
+                    None => batch.remove(keyspace, key),
+                }
+            }
+        }
+        batch.commit().map_err(|error| {
+            tracing::error!(%error, "a write failed: the store is read-only until the broker is restarted");
+            StoreError::Failed
+        })
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "what map_err gives")]
+fn read_error(error: fjall::Error) -> StoreError {
+    tracing::error!(%error, "a read failed");
+    if matches!(error, fjall::Error::Io(_) | fjall::Error::Storage(fjall::LsmError::Io(_)) | fjall::Error::Poisoned) {
+        return StoreError::Failed;
+    }
+    // Blocks carry checksums of their own: what is left is a block that does not decode.
+    StoreError::Corrupt
+}
+
+/// Why the store could not be opened.
+#[derive(Debug)]
+#[expect(missing_docs, reason = "named by what they are")]
+pub enum OpenError {
+    /// Another process holds the directory.
+    Locked(PathBuf),
+    /// Data of a newer broker.
+    NewerSchema { found: u32, known: u32 },
+    /// The engine said no.
+    Engine(String),
+}
+
+fn open_error(path: &Path, error: fjall::Error) -> OpenError {
+    if matches!(error, fjall::Error::Locked) {
+        return OpenError::Locked(path.to_owned());
+    }
+    OpenError::Engine(error.to_string())
+}
+
+impl From<io::Error> for OpenError {
+    fn from(error: io::Error) -> Self {
+        Self::Engine(error.to_string())
+    }
+}
+
+impl fmt::Display for OpenError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Locked(path) => write!(f, "{} is in use by another process", path.display()),
+            Self::NewerSchema { found, known } => {
+                write!(f, "the data has schema {found}, written by a newer broker; this one knows {known}")
+            }
+            Self::Engine(text) => f.write_str(text),
+        }
+    }
+}
+
+impl std::error::Error for OpenError {}
+
+#[cfg(test)]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+
+    use proptest::prelude::*;
+
+    use super::super::memory::MemoryStore;
+    use super::super::{Guard, Write};
+    use super::*;
+    use crate::wait::block_on;
+
+    fn open(path: &Path) -> EmbeddedStore {
+        EmbeddedStore::open(path, EmbeddedOptions::default()).unwrap()
+    }
+
+    fn put(key: &[u8], value: &[u8]) -> Batch {
+        let write = Write::Put { table: Table::Accounts, key: key.to_vec(), value: value.to_vec() };
+        Batch { guards: Vec::new(), writes: vec![write] }
+    }
+
+    #[test]
+    fn what_was_committed_is_read_and_survives_reopening() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        block_on(store.commit(put(b"key", b"value"))).unwrap();
+        assert_eq!(block_on(store.get(Table::Accounts, b"key")), Ok(Some(b"value".to_vec())));
+        assert_eq!(block_on(store.get(Table::Rosters, b"key")), Ok(None));
+        store.close().unwrap();
+        let store = open(directory.path());
+        assert_eq!(block_on(store.get(Table::Accounts, b"key")), Ok(Some(b"value".to_vec())));
+        store.close().unwrap();
+    }
+
+    #[test]
+    fn a_second_opening_is_refused_until_the_first_is_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let refused = EmbeddedStore::open(directory.path(), EmbeddedOptions::default());
+        assert!(matches!(refused, Err(OpenError::Locked(path)) if path == directory.path()));
+        store.close().unwrap();
+        open(directory.path()).close().unwrap();
+    }
+
+    #[test]
+    fn a_closed_store_refuses_and_closes_again_without_harm() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let other = store.clone();
+        let queued = store.commit(put(b"key", b"value"));
+        store.close().unwrap();
+        assert_eq!(block_on(queued), Ok(()), "what was in flight is done first");
+        assert_eq!(block_on(other.get(Table::Accounts, b"key")), Err(StoreError::Failed));
+        assert_eq!(block_on(other.commit(Batch::default())), Err(CommitError::Store(StoreError::Failed)));
+        other.close().unwrap();
+    }
+
+    #[test]
+    fn beyond_the_places_in_flight_a_commit_is_busy_and_later_ones_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = EmbeddedOptions { in_flight_max: 2, ..EmbeddedOptions::default() };
+        let store = EmbeddedStore::open(directory.path(), options).unwrap();
+        let commits: Vec<_> = (0..500_u32).map(|index| store.commit(put(&index.to_le_bytes(), b"value"))).collect();
+        let verdicts: Vec<_> = commits.into_iter().map(block_on).collect();
+        let busy = Err(CommitError::Store(StoreError::Busy));
+        assert_eq!(verdicts[..2], [Ok(()), Ok(())]);
+        assert!(verdicts.contains(&busy));
+        assert!(verdicts.iter().all(|verdict| verdict.is_ok() || *verdict == busy));
+        assert_eq!(block_on(store.commit(put(b"later", b"value"))), Ok(()));
+        store.close().unwrap();
+    }
+
+    #[test]
+    fn a_flipped_record_is_reported_and_its_neighbours_are_not() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        block_on(store.commit(put(b"bad", b"value"))).unwrap();
+        block_on(store.commit(put(b"good", b"value"))).unwrap();
+        store.close().unwrap();
+        let engine = Fjall::open(directory.path(), 1 << 20).unwrap();
+        let accounts = engine.keyspaces.of(Table::Accounts);
+        let mut sealed = accounts.get(b"bad").unwrap().unwrap().to_vec();
+        sealed[2] ^= 1;
+        accounts.insert(b"bad", sealed).unwrap();
+        drop(engine);
+        let store = open(directory.path());
+        assert_eq!(block_on(store.get(Table::Accounts, b"bad")), Err(StoreError::Corrupt));
+        assert_eq!(block_on(store.get(Table::Accounts, b"good")), Ok(Some(b"value".to_vec())));
+        assert_eq!(block_on(store.scan(Table::Accounts, b"", None, 10)), Err(StoreError::Corrupt));
+        let mut guarded = put(b"new", b"value");
+        guarded.guards.push(Guard::Absent { table: Table::Accounts, key: b"bad".to_vec() });
+        assert_eq!(block_on(store.commit(guarded)), Err(CommitError::Store(StoreError::Corrupt)));
+        store.close().unwrap();
+    }
+
+    #[test]
+    fn data_of_a_newer_broker_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        open(directory.path()).close().unwrap();
+        let mut engine = Fjall::open(directory.path(), 1 << 20).unwrap();
+        let mut changes = Changes::default();
+        changes.of_mut(Table::Broker).insert(SCHEMA_KEY.to_vec(), Some((SCHEMA + 1).to_le_bytes().to_vec()));
+        engine.apply(changes).unwrap();
+        drop(engine);
+        let refused = EmbeddedStore::open(directory.path(), EmbeddedOptions::default());
+        assert!(matches!(refused, Err(OpenError::NewerSchema { found: 2, known: 1 })));
+    }
+
+    #[test]
+    fn a_dropped_commit_is_done_all_the_same() {
+        let directory = tempfile::tempdir().unwrap();
+        let store = open(directory.path());
+        let mut commit = Box::pin(store.commit(put(b"key", b"value")));
+        let _ = pin!(&mut commit).poll(&mut Context::from_waker(Waker::noop()));
+        drop(commit);
+        store.close().unwrap();
+        let store = open(directory.path());
+        assert_eq!(block_on(store.get(Table::Accounts, b"key")), Ok(Some(b"value".to_vec())));
+        store.close().unwrap();
+    }
+
+    #[test]
+    fn the_directory_is_its_owners_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("data");
+        open(&path).close().unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o077, 0);
+    }
+
+    fn key() -> impl Strategy<Value = Vec<u8>> {
+        prop::collection::vec(prop::sample::select(vec![0, 1, 0xff]), 0..4)
+    }
+    fn table() -> impl Strategy<Value = Table> {
+        prop::sample::select(vec![Table::Accounts, Table::Rosters])
+    }
+    /// fjall refuses an empty key; ours are never empty.
+    fn stored_key() -> impl Strategy<Value = Vec<u8>> {
+        key().prop_map(|mut key| {
+            key.insert(0, 7);
+            key
+        })
+    }
+    fn batch() -> impl Strategy<Value = Batch> {
+        let value = || prop::collection::vec(any::<u8>(), 0..2);
+        let guard = prop_oneof![
+            (table(), stored_key()).prop_map(|(table, key)| Guard::Absent { table, key }),
+            (table(), stored_key()).prop_map(|(table, key)| Guard::Present { table, key }),
+            (table(), stored_key(), value()).prop_map(|(table, key, value)| Guard::Equals { table, key, value }),
+        ];
+        let write = prop_oneof![
+            4 => (table(), stored_key(), value()).prop_map(|(table, key, value)| Write::Put { table, key, value }),
+            1 => (table(), stored_key()).prop_map(|(table, key)| Write::Delete { table, key }),
+            1 => (table(), stored_key()).prop_map(|(table, prefix)| Write::DeletePrefix { table, prefix }),
+        ];
+        (prop::collection::vec(guard, 0..2), prop::collection::vec(write, 0..4))
+            .prop_map(|(guards, writes)| Batch { guards, writes })
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 16, ..ProptestConfig::default() })]
+
+        #[test]
+        fn both_stores_agree_on_every_verdict_and_every_range(
+            batches in prop::collection::vec(batch(), 1..40),
+            ranges in prop::collection::vec((table(), key(), prop::option::of(key()), 0_usize..5), 8),
+        ) {
+            let directory = tempfile::tempdir().unwrap();
+            let (embedded, memory) = (open(directory.path()), MemoryStore::new());
+            let verdicts: Vec<_> = batches.iter().map(|batch| embedded.commit(batch.clone())).collect();
+            for (verdict, batch) in verdicts.into_iter().zip(batches) {
+                prop_assert_eq!(block_on(verdict), block_on(memory.commit(batch)));
+            }
+            for (table, prefix, after, limit) in ranges {
+                let mut prefix = prefix;
+                if limit > 2 { prefix.insert(0, 7); }
+                let found = block_on(embedded.scan(table, &prefix, after.as_deref(), limit));
+                prop_assert_eq!(found, block_on(memory.scan(table, &prefix, after.as_deref(), limit)));
+            }
+            embedded.close().unwrap();
+        }
+    }
+}

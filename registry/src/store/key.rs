@@ -1,0 +1,76 @@
+//! Keys: where the facts of an account lie.
+//!
+//! A key starts with the slot of the account's bare JID, so that one prefix scan loads all there is of it and a cluster
+//! can share the accounts out by slot. JIDs hold no NUL (RFC 7622 §3.3, §3.4), so it separates two of them.
+
+use plaza_core::jid::JidRef;
+use xxhash_rust::xxh3::xxh3_64;
+
+use super::StoreError;
+
+/// Bytes of a slot.
+const SLOT_BYTES: usize = 2;
+const SEPARATOR: u8 = 0;
+
+/// Key of an account in [`super::Table::Accounts`].
+pub(crate) fn account(bare: JidRef<'_>) -> Vec<u8> {
+    let bare = bare.bare().as_str().as_bytes();
+    let mut key = Vec::with_capacity(SLOT_BYTES + bare.len());
+    key.extend_from_slice(&slot(bare));
+    key.extend_from_slice(bare);
+    key
+}
+
+/// The bare JID in a key made by [`account`].
+pub(crate) fn account_jid(key: &[u8]) -> Result<&str, StoreError> {
+    let (found, jid) = key.split_first_chunk::<SLOT_BYTES>().ok_or(StoreError::Corrupt)?;
+    if *found != slot(jid) {
+        return Err(StoreError::Corrupt);
+    }
+    std::str::from_utf8(jid).map_err(|_| StoreError::Corrupt)
+}
+
+/// Prefix of all of an account's roster in [`super::Table::Rosters`], and the key of its head.
+pub(crate) fn roster(owner: JidRef<'_>) -> Vec<u8> {
+    let mut key = account(owner);
+    key.push(SEPARATOR);
+    key
+}
+
+/// Key of a roster item.
+pub(crate) fn roster_item(owner: JidRef<'_>, contact: JidRef<'_>) -> Vec<u8> {
+    let mut key = roster(owner);
+    key.extend_from_slice(contact.as_str().as_bytes());
+    key
+}
+
+/// The slot of a bare JID: stable for ever and the same on every broker, since data lies under it.
+fn slot(bare: &[u8]) -> [u8; SLOT_BYTES] {
+    let [first, second, ..] = xxh3_64(bare).to_be_bytes();
+    [first, second]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn slots_are_stable_and_spread() {
+        assert_eq!(slot(b""), [0x2d, 0x06]);
+        let mut seen = std::collections::BTreeSet::new();
+        for index in 0..1_000 {
+            seen.insert(slot(format!("thing-{index}@things.example").as_bytes()));
+        }
+        assert!(seen.len() > 980, "{} slots for 1 000 names", seen.len());
+    }
+
+    #[test]
+    fn an_account_key_gives_its_jid_back_and_a_foreign_slot_does_not() {
+        let mut key = slot(b"lamp@things.example").to_vec();
+        key.extend_from_slice(b"lamp@things.example");
+        assert_eq!(account_jid(&key), Ok("lamp@things.example"));
+        key.push(b'x');
+        assert_eq!(account_jid(&key), Err(StoreError::Corrupt));
+        assert_eq!(account_jid(&[1]), Err(StoreError::Corrupt));
+    }
+}

@@ -1,0 +1,154 @@
+//! The store seam: what the registry needs from a store; the embedded one, and one in memory for tests.
+//!
+//! Called by the rooms that keep facts (`accounts`, `rosters`, …). Knows tables, keys and bytes; nothing of what they
+//! mean. Requests are queued when the method is called, answered through the future, and done even if it is dropped.
+
+use std::fmt;
+use std::future::Future;
+
+pub mod embedded;
+mod envelope;
+mod group;
+pub(crate) mod key;
+pub mod memory;
+mod table;
+
+/// A table of the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Table {
+    /// Accounts and their SCRAM keys.
+    Accounts,
+    /// Roster items.
+    Rosters,
+    /// The broker's own facts: schema version, server secrets.
+    Broker,
+}
+
+/// Why a store could not answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum StoreError {
+    /// More requests in flight than the store takes: try again later.
+    Busy,
+    /// The store went read-only after a failed sync, or its thread is gone.
+    Failed,
+    /// A record failed its checksum or has a format we do not know.
+    Corrupt,
+}
+
+impl fmt::Display for StoreError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Busy => "the store has too many requests in flight",
+            Self::Failed => "the store no longer takes writes: a sync failed, or it was closed",
+            Self::Corrupt => "a record is damaged or of an unknown format",
+        })
+    }
+}
+
+impl std::error::Error for StoreError {}
+
+/// Why a commit did not happen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CommitError {
+    /// A guard did not hold, by its index in the batch.
+    Guard(usize),
+    /// The store could not take it.
+    Store(StoreError),
+}
+
+impl From<StoreError> for CommitError {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl fmt::Display for CommitError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Guard(index) => write!(f, "guard {index} of the batch did not hold"),
+            Self::Store(error) => error.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for CommitError {}
+
+/// A condition checked inside the commit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named by what they are")]
+pub enum Guard {
+    /// The key must not exist.
+    Absent { table: Table, key: Vec<u8> },
+    /// The key must exist.
+    Present { table: Table, key: Vec<u8> },
+    /// The key must hold exactly this value.
+    Equals { table: Table, key: Vec<u8>, value: Vec<u8> },
+}
+
+/// One write.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[expect(missing_docs, reason = "named by what they are")]
+pub enum Write {
+    Put {
+        table: Table,
+        key: Vec<u8>,
+        value: Vec<u8>,
+    },
+    Delete {
+        table: Table,
+        key: Vec<u8>,
+    },
+    /// Deletes every key with this prefix.
+    DeletePrefix {
+        table: Table,
+        prefix: Vec<u8>,
+    },
+}
+
+/// Guards and writes that happen all or not at all.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Batch {
+    /// Checked first, in order, against the store and the batches before this one.
+    pub guards: Vec<Guard>,
+    /// Done in order.
+    pub writes: Vec<Write>,
+}
+
+impl Batch {
+    /// Bytes of all keys and values, which is what the batch costs in memory and in the journal.
+    fn bytes(&self) -> usize {
+        let guards = self.guards.iter().map(|guard| match guard {
+            Guard::Absent { key, .. } | Guard::Present { key, .. } => key.len(),
+            Guard::Equals { key, value, .. } => key.len() + value.len(),
+        });
+        let writes = self.writes.iter().map(|write| match write {
+            Write::Put { key, value, .. } => key.len() + value.len(),
+            Write::Delete { key, .. } => key.len(),
+            Write::DeletePrefix { prefix, .. } => prefix.len(),
+        });
+        guards.sum::<usize>() + writes.sum::<usize>()
+    }
+}
+
+/// A key and the value under it.
+pub type Pair = (Vec<u8>, Vec<u8>);
+
+/// What the registry needs from a store.
+pub trait Store: Clone {
+    /// The value under a key. Reads see every write that was acknowledged.
+    fn get(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send + 'static + use<Self>;
+    /// Key-value pairs whose key begins with `prefix` and is greater than `after` (if given), in key order, `limit` at most.
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<Self>;
+    /// All or nothing, durable when it resolves; guards are checked inside.
+    fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), CommitError>> + Send + 'static + use<Self>;
+}
