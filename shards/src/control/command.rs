@@ -1,0 +1,435 @@
+//! What operators may ask of a broker. One definition: clap reads a [`Command`] from the command line, serde carries it
+//! over the control socket, and whoever runs it answers with an [`Answer`], which the command line prints.
+
+use std::fmt::{self, Display};
+
+use clap::Subcommand;
+use plaza_registry::accounts::AccountError;
+use plaza_registry::store::StoreError;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+/// What a running broker can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Command {
+    /// Something about accounts.
+    Account(AccountCommand),
+    /// How it is doing.
+    Status,
+}
+
+/// Something about accounts. An address without a domain is in the first domain of the configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum AccountCommand {
+    /// Create an account
+    Add {
+        /// Address, such as lamp@things.example
+        address: String,
+        /// The password; `-` reads a line from standard input. Left out: one is made and printed once. Others on this
+        /// machine may see what is on a command line
+        #[arg(long, value_name = "TEXT")]
+        #[serde(default)]
+        password: Option<Secret>,
+        /// Let it administer the broker
+        #[arg(long)]
+        #[serde(default)]
+        admin: bool,
+    },
+    /// Remove an account and all it owns, and end its sessions
+    Remove {
+        /// Address
+        address: String,
+    },
+    /// Set another password, and end the account's sessions
+    Passwd {
+        /// Address
+        address: String,
+        /// The password; `-` reads a line from standard input. Left out: one is made and printed once. Others on this
+        /// machine may see what is on a command line
+        #[arg(long, value_name = "TEXT")]
+        #[serde(default)]
+        password: Option<Secret>,
+    },
+    /// List accounts
+    List {
+        /// Begin after this address
+        #[arg(long, value_name = "ADDRESS")]
+        #[serde(default)]
+        after: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        #[serde(default)]
+        limit: Option<usize>,
+    },
+    /// Forbid an account to log in, and end its sessions
+    Disable {
+        /// Address
+        address: String,
+    },
+    /// Let a disabled account log in again
+    Enable {
+        /// Address
+        address: String,
+    },
+}
+
+/// A password. Its `Debug` form does not tell it: commands are logged, passwords are not.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(pub String);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str("Secret")
+    }
+}
+
+impl From<String> for Secret {
+    fn from(text: String) -> Self {
+        Self(text)
+    }
+}
+
+impl From<&str> for Secret {
+    fn from(text: &str) -> Self {
+        Self(text.to_owned())
+    }
+}
+
+impl AccountCommand {
+    /// The password given, if one was.
+    pub fn password_mut(&mut self) -> Option<&mut Secret> {
+        match self {
+            Self::Add { password, .. } | Self::Passwd { password, .. } => password.as_mut(),
+            Self::Remove { .. } | Self::List { .. } | Self::Disable { .. } | Self::Enable { .. } => None,
+        }
+    }
+}
+
+/// What came of a command.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Answer {
+    /// It was carried out.
+    Ok(Reply),
+    /// It was not.
+    Error(Refusal),
+}
+
+/// What there is to tell of a command carried out.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Reply {
+    /// An account was created.
+    Created {
+        /// Its address.
+        address: String,
+        /// Its password, if it was made here. Told once.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        password: Option<Secret>,
+    },
+    /// An account has another password.
+    Changed {
+        /// Its address.
+        address: String,
+        /// Its password, if it was made here. Told once.
+        #[serde(skip_serializing_if = "Option::is_none", default)]
+        password: Option<Secret>,
+    },
+    /// An account is gone.
+    Removed {
+        /// Its address.
+        address: String,
+    },
+    /// An account may no longer log in.
+    Disabled {
+        /// Its address.
+        address: String,
+    },
+    /// An account may log in again.
+    Enabled {
+        /// Its address.
+        address: String,
+    },
+    /// Accounts, in the store's order.
+    Accounts {
+        /// Of this page.
+        accounts: Vec<AccountLine>,
+        /// Whether more come after the last of these.
+        more: bool,
+    },
+    /// How the broker is doing.
+    Status(Status),
+}
+
+/// An account in a list.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AccountLine {
+    /// Its address.
+    pub address: String,
+    /// May not log in.
+    pub disabled: bool,
+    /// May administer the broker.
+    pub admin: bool,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+}
+
+/// How a broker is doing.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// Its version.
+    pub version: String,
+    /// Its process.
+    pub pid: u32,
+    /// Seconds since it started.
+    pub uptime_seconds: u64,
+    /// Draining before its end.
+    pub stopping: bool,
+    /// Domains served.
+    pub domains: Vec<String>,
+    /// Numbers of each shard, as [`crate::metrics::Counters::to_json`] gives them.
+    pub shards: Vec<Value>,
+}
+
+/// Why a command was not carried out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// For programs.
+    pub code: RefusalCode,
+    /// For people.
+    pub text: String,
+}
+
+/// The kinds of [`Refusal`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RefusalCode {
+    /// Not a command, or not for this broker.
+    BadRequest,
+    /// There is such an account already.
+    Exists,
+    /// There is no such account.
+    NotFound,
+    /// The password can't be one.
+    BadPassword,
+    /// Too much to do: try again.
+    Busy,
+    /// The store can't.
+    StoreFailed,
+}
+
+impl Refusal {
+    /// Not a command, or not for this broker.
+    pub fn bad_request(text: impl Into<String>) -> Self {
+        Self { code: RefusalCode::BadRequest, text: text.into() }
+    }
+
+    /// Too much to do.
+    pub fn busy() -> Self {
+        Self { code: RefusalCode::Busy, text: "the broker is busy; try again".into() }
+    }
+
+    /// What the registry says about an account.
+    pub fn account(error: AccountError, address: &str) -> Self {
+        match error {
+            AccountError::Exists => {
+                Self { code: RefusalCode::Exists, text: format!("there is an account {address} already") }
+            }
+            AccountError::NotFound => {
+                Self { code: RefusalCode::NotFound, text: format!("there is no account {address}") }
+            }
+            AccountError::BadPassword => Self::bad_password(),
+            AccountError::Store(error) => error.into(),
+        }
+    }
+
+    /// The password can't be one.
+    pub fn bad_password() -> Self {
+        Self { code: RefusalCode::BadPassword, text: "a password is neither empty nor has control characters".into() }
+    }
+}
+
+impl From<StoreError> for Refusal {
+    fn from(error: StoreError) -> Self {
+        let text = match error {
+            StoreError::Busy => return Self::busy(),
+            StoreError::Failed => "the store is read-only after a failed write; look at the log, then restart",
+            StoreError::Corrupt => "a record in the store is damaged",
+        };
+        Self { code: RefusalCode::StoreFailed, text: text.into() }
+    }
+}
+
+impl Display for Refusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.text)
+    }
+}
+
+/// What the command line prints.
+impl Display for Reply {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let once = |out: &mut fmt::Formatter<'_>, password: &Option<Secret>| match password {
+            Some(Secret(password)) => write!(out, "\npassword {password}   (shown once)"),
+            None => Ok(()),
+        };
+        match self {
+            Self::Created { address, password } => {
+                write!(out, "created {address}")?;
+                once(out, password)
+            }
+            Self::Changed { address, password } => {
+                write!(out, "new password for {address}")?;
+                once(out, password)
+            }
+            Self::Removed { address } => write!(out, "removed {address}"),
+            Self::Disabled { address } => write!(out, "disabled {address}"),
+            Self::Enabled { address } => write!(out, "enabled {address}"),
+            Self::Accounts { accounts, .. } => {
+                let lines: Vec<String> = accounts.iter().map(AccountLine::to_string).collect();
+                out.write_str(&lines.join("\n"))
+            }
+            Self::Status(status) => status.fmt(out),
+        }
+    }
+}
+
+impl Display for AccountLine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(&self.address)?;
+        if self.admin {
+            out.write_str("  admin")?;
+        }
+        if self.disabled {
+            out.write_str("  disabled")?;
+        }
+        Ok(())
+    }
+}
+
+/// Columns of the status table: heading, and the field of the shard's numbers; a labelled field shows its sum.
+const COLUMNS: [(&str, &str); 13] = [
+    ("sessions", "sessions"),
+    ("conns", "connections"),
+    ("login", "negotiating"),
+    ("st in", "stanzas_in"),
+    ("st out", "stanzas_out"),
+    ("B in", "bytes_in"),
+    ("B out", "bytes_out"),
+    ("handoffs", "handoffs_out"),
+    ("queue", "queue_depth"),
+    ("outbox B", "outbox_bytes"),
+    ("B/sess", "bytes_per_session"),
+    ("drops", "drops"),
+    ("late", "late_turns"),
+];
+
+impl Display for Status {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (minutes, hours) = (self.uptime_seconds / 60, self.uptime_seconds / 3_600);
+        write!(out, "Plaza {}, pid {}, ", self.version, self.pid)?;
+        write!(out, "up {} d {} h {} min", hours / 24, hours % 24, minutes % 60)?;
+        writeln!(out, "{}, serving {}", if self.stopping { ", stopping" } else { "" }, self.domains.join(", "))?;
+        write!(out, "shard")?;
+        for (heading, _) in COLUMNS {
+            write!(out, " {heading:>9}")?;
+        }
+        for (shard, numbers) in self.shards.iter().enumerate() {
+            write!(out, "\n{shard:>5}")?;
+            for (_, field) in COLUMNS {
+                write!(out, " {:>9}", short(sum(numbers.get(field).unwrap_or(&Value::Null))))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn sum(value: &Value) -> u64 {
+    match value {
+        Value::Number(number) => number.as_u64().unwrap_or(0),
+        Value::Object(labelled) => labelled.values().map(sum).sum(),
+        Value::Null | Value::Bool(_) | Value::String(_) | Value::Array(_) => 0,
+    }
+}
+
+/// At most four digits and a unit: 9 999, 10k, 123M.
+fn short(number: u64) -> String {
+    match number {
+        0..10_000 => number.to_string(),
+        10_000..10_000_000 => format!("{}k", number / 1_000),
+        10_000_000..10_000_000_000 => format!("{}M", number / 1_000_000),
+        _ => format!("{}G", number / 1_000_000_000),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Counters;
+
+    fn add(password: Option<&str>) -> Command {
+        let password = password.map(Secret::from);
+        Command::Account(AccountCommand::Add { address: "lamp@localhost".into(), password, admin: false })
+    }
+
+    #[test]
+    fn commands_and_answers_survive_the_socket() {
+        let list = AccountCommand::List { after: Some("a@localhost".into()), limit: None };
+        for command in [add(Some("secret")), add(None), Command::Account(list), Command::Status] {
+            let line = serde_json::to_string(&command).unwrap();
+            assert_eq!(serde_json::from_str::<Command>(&line).unwrap(), command, "{line}");
+        }
+        let created = Reply::Created { address: "lamp@localhost".into(), password: Some("once".into()) };
+        for answer in [Answer::Ok(created), Answer::Error(Refusal::busy())] {
+            let line = serde_json::to_string(&answer).unwrap();
+            assert_eq!(serde_json::from_str::<Answer>(&line).unwrap(), answer, "{line}");
+        }
+    }
+
+    #[test]
+    fn the_protocol_is_what_the_manual_says() {
+        let check = |line: &str, command: Command| assert_eq!(serde_json::from_str::<Command>(line).unwrap(), command);
+        check(r#"{"account":{"add":{"address":"lamp@localhost"}}}"#, add(None));
+        check(r#"{"account":{"add":{"address":"lamp@localhost","password":"secret"}}}"#, add(Some("secret")));
+        check(r#""status""#, Command::Status);
+        assert!(serde_json::from_str::<Command>(r#"{"account":{"add":{}}}"#).is_err());
+        assert!(serde_json::from_str::<Command>(r#""halt""#).is_err());
+    }
+
+    #[test]
+    fn passwords_are_not_in_debug_output() {
+        let created = Reply::Created { address: "lamp@localhost".into(), password: Some("once".into()) };
+        assert!(!format!("{:?} {created:?}", add(Some("secret"))).contains("secret"));
+        assert!(!format!("{created:?}").contains("once"));
+        assert!(created.to_string().contains("once"));
+    }
+
+    #[test]
+    fn status_is_a_table_with_a_line_per_shard() {
+        let mut counters = Counters { sessions: 12_345, session_bytes: 12_345_000, ..Counters::default() };
+        counters.stanzas_in[plaza_core::stanza::Kind::Iq] = 7;
+        let status = Status {
+            version: "0.1.0".into(),
+            pid: 1,
+            uptime_seconds: 90_061,
+            stopping: false,
+            domains: vec!["localhost".into()],
+            shards: vec![counters.to_json(), Counters::default().to_json()],
+        };
+        let text = status.to_string();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!(lines[0], "Plaza 0.1.0, pid 1, up 1 d 1 h 1 min, serving localhost");
+        assert_eq!(lines.len(), 4);
+        assert!(lines[2].split_whitespace().eq("0 12k 0 0 7 0 0 0 0 0 0 1000 0 0".split(' ')), "{}", lines[2]);
+        assert!(lines.iter().skip(1).all(|line| line.len() == lines[1].len()));
+    }
+
+    #[test]
+    fn every_column_is_a_field_of_the_numbers() {
+        let numbers = Counters::default().to_json();
+        assert!(COLUMNS.iter().all(|(_, field)| numbers.get(field).is_some()));
+    }
+}

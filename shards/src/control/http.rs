@@ -1,0 +1,154 @@
+//! The metrics port: `GET /metrics` for Prometheus, `GET /healthz` for load balancers and service managers.
+
+use std::convert::Infallible;
+use std::fs;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, UNIX_EPOCH};
+
+use http_body_util::Full;
+use hyper::body::Bytes;
+use hyper::header::{ALLOW, CONTENT_TYPE};
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::spawn_local;
+use tracing::{debug, warn};
+
+use super::Running;
+use crate::metrics::{ProcessNumber, Type, encode};
+
+/// Most connections at once; more wait in the listen queue.
+const CONNECTIONS_MAX: usize = 32;
+/// Longest time a client may take for the head of a request; idle ones are closed then too.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest head of a request.
+const HEAD_BYTES_MAX: usize = 16 * 1024;
+/// Pause after an accept that failed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Answers for ever.
+pub(super) async fn serve(listener: TcpListener, running: Rc<Running>) {
+    let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let Ok(permit) = permits.clone().acquire_owned().await else { return };
+        match listener.accept().await {
+            Ok((connection, peer)) => {
+                let running = running.clone();
+                spawn_local(async move {
+                    let answering = service_fn(|request| {
+                        let response = answer(&request, &running);
+                        async { Ok::<_, Infallible>(response) }
+                    });
+                    let served = http1::Builder::new()
+                        .timer(TokioTimer::new())
+                        .header_read_timeout(HEAD_TIMEOUT)
+                        .max_buf_size(HEAD_BYTES_MAX)
+                        .serve_connection(TokioIo::new(connection), answering)
+                        .await;
+                    log_end(peer, served);
+                    drop(permit);
+                });
+            }
+            Err(error) => {
+                warn!(%error, "metrics: accept failed");
+                tokio::time::sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+fn log_end(peer: SocketAddr, served: Result<(), hyper::Error>) {
+    if let Err(error) = served {
+        debug!(%peer, %error, "metrics client gone");
+    }
+}
+
+fn answer<B>(request: &Request<B>, running: &Running) -> Response<Full<Bytes>> {
+    if request.method() != Method::GET && request.method() != Method::HEAD {
+        let mut response = plain(StatusCode::METHOD_NOT_ALLOWED, "GET or HEAD only\n");
+        response.headers_mut().insert(ALLOW, hyper::header::HeaderValue::from_static("GET, HEAD"));
+        return response;
+    }
+    match request.uri().path() {
+        "/metrics" => text(
+            StatusCode::OK,
+            "text/plain; version=0.0.4; charset=utf-8",
+            encode(&running.shards, &process_numbers(running)).into(),
+        ),
+        "/healthz" if running.is_stopping() => plain(StatusCode::SERVICE_UNAVAILABLE, "stopping\n"),
+        "/healthz" => plain(StatusCode::OK, "ok\n"),
+        _ => plain(StatusCode::NOT_FOUND, "there is /metrics and /healthz\n"),
+    }
+}
+
+fn plain(status: StatusCode, body: &'static str) -> Response<Full<Bytes>> {
+    text(status, "text/plain; charset=utf-8", Bytes::from_static(body.as_bytes()))
+}
+
+fn text(status: StatusCode, content_type: &'static str, body: Bytes) -> Response<Full<Bytes>> {
+    let mut response = Response::new(Full::new(body));
+    *response.status_mut() = status;
+    response.headers_mut().insert(CONTENT_TYPE, hyper::header::HeaderValue::from_static(content_type));
+    response
+}
+
+/// Numbers of the process; those the kernel does not tell are left out.
+fn process_numbers(running: &Running) -> Vec<ProcessNumber> {
+    let not_after = running.tls.current().certificate.not_after;
+    let gauge = |name, help, number| ProcessNumber { name, kind: Type::Gauge, help, number };
+    let mut numbers = vec![
+        gauge("plaza_uptime_seconds", "Time since the start", running.started.elapsed().as_secs_f64()),
+        gauge(
+            "plaza_certificate_not_after_seconds",
+            "End of the certificate's validity, in seconds since 1970",
+            not_after.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
+        ),
+        ProcessNumber {
+            name: "plaza_reload_failures_total",
+            kind: Type::Counter,
+            help: "Reloads refused, the old certificate kept",
+            #[expect(clippy::cast_precision_loss, reason = "nobody reloads 2^53 times")]
+            number: running.reloads_failed.get() as f64,
+        },
+    ];
+    numbers.extend(resident_bytes().map(|number| gauge("process_resident_memory_bytes", "Resident memory", number)));
+    numbers.extend(cpu_seconds().map(|number| ProcessNumber {
+        name: "process_cpu_seconds_total",
+        kind: Type::Counter,
+        help: "User and system time of all threads",
+        number,
+    }));
+    numbers
+}
+
+fn resident_bytes() -> Option<f64> {
+    let status = fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
+    line.trim().strip_suffix("kB")?.trim().parse::<f64>().ok().map(|kibibytes| kibibytes * 1024.0)
+}
+
+fn cpu_seconds() -> Option<f64> {
+    // USER_HZ is 100 wherever Linux runs us.
+    const TICKS_PER_SECOND: f64 = 100.0;
+    let stat = fs::read_to_string("/proc/self/stat").ok()?;
+    // Fields 14 and 15; the name in field 2 may hold anything, so count from the parenthesis behind it.
+    let mut fields = stat.rsplit(')').next()?.split_whitespace().skip(11);
+    let mut ticks = || fields.next()?.parse::<f64>().ok();
+    Some((ticks()? + ticks()?) / TICKS_PER_SECOND)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells_memory_and_cpu_time() {
+        assert!(resident_bytes().is_some_and(|bytes| bytes > 100_000.0));
+        assert!(cpu_seconds().is_some_and(|seconds| seconds >= 0.0));
+    }
+}

@@ -1,0 +1,340 @@
+//! The control thread: all of the broker that is not a shard.
+//!
+//! The process's main thread, running tokio on itself: it makes ready what the shards need, starts them, answers the
+//! control socket and the metrics port, and waits for signals. It never touches a session; what it has to say to the
+//! shards goes through [`Broker`].
+
+use std::cell::{Cell, RefCell};
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plaza_registry::helpers::Helpers;
+use plaza_registry::store::embedded::EmbeddedStore;
+use sd_notify::NotifyState;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::task::LocalSet;
+use tracing::{error, info, warn};
+
+use crate::cert::{Tls, TlsSnapshot};
+use crate::cli::Failure;
+use crate::config::{Settings, TlsMode};
+use crate::metrics::ShardMetrics;
+use crate::server::{Broker, BrokerConfig, StartError};
+
+pub mod accounts;
+pub mod command;
+pub mod data;
+mod http;
+pub mod socket;
+
+use accounts::Accounts;
+use command::{Answer, Command, Reply, Status};
+use data::{DataDir, FirstStart};
+
+/// Time beyond the deadline that the shards may take to end before the process goes without them.
+const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// A broker that runs: the shards, and what the control thread keeps for them.
+pub struct Control {
+    settings: Arc<Settings>,
+    data: DataDir,
+    tls: Arc<Tls>,
+    store: EmbeddedStore,
+    accounts: Accounts<EmbeddedStore>,
+    socket: std::os::unix::net::UnixListener,
+    metrics: Option<std::net::TcpListener>,
+    broker: Broker,
+    first_start: Option<FirstStart>,
+}
+
+impl Control {
+    /// Opens the data directory, loads the certificate, takes the control socket and the metrics port, starts the shards,
+    /// and makes an administrator if there is no account at all.
+    ///
+    /// # Errors
+    /// [`Failure`], with its exit status.
+    pub fn start(mut settings: Settings) -> Result<Self, Failure> {
+        listen_without_ipv6(&mut settings);
+        let data = DataDir::create(&settings.data)?;
+        let store = data.open_store(&settings)?;
+        let tls = Arc::new(Tls::load(&settings).map_err(Failure::certificate)?);
+        let helpers = Helpers::start(settings.helper_threads, settings.helper_queue_max);
+        let accounts = Accounts::new(store.clone(), helpers.clone(), &settings);
+        let socket = data.listen()?;
+        let metrics = settings.metrics.map(listen_for_metrics).transpose()?;
+        let server_secret = data::secret(&store)?;
+
+        let settings = Arc::new(settings);
+        let speaks_tls = settings.listeners.iter().any(|listener| listener.tls != TlsMode::None);
+        let broker = Broker::start(BrokerConfig {
+            settings: settings.clone(),
+            tls: speaks_tls.then(|| tls.clone()),
+            store: store.clone(),
+            helpers,
+            server_secret,
+        })
+        .map_err(|error| Failure::Failed(error.to_string()))?;
+        // Last, so that its password is told whenever it was made.
+        let first_start = data::first_administrator(&accounts)?;
+        Ok(Self { settings, data, tls, store, accounts, socket, metrics, broker, first_start })
+    }
+
+    /// The administrator made at this start, if one was.
+    pub fn first_start(&self) -> Option<&FirstStart> {
+        self.first_start.as_ref()
+    }
+
+    /// The configuration in force.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The certificate in use.
+    pub fn certificate(&self) -> Arc<TlsSnapshot> {
+        self.tls.current()
+    }
+
+    /// Where metrics are served, if anywhere.
+    pub fn metrics_address(&self) -> Option<SocketAddr> {
+        self.metrics.as_ref()?.local_addr().ok()
+    }
+
+    /// Serves until a signal says to stop, then stops in order.
+    ///
+    /// # Errors
+    /// [`Failure::Failed`] if a shard or the store ended badly.
+    pub fn wait(self) -> Result<(), Failure> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| Failure::Failed(format!("can't start the control thread: {error}")))?;
+        let store = self.store.clone();
+        let served = LocalSet::new().block_on(&runtime, self.serve());
+        // A shard that did not end in time may hold a thread of the runtime: don't wait for it.
+        runtime.shutdown_background();
+        store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
+        served
+    }
+
+    async fn serve(self) -> Result<(), Failure> {
+        let broken = |what: &str, error: io::Error| Failure::Failed(format!("{what}: {error}"));
+        let mut signals = Signals::install().map_err(|error| broken("can't receive signals", error))?;
+        let metrics_address = self.metrics_address();
+        let socket = UnixListener::from_std(self.socket).map_err(|error| broken("control socket", error))?;
+        let metrics = self.metrics.map(TcpListener::from_std).transpose();
+        let metrics = metrics.map_err(|error| broken("metrics", error))?;
+        let running = Rc::new(Running {
+            shards: self.broker.metrics().to_vec(),
+            broker: RefCell::new(Some(self.broker)),
+            accounts: self.accounts,
+            settings: self.settings,
+            tls: self.tls,
+            started: Instant::now(),
+            reloads_failed: Cell::new(0),
+        });
+        tokio::task::spawn_local(answer_commands(socket, running.clone()));
+        if let Some(metrics) = metrics {
+            tokio::task::spawn_local(http::serve(metrics, running.clone()));
+        }
+        tokio::task::spawn_local(watchdog());
+        running.log_start(metrics_address);
+        notify(&[NotifyState::Ready]);
+
+        signals.until_stop(&running).await;
+        notify(&[NotifyState::Stopping]);
+        info!(deadline = ?running.settings.stop_deadline, "stopping");
+        let stopped = running.stop(&mut signals).await;
+        self.data.remove_socket();
+        info!("stopped");
+        stopped
+    }
+}
+
+/// What the tasks of the control thread share.
+struct Running {
+    settings: Arc<Settings>,
+    tls: Arc<Tls>,
+    accounts: Accounts<EmbeddedStore>,
+    /// Gone once stopping.
+    broker: RefCell<Option<Broker>>,
+    shards: Vec<Arc<ShardMetrics>>,
+    started: Instant,
+    reloads_failed: Cell<u64>,
+}
+
+impl Running {
+    /// Carries out a command from the control socket.
+    async fn execute(&self, command: Command) -> Answer {
+        match command {
+            Command::Status => Answer::Ok(Reply::Status(self.status())),
+            Command::Account(command) => match self.accounts.run(command).await {
+                Ok(done) => {
+                    if let (Some((bare, change)), Some(broker)) = (done.change, self.broker.borrow().as_ref()) {
+                        broker.account_changed(&bare, change);
+                    }
+                    Answer::Ok(done.reply)
+                }
+                Err(refusal) => Answer::Error(refusal),
+            },
+        }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            uptime_seconds: self.started.elapsed().as_secs(),
+            stopping: self.is_stopping(),
+            domains: self.settings.domains.iter().map(|domain| domain.as_str().to_owned()).collect(),
+            shards: self.shards.iter().map(|shard| shard.read().to_json()).collect(),
+        }
+    }
+
+    fn is_stopping(&self) -> bool {
+        self.broker.borrow().is_none()
+    }
+
+    fn reload(&self) {
+        match self.tls.reload() {
+            Ok(snapshot) => {
+                info!(file = %snapshot.certificate.file.display(), "certificate reloaded");
+                log_findings(&snapshot, &self.settings);
+            }
+            Err(error) => {
+                self.reloads_failed.set(self.reloads_failed.get() + 1);
+                error!(%error, "certificate not reloaded, the old one stays in use");
+            }
+        }
+    }
+
+    /// Stops the shards and waits for them: until they end, the deadline and some grace have passed, or a second signal
+    /// says not to wait.
+    async fn stop(&self, signals: &mut Signals) -> Result<(), Failure> {
+        let Some(broker) = self.broker.borrow_mut().take() else { return Ok(()) };
+        let deadline = self.settings.stop_deadline;
+        broker.stop(deadline);
+        let joined = tokio::task::spawn_blocking(move || broker.join());
+        tokio::select! {
+            joined = joined => match joined {
+                Ok(Ok(())) => Ok(()),
+                Ok(Err(StartError(text))) => Err(Failure::Failed(text)),
+                Err(panic) => Err(Failure::Failed(format!("a shard panicked: {panic}"))),
+            },
+            () = tokio::time::sleep(deadline + STOP_GRACE) => {
+                Err(Failure::Failed("the shards did not stop in time".into()))
+            }
+            () = signals.stop() => Err(Failure::Failed("stopped by a second signal, without draining".into())),
+        }
+    }
+
+    fn log_start(&self, metrics: Option<SocketAddr>) {
+        for listener in &self.settings.listeners {
+            info!(address = %listener.address, tls = ?listener.tls, "listening");
+        }
+        if let Some(address) = metrics {
+            info!("metrics on http://{address}/metrics");
+        }
+        let domains: Vec<&str> = self.settings.domains.iter().map(|domain| domain.as_str()).collect();
+        info!(shards = self.settings.shards, domains = domains.join(", "), "Plaza {}", env!("CARGO_PKG_VERSION"));
+        log_findings(&self.tls.current(), &self.settings);
+    }
+}
+
+fn log_findings(snapshot: &TlsSnapshot, settings: &Settings) {
+    for finding in snapshot.findings(&settings.domains) {
+        if finding.severity >= plaza_tuning::Severity::Warn {
+            warn!("{finding}");
+        }
+    }
+}
+
+/// The signals that mean something to us.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn install() -> io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// Until SIGTERM or SIGINT.
+    async fn stop(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => (),
+            _ = self.interrupt.recv() => (),
+        }
+    }
+
+    /// Reloads at each SIGHUP, until it is time to stop.
+    async fn until_stop(&mut self, running: &Running) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    if let Ok(now) = NotifyState::monotonic_usec_now() {
+                        notify(&[NotifyState::Reloading, now]);
+                    }
+                    running.reload();
+                    notify(&[NotifyState::Ready]);
+                }
+            }
+        }
+    }
+}
+
+async fn answer_commands(socket: UnixListener, running: Rc<Running>) {
+    socket::serve(socket, move |command| {
+        let running = running.clone();
+        async move { running.execute(command).await }
+    })
+    .await;
+}
+
+/// Tells systemd twice per interval that the control thread lives, if it asks.
+async fn watchdog() {
+    let Some(interval) = sd_notify::watchdog_enabled() else { return };
+    let mut ticks = tokio::time::interval(interval / 2);
+    loop {
+        ticks.tick().await;
+        notify(&[NotifyState::Watchdog]);
+    }
+}
+
+/// Tells the service manager, if there is one. That it can't be told changes nothing here.
+fn notify(state: &[NotifyState<'_>]) {
+    if let Err(error) = sd_notify::notify(state) {
+        warn!(%error, "the service manager can't be told");
+    }
+}
+
+fn listen_for_metrics(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
+    let listening = std::net::TcpListener::bind(address).and_then(|listener| {
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    });
+    listening.map_err(|error| {
+        Failure::CantCreate(format!("can't serve metrics on {address}: {error}; change metrics.address"))
+    })
+}
+
+/// On a host without IPv6, `[::]` means all IPv4 addresses.
+fn listen_without_ipv6(settings: &mut Settings) {
+    if socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).is_ok() {
+        return;
+    }
+    for listener in &mut settings.listeners {
+        if listener.address.is_ipv6() && listener.address.ip().is_unspecified() {
+            listener.address = SocketAddr::from((Ipv4Addr::UNSPECIFIED, listener.address.port()));
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! A connection: a socket with its TLS, its stream's state and the bytes on their way. Lives on one shard at a time.
+
+use std::os::fd::OwnedFd;
+use std::time::Instant;
+
+use plaza_core::jid::Jid;
+use plaza_core::stream::{Need, Stream};
+use plaza_core::xml::Scanner;
+
+use super::tls::Tls;
+use crate::ring::{Sending, Slot};
+use crate::shard::SessionId;
+
+/// How far a connection has come.
+#[derive(Debug)]
+pub(super) enum Phase {
+    /// TLS is being negotiated; on STARTTLS the stream waits inside.
+    Handshake(Option<Box<Stream>>),
+    /// The stream is being negotiated.
+    Negotiating(Box<Stream>),
+    /// A session is bound.
+    Session(SessionId),
+    /// Bytes are being written out, then the connection ends; what arrives is discarded.
+    Closing,
+    /// On its way to another shard.
+    Leaving(Box<Stream>, Box<(Jid, Need)>),
+}
+
+/// What is armed for reading.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Reading {
+    /// Nothing.
+    None,
+    /// A receive that completes once.
+    Once,
+    /// A receive that goes on, for sessions with traffic.
+    Multi,
+    /// Only a poll: the cheapest, for idle sessions.
+    Poll,
+    /// A multishot receive being cancelled.
+    Cancelling,
+}
+
+/// Bytes read and not yet taken: the start of an element, or input that has to wait. `scanner` knows how far it is.
+#[derive(Debug, Default)]
+pub(super) struct Carry {
+    pub(super) bytes: Vec<u8>,
+    pub(super) scanner: Scanner,
+}
+
+/// Facts of a connection that are true or not.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Flags {
+    /// Input is not fed until the shard says so.
+    pub(super) paused: bool,
+    /// On the ready list.
+    pub(super) ready: bool,
+    /// On the flush list.
+    pub(super) flushing: bool,
+    /// A send is in flight.
+    pub(super) sending: bool,
+    /// The last words, close_notify included, were handed to the kernel.
+    pub(super) said: bool,
+    /// The socket's close was submitted.
+    pub(super) closed: bool,
+    /// On the list of those with an armed multishot receive.
+    pub(super) hot: bool,
+    /// The last two reads were less than a second apart.
+    pub(super) busy: bool,
+    /// Bound, and nothing arrived since.
+    pub(super) fresh: bool,
+    /// Counted among those being negotiated.
+    pub(super) unauthenticated: bool,
+    /// The socket is being exported to another shard.
+    pub(super) exporting: bool,
+}
+
+/// A connection of this shard.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) phase: Phase,
+    pub(super) tls: Option<Box<Tls>>,
+    pub(super) carry: Option<Box<Carry>>,
+    /// Negotiation's answers, or a session's last words; a session's own bytes wait in the shard's outbox.
+    pub(super) out: Vec<u8>,
+    pub(super) sending: Sending,
+    pub(super) slot: Slot,
+    pub(super) generation: u32,
+    /// Operations the kernel has not completed.
+    pub(super) operations: u16,
+    pub(super) listener: u16,
+    /// Tick at which the phase is given up; 0 for none.
+    pub(super) due: u32,
+    /// Tick of the last bytes that arrived.
+    pub(super) active: u32,
+    /// Tick since which a send makes no progress, or an element is incomplete.
+    pub(super) stuck_since: u32,
+    pub(super) reading: Reading,
+    pub(super) flags: Flags,
+}
+
+impl Connection {
+    /// User-space bytes it holds, its slab entry included.
+    pub(super) fn bytes(&self) -> usize {
+        let carry = self.carry.as_ref().map_or(0, |carry| size_of::<Carry>() + carry.bytes.capacity());
+        let tls = self.tls.as_ref().map_or(0, |tls| tls.bytes());
+        size_of::<Self>() + self.out.capacity() + self.sending.left() + carry + tls
+    }
+}
+
+/// A connection on its way to its account's home shard, between the client naming the account and our challenge.
+#[derive(Debug)]
+pub struct Migrant {
+    pub(super) fd: OwnedFd,
+    pub(super) tls: Option<Box<Tls>>,
+    pub(super) stream: Box<Stream>,
+    pub(super) carry: Option<Box<Carry>>,
+    pub(super) listener: u16,
+    pub(super) account: Jid,
+    pub(super) need: Need,
+    pub(super) deadline: Instant,
+}
+
+const _: () = assert!(size_of::<Connection>() <= 192, "an idle connection's entry stays small");

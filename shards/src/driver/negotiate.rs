@@ -1,0 +1,287 @@
+//! Carrying out what a stream being negotiated asks for: TLS, credentials, the move to the home shard, bind.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use plaza_core::jid::Jid;
+use plaza_core::sasl::{SaslFailure, scram};
+use plaza_core::stream::{Action, Credentials, Need, Stream, TlsFacts};
+use plaza_core::xml::Scanner;
+use plaza_registry::accounts::{self, Account};
+use plaza_registry::store::StoreError;
+
+use super::connection::{Migrant, Phase};
+use super::tls::Tls;
+use super::{Arrival, Driver, Outcome, entropy, guarded};
+use crate::metrics::Handshake;
+use crate::ring::{Completion, Key, Ring};
+
+impl Driver {
+    /// Feeds bytes to a stream being negotiated and carries out what it asks. Returns the bytes done with.
+    pub(super) fn feed_negotiation(&mut self, key: Key, bytes: &[u8], scanner: &mut Scanner) -> usize {
+        let mut used = 0;
+        loop {
+            let rest = bytes.get(used..).unwrap_or_default();
+            let Some(connection) = self.connection_mut(key) else { return bytes.len() };
+            let Phase::Negotiating(stream) = &mut connection.phase else { return used };
+            if rest.is_empty() || !stream.wants_bytes() {
+                return used;
+            }
+            let out = &mut connection.out;
+            let Some(count) = guarded(|| stream.handle_bytes(scanner, rest, out)) else {
+                self.shard.counters.panics += 1;
+                self.end_stream(key, plaza_core::stream::Condition::InternalServerError);
+                return bytes.len();
+            };
+            used += count;
+            let acted = self.act(key);
+            if count == 0 && !acted {
+                return used;
+            }
+        }
+    }
+
+    /// Carries out the stream's actions; whether there were any.
+    fn act(&mut self, key: Key) -> bool {
+        let mut acted = false;
+        loop {
+            let Some(connection) = self.connection_mut(key) else { return acted };
+            if !connection.out.is_empty() {
+                self.mark_flush(key);
+            }
+            let Some(connection) = self.connection_mut(key) else { return acted };
+            let Phase::Negotiating(stream) = &mut connection.phase else { return acted };
+            let attempt = stream.take_attempt();
+            let action = stream.poll_action();
+            match attempt {
+                Some(Ok(())) => self.shard.counters.auth_ok += 1,
+                Some(Err(failure)) => self.shard.counters.auth_failed[failure] += 1,
+                None => {}
+            }
+            let Some(action) = action else { return acted };
+            acted = true;
+            match action {
+                Action::StartTls => self.start_tls(key),
+                Action::Authenticate { account, need } => self.authenticate(key, account, need),
+                Action::VerifyPassword { keys, password } => {
+                    let verdict = self.parts.helpers.run(move || scram::verify_password(&keys, &password));
+                    let outcomes = std::rc::Rc::clone(&self.outcomes);
+                    self.tasks.spawn(async move {
+                        let matches = verdict.await;
+                        outcomes.borrow_mut().push_back(Outcome::Password(key, matches));
+                    });
+                }
+                Action::Bind { account, resource } => self.bind(key, &account, resource.as_deref()),
+                Action::Established(bound) => {
+                    // `bind` has made the session; the stream is not needed any more.
+                    if let Some(id) = self.binding.take() {
+                        self.shard.describe(id, bound.namespaces, bound.lang);
+                        if let Some(connection) = self.connection_mut(key) {
+                            connection.phase = Phase::Session(id);
+                            connection.due = 0;
+                            connection.active = 0;
+                            connection.flags.busy = false;
+                            connection.flags.fresh = true;
+                        }
+                        self.release_negotiation(key);
+                        self.shard.counters.sessions = self.shard.sessions() as u64;
+                    }
+                }
+                Action::Close(violation) => {
+                    if let Some(violation) = violation {
+                        self.shard.counters.stream_errors[violation.condition()] += 1;
+                        tracing::debug!(shard = self.parts.id.0, connection = key.index, ?violation, "stream refused");
+                    }
+                    self.finish(key);
+                }
+            }
+        }
+    }
+
+    fn bind(&mut self, key: Key, account: &Jid, resource: Option<&str>) {
+        let fresh = u128::from_le_bytes(entropy().0.first_chunk().copied().unwrap_or_default());
+        let bound = self.shard.bind(key, account, resource, fresh);
+        let Some(connection) = self.connection_mut(key) else { return };
+        let Phase::Negotiating(stream) = &mut connection.phase else { return };
+        match bound {
+            Ok((id, jid)) => {
+                stream.handle_bind(Ok(jid), &mut connection.out);
+                self.binding = Some(id);
+            }
+            Err(condition) => stream.handle_bind(Err(condition), &mut connection.out),
+        }
+    }
+
+    // ---- TLS ---------------------------------------------------------------------------------------------------
+
+    /// What was answered so far goes out in clear, the handshake's records behind it.
+    fn start_tls(&mut self, key: Key) {
+        let timeout = self.parts.limits.handshake_timeout;
+        let Some(connection) = self.connections.get_mut(key.index as usize) else { return };
+        let listener = self.listeners.get(usize::from(connection.listener));
+        let tls = listener.and_then(|listener| listener.plan.tls.as_deref());
+        let Some(mut tls) = tls.and_then(|tls| Tls::new(tls, false).ok()) else { return self.close(key) };
+        tls.raw_out = std::mem::take(&mut connection.out);
+        connection.tls = Some(Box::new(tls));
+        let phase = std::mem::replace(&mut connection.phase, Phase::Handshake(None));
+        if let Phase::Negotiating(stream) = phase {
+            connection.phase = Phase::Handshake(Some(stream));
+        }
+        self.set_deadline(key, timeout);
+        self.mark_flush(key);
+    }
+
+    /// The TLS handshake is over.
+    pub(super) fn on_secured(&mut self, key: Key, facts: TlsFacts) {
+        self.shard.counters.tls_handshakes[Handshake::Ok] += 1;
+        let timeout = self.parts.limits.negotiation_timeout;
+        let Some(connection) = self.connections.get_mut(key.index as usize) else { return };
+        let Phase::Handshake(waiting) = std::mem::replace(&mut connection.phase, Phase::Closing) else { return };
+        let stream = match waiting {
+            Some(mut stream) => {
+                stream.handle_tls(facts, entropy());
+                stream
+            }
+            None => {
+                let Some(listener) = self.listeners.get(usize::from(connection.listener)) else { return };
+                Box::new(Stream::new(Arc::clone(&listener.plan.stream), Some(facts), entropy()))
+            }
+        };
+        connection.phase = Phase::Negotiating(stream);
+        self.set_deadline(key, timeout);
+        // What came in one read with the handshake's last message was decrypted before we were told.
+        self.mark_ready(key);
+    }
+
+    // ---- credentials -------------------------------------------------------------------------------------------
+
+    /// SASL named an account: from here on the connection lives on that account's home shard.
+    fn authenticate(&mut self, key: Key, account: Jid, need: Need) {
+        if self.shard.home(account.as_jid()) == self.parts.id {
+            return self.look_up(key, account, need);
+        }
+        let Some(connection) = self.connection_mut(key) else { return };
+        let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
+        let Phase::Negotiating(stream) = phase else { return };
+        connection.phase = Phase::Leaving(stream, Box::new((account, need)));
+        self.leave(key);
+    }
+
+    fn look_up(&mut self, key: Key, account: Jid, need: Need) {
+        let store = self.parts.store.clone();
+        let outcomes = std::rc::Rc::clone(&self.outcomes);
+        self.tasks.spawn(async move {
+            let found = accounts::load(&store, account.as_jid()).await;
+            outcomes.borrow_mut().push_back(Outcome::Account(key, account, need, found));
+        });
+    }
+
+    pub(super) fn on_account(
+        &mut self,
+        key: Key,
+        account: &Jid,
+        need: Need,
+        found: Result<Option<Account>, StoreError>,
+    ) {
+        let credentials = match found {
+            Err(_) => Credentials::Refused(SaslFailure::TemporaryAuthFailure),
+            Ok(None) => {
+                Credentials::Unknown { secret: scram::stand_in_secret(&self.parts.server_secret, account.as_str()) }
+            }
+            Ok(Some(found)) if found.disabled => Credentials::Refused(SaslFailure::AccountDisabled),
+            Ok(Some(found)) => match need {
+                Need::Keys(hash) => Credentials::Keys(found.keys(hash).clone()),
+                Need::Account => Credentials::Granted,
+            },
+        };
+        let Some(connection) = self.connection_mut(key) else { return };
+        let Phase::Negotiating(stream) = &mut connection.phase else { return };
+        stream.handle_credentials(credentials, entropy(), &mut connection.out);
+        self.go_on(key);
+    }
+
+    pub(super) fn on_password(&mut self, key: Key, matches: Option<bool>) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        let Phase::Negotiating(stream) = &mut connection.phase else { return };
+        stream.handle_password(matches, &mut connection.out);
+        self.go_on(key);
+    }
+
+    /// An answer arrived: act on it, then take the input that waited.
+    fn go_on(&mut self, key: Key) {
+        self.act(key);
+        self.mark_ready(key);
+    }
+
+    // ---- moving home -------------------------------------------------------------------------------------------
+
+    /// Leaves for the home shard as soon as nothing is on its way to the client. Nothing is armed for reading here:
+    /// negotiation reads once at a time, and the read that brought the name is done.
+    pub(super) fn leave(&mut self, key: Key) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        let unsent = !connection.out.is_empty() || connection.tls.as_ref().is_some_and(|tls| !tls.raw_out.is_empty());
+        if unsent {
+            return self.mark_flush(key);
+        }
+        if connection.flags.sending || connection.flags.exporting || connection.flags.closed {
+            return;
+        }
+        connection.flags.exporting = true;
+        connection.operations += 1;
+        let slot = connection.slot;
+        self.ring.export(slot, key);
+    }
+
+    pub(super) fn on_exported(&mut self, key: Key, completion: &Completion) {
+        let fd = Ring::exported(completion);
+        let started = self.started;
+        let carry = self.take_carry(key);
+        let Some(connection) = self.connection_mut(key) else { return };
+        let phase = std::mem::replace(&mut connection.phase, Phase::Closing);
+        let (Some(fd), Phase::Leaving(stream, wish)) = (fd, phase) else { return self.close(key) };
+        let (account, need) = *wish;
+        let migrant = Migrant {
+            fd,
+            tls: connection.tls.take(),
+            stream,
+            carry,
+            listener: connection.listener,
+            deadline: started + super::TICK * connection.due,
+            account,
+            need,
+        };
+        connection.flags.closed = true;
+        connection.operations += 1;
+        let slot = connection.slot;
+        self.ring.close(slot, key);
+        self.release_negotiation(key);
+        let home = self.shard.home(migrant.account.as_jid());
+        self.departures.push_back((home, Box::new(migrant)));
+    }
+
+    /// A connection comes home: into the ring first.
+    pub(super) fn on_migrant(&mut self, migrant: Migrant) {
+        let Migrant { fd, tls, stream, carry, listener, account, need, deadline } = migrant;
+        let index = self.ring.import(fd, 0);
+        self.arrivals.insert(index, Arrival { tls, stream, carry, listener, account, need, deadline });
+    }
+
+    pub(super) fn on_import(&mut self, completion: &Completion) {
+        let slot = self.ring.imported(completion);
+        let Some(arrival) = self.arrivals.remove(&completion.key.index) else { return };
+        let Ok(slot) = slot else {
+            self.shard.counters.accept_errors += 1;
+            return;
+        };
+        let key = self.insert(slot, arrival.listener, Phase::Negotiating(arrival.stream), arrival.tls);
+        if let Some(carry) = arrival.carry {
+            self.put_carry(key, carry);
+        }
+        let left = arrival.deadline.saturating_duration_since(Instant::now());
+        self.set_deadline(key, left.max(Duration::from_millis(100)));
+        if self.stopping.is_some() {
+            return self.close(key);
+        }
+        self.look_up(key, arrival.account, arrival.need);
+    }
+}

@@ -1,0 +1,24 @@
+//! The work of Plaza: sharded sessions over io_uring, and what the binary `plaza` is made of.
+
+pub mod cert;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod driver;
+pub mod home;
+pub mod mesh;
+pub mod metrics;
+pub mod ring;
+pub mod server;
+pub mod shard;
+pub mod sync;
+pub mod sys;
+pub mod tasks;
+pub mod wheel;
+
+/// Ends the process: the host, or a bug, leaves no answer inside it. The reason is for the operator.
+pub fn fatal(reason: &str) -> ! {
+    tracing::error!(reason, "the broker ends");
+    eprintln!("plaza: {reason}");
+    std::process::exit(70)
+}

@@ -1,0 +1,43 @@
+//! `plaza`: reads the arguments and the configuration, checks the host, starts the shards, waits for a signal.
+
+use std::io::{IsTerminal as _, stderr};
+use std::process::ExitCode;
+
+use clap::Parser as _;
+use plaza_shards::cli::{self, Cli, Failure, Options, ServeArgs, Verb};
+use plaza_shards::config::{LogFormat, Settings};
+use plaza_shards::control::Control;
+use tracing_subscriber::EnvFilter;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+fn main() -> ExitCode {
+    let Cli { options, verb, serve } = Cli::parse();
+    let done = match verb {
+        None => run(&options, &serve),
+        Some(Verb::Serve(args)) => run(&options, &args),
+        Some(verb) => cli::run(verb, &options),
+    };
+    cli::finish(done, options.json)
+}
+
+fn run(options: &Options, args: &ServeArgs) -> Result<(), Failure> {
+    let settings = options.settings(args)?;
+    install_log(&settings);
+    plaza_tuning::raise_limits();
+    cli::preflight(&settings)?;
+    let control = Control::start(settings)?;
+    cli::greet(&control, options.json);
+    control.wait()
+}
+
+/// Logs to standard error; `RUST_LOG` goes before the configuration.
+fn install_log(settings: &Settings) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new(&settings.log_level));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    match settings.log_format {
+        LogFormat::Text => log.with_ansi(stderr().is_terminal()).init(),
+        LogFormat::Json => log.json().init(),
+    }
+}

@@ -1,0 +1,430 @@
+//! Metrics: what a shard counts, how the control thread reads it, and the text Prometheus fetches.
+//!
+//! A shard increments plain integers ([`Counters`]) and copies them now and then into its [`ShardMetrics`], which others
+//! read at any time. All is defined once, in the table at [`families!`]: one line there is a field of both, a line of
+//! `GET /metrics` and a number of `plaza status`. Labels come from enums, never from a peer.
+
+use std::fmt::Write as _;
+use std::marker::PhantomData;
+use std::ops::{Index, IndexMut};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use plaza_core::sasl::SaslFailure;
+use plaza_core::stanza::{self, Kind};
+use plaza_core::stream;
+
+/// An enum whose values label a family of numbers.
+pub trait Label: Copy + 'static {
+    /// The label's key.
+    const KEY: &'static str;
+    /// How many values there are.
+    const COUNT: usize;
+    /// Every value, in the order of [`Self::index`].
+    const ALL: &'static [Self];
+    /// Place among them, below [`Self::COUNT`].
+    fn index(self) -> usize;
+    /// The label's value.
+    fn name(self) -> &'static str;
+}
+
+/// Implements [`Label`]. Exhaustive: a new variant does not compile until it is named here.
+macro_rules! label {
+    ($label:ty, $key:literal, { $($variant:ident => $name:literal),+ $(,)? }) => {
+        impl Label for $label {
+            const KEY: &'static str = $key;
+            const COUNT: usize = Self::ALL.len();
+            const ALL: &'static [Self] = &[$(Self::$variant),+];
+            fn index(self) -> usize {
+                self as usize
+            }
+            fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name),+ }
+            }
+        }
+    };
+}
+
+/// Why a stanza, or bytes of one, were dropped without an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DropReason {
+    /// The recipient's outbox was full, and an error can't answer this stanza.
+    OutboxFull,
+    /// Nobody is there to take it, and the rules say to be silent (RFC 6121 §8).
+    NoRoute,
+    /// The session it came from, or was meant for, ended while it was under way.
+    Stale,
+    /// The queue to the recipient's shard was full, and an error can't answer this stanza.
+    MeshFull,
+    /// An answer to no question of ours, or an error to an error (RFC 6120 §8.3.1).
+    Unanswerable,
+    /// The broker is stopping.
+    Stopping,
+    /// A kind of stanza the broker does not act on.
+    Unhandled,
+}
+
+/// How a TLS handshake ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Handshake {
+    /// Established.
+    Ok,
+    /// An alert, garbage, or the client went away.
+    Failed,
+    /// It took longer than `handshake_timeout`.
+    TimedOut,
+}
+
+label!(DropReason, "reason", {
+    OutboxFull => "outbox-full", NoRoute => "no-route", Stale => "stale", MeshFull => "mesh-full",
+    Unanswerable => "unanswerable", Stopping => "stopping", Unhandled => "unhandled",
+});
+label!(Handshake, "result", { Ok => "ok", Failed => "failed", TimedOut => "timed-out" });
+label!(Kind, "kind", { Message => "message", Presence => "presence", Iq => "iq" });
+label!(SaslFailure, "reason", {
+    Aborted => "aborted", AccountDisabled => "account-disabled", CredentialsExpired => "credentials-expired",
+    EncryptionRequired => "encryption-required", IncorrectEncoding => "incorrect-encoding",
+    InvalidAuthzid => "invalid-authzid", InvalidMechanism => "invalid-mechanism",
+    MalformedRequest => "malformed-request", MechanismTooWeak => "mechanism-too-weak",
+    NotAuthorized => "not-authorized", TemporaryAuthFailure => "temporary-auth-failure",
+});
+label!(stream::Condition, "condition", {
+    BadFormat => "bad-format", BadNamespacePrefix => "bad-namespace-prefix", Conflict => "conflict",
+    ConnectionTimeout => "connection-timeout", HostGone => "host-gone", HostUnknown => "host-unknown",
+    ImproperAddressing => "improper-addressing", InternalServerError => "internal-server-error",
+    InvalidFrom => "invalid-from", InvalidNamespace => "invalid-namespace", InvalidXml => "invalid-xml",
+    NotAuthorized => "not-authorized", NotWellFormed => "not-well-formed", PolicyViolation => "policy-violation",
+    RemoteConnectionFailed => "remote-connection-failed", Reset => "reset", ResourceConstraint => "resource-constraint",
+    RestrictedXml => "restricted-xml", SeeOtherHost => "see-other-host", SystemShutdown => "system-shutdown",
+    UndefinedCondition => "undefined-condition", UnsupportedEncoding => "unsupported-encoding",
+    UnsupportedFeature => "unsupported-feature", UnsupportedStanzaType => "unsupported-stanza-type",
+    UnsupportedVersion => "unsupported-version",
+});
+label!(stanza::Condition, "condition", {
+    BadRequest => "bad-request", Conflict => "conflict", FeatureNotImplemented => "feature-not-implemented",
+    Forbidden => "forbidden", Gone => "gone", InternalServerError => "internal-server-error",
+    ItemNotFound => "item-not-found", JidMalformed => "jid-malformed", NotAcceptable => "not-acceptable",
+    NotAllowed => "not-allowed", NotAuthorized => "not-authorized", PolicyViolation => "policy-violation",
+    RecipientUnavailable => "recipient-unavailable", Redirect => "redirect",
+    RegistrationRequired => "registration-required", RemoteServerNotFound => "remote-server-not-found",
+    RemoteServerTimeout => "remote-server-timeout", ResourceConstraint => "resource-constraint",
+    ServiceUnavailable => "service-unavailable", SubscriptionRequired => "subscription-required",
+    UndefinedCondition => "undefined-condition", UnexpectedRequest => "unexpected-request",
+});
+
+/// A number for each value of a label.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct By<L, const N: usize, V = u64>([V; N], PhantomData<L>);
+
+impl<L, const N: usize, V: Default> Default for By<L, N, V> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| V::default()), PhantomData)
+    }
+}
+
+#[expect(clippy::indexing_slicing, reason = "N is the label's COUNT, which its index stays below")]
+impl<L: Label, const N: usize, V> Index<L> for By<L, N, V> {
+    type Output = V;
+    fn index(&self, label: L) -> &V {
+        &self.0[label.index()]
+    }
+}
+
+#[expect(clippy::indexing_slicing, reason = "N is the label's COUNT, which its index stays below")]
+impl<L: Label, const N: usize> IndexMut<L> for By<L, N> {
+    fn index_mut(&mut self, label: L) -> &mut u64 {
+        &mut self.0[label.index()]
+    }
+}
+
+/// Whether a number only grows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Type {
+    /// Only grows.
+    Counter,
+    /// Goes up and down.
+    Gauge,
+}
+
+impl Type {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+        }
+    }
+}
+
+/// What a number is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Family {
+    /// The field, as `plaza status --json` shows it.
+    pub field: &'static str,
+    /// Its name for Prometheus.
+    pub name: &'static str,
+    /// Whether it only grows.
+    pub kind: Type,
+    /// What it counts.
+    pub help: &'static str,
+}
+
+macro_rules! number_type {
+    ([] $value:ty) => { $value };
+    ([$label:ty] $value:ty) => { By<$label, { <$label as Label>::COUNT }, $value> };
+}
+macro_rules! store {
+    ([] $from:expr, $into:expr) => {
+        $into.store($from, Ordering::Relaxed)
+    };
+    ([$label:ty] $from:expr, $into:expr) => {
+        $from.0.iter().zip(&$into.0).for_each(|(from, into)| into.store(*from, Ordering::Relaxed))
+    };
+}
+macro_rules! load {
+    ([] $from:expr, $into:expr) => {
+        $into = $from.load(Ordering::Relaxed)
+    };
+    ([$label:ty] $from:expr, $into:expr) => {
+        $from.0.iter().zip(&mut $into.0).for_each(|(from, into)| *into = from.load(Ordering::Relaxed))
+    };
+}
+macro_rules! visit {
+    ([] $numbers:expr, $family:expr, $visit:expr) => {
+        $visit($family, None, $numbers)
+    };
+    ([$label:ty] $numbers:expr, $family:expr, $visit:expr) => {
+        for label in <$label as Label>::ALL {
+            $visit($family, Some((<$label as Label>::KEY, label.name())), $numbers[*label]);
+        }
+    };
+}
+
+/// Makes [`Counters`], [`ShardMetrics`] and [`FAMILIES`] from one table: field, label if it has one, name, type, meaning.
+macro_rules! families {
+    ($($field:ident $([$label:ty])? => $name:literal, $kind:ident, $help:literal;)+) => {
+        /// A shard's numbers, on the shard: increment them as things happen, then [`ShardMetrics::publish`].
+        #[derive(Debug, Clone, Default, PartialEq, Eq)]
+        pub struct Counters {
+            $(#[doc = $help] pub $field: number_type!([$($label)?] u64),)+
+        }
+
+        /// A shard's numbers, as others see them. Only its shard writes; any thread reads.
+        #[derive(Debug, Default)]
+        #[repr(align(128))] // Never on a cache line of another shard's.
+        pub struct ShardMetrics {
+            $($field: number_type!([$($label)?] AtomicU64),)+
+        }
+
+        impl ShardMetrics {
+            /// Shows the numbers to the other threads. One store each, so call it once per turn at most.
+            ///
+            /// Relaxed, since each number stands for itself: a reader may see one a turn older than the next.
+            pub fn publish(&self, counters: &Counters) {
+                $(store!([$($label)?] counters.$field, self.$field);)+
+            }
+
+            /// Reads all numbers. Pairs with the stores of [`Self::publish`].
+            pub fn read(&self) -> Counters {
+                let mut counters = Counters::default();
+                $(load!([$($label)?] self.$field, counters.$field);)+
+                counters
+            }
+        }
+
+        /// What the numbers are, in the order of [`Counters::each`].
+        pub const FAMILIES: &[Family] = &[
+            $(Family { field: stringify!($field), name: $name, kind: Type::$kind, help: $help },)+
+        ];
+
+        impl Counters {
+            /// Calls back with every number: its family, its label and value if it has one, and itself.
+            pub fn each(&self, mut visit: impl FnMut(&'static Family, Option<(&'static str, &'static str)>, u64)) {
+                let mut families = FAMILIES.iter();
+                $(if let Some(family) = families.next() {
+                    visit!([$($label)?] self.$field, family, visit);
+                })+
+            }
+        }
+    };
+}
+
+families! {
+    sessions => "plaza_sessions", Gauge, "Bound sessions held";
+    connections => "plaza_connections", Gauge, "Connections held, negotiating or bound";
+    negotiating => "plaza_negotiating_connections", Gauge, "Connections that have not bound a resource";
+    accepted => "plaza_accepted_connections_total", Counter, "Connections accepted";
+    accept_errors => "plaza_accept_errors_total", Counter, "Accepts that failed: no descriptor, no memory";
+    accept_pauses => "plaza_accept_pauses_total", Counter, "Times accepting stopped because a limit on connections was reached";
+    tls_handshakes[Handshake] => "plaza_tls_handshakes_total", Counter, "TLS handshakes by how they ended";
+    auth_ok => "plaza_auth_granted_total", Counter, "SASL exchanges that granted a login";
+    auth_failed[SaslFailure] => "plaza_auth_denied_total", Counter, "SASL exchanges that denied it, by reason";
+    stanzas_in[Kind] => "plaza_received_stanzas_total", Counter, "Stanzas taken from sessions";
+    stanzas_out[Kind] => "plaza_sent_stanzas_total", Counter, "Stanzas put into outboxes of sessions";
+    bytes_in => "plaza_received_bytes_total", Counter, "Bytes read from connections, TLS records included";
+    bytes_out => "plaza_sent_bytes_total", Counter, "Bytes written to connections, TLS records included";
+    pings => "plaza_pings_total", Counter, "XEP-0199 pings answered by the shard itself";
+    handoffs_out => "plaza_sent_handoffs_total", Counter, "Stanzas handed to another shard";
+    handoff_batches_out => "plaza_sent_handoff_batches_total", Counter, "Batches these handoffs travelled in";
+    handoffs_in => "plaza_received_handoffs_total", Counter, "Stanzas taken over from another shard";
+    mesh_full => "plaza_mesh_full_total", Counter, "Times the queue to another shard was full";
+    queue_depth => "plaza_queue_depth_batches", Gauge, "Batches waiting in this shard's queues to the others";
+    stream_errors[stream::Condition] => "plaza_stream_errors_total", Counter, "Streams ended with an error, by its condition";
+    stanza_errors[stanza::Condition] => "plaza_stanza_errors_total", Counter, "Stanzas answered with an error, by its condition";
+    drops[DropReason] => "plaza_dropped_stanzas_total", Counter, "Stanzas dropped without an answer, by reason";
+    outbox_bytes => "plaza_outbox_bytes", Gauge, "Bytes waiting to be written";
+    session_bytes => "plaza_session_bytes", Gauge, "Bytes of user space the bound sessions take, TLS state and outboxes included";
+    backpressure_pauses => "plaza_backpressure_pauses_total", Counter, "Times a session was no longer read because a recipient could not take more";
+    turns => "plaza_turns_total", Counter, "Turns of the shard's loop";
+    late_turns => "plaza_late_turns_total", Counter, "Turns that began late: the shard was stalled";
+    panics => "plaza_panics_total", Counter, "Streams ended by a bug of ours";
+}
+
+impl Counters {
+    /// Bytes of user space per bound session, on average.
+    pub fn bytes_per_session(&self) -> u64 {
+        self.session_bytes.checked_div(self.sessions).unwrap_or(0)
+    }
+
+    /// Sum over the values of a label.
+    pub fn total<L: Label, const N: usize>(numbers: &By<L, N>) -> u64 {
+        numbers.0.iter().sum()
+    }
+
+    /// As JSON: a number per field, an object per labelled field in which zeros are left out.
+    pub fn to_json(&self) -> serde_json::Value {
+        let mut object = serde_json::Map::new();
+        self.each(|family, label, number| match label {
+            None => _ = object.insert(family.field.to_owned(), number.into()),
+            Some((_, value)) => {
+                let labelled = object.entry(family.field).or_insert_with(|| serde_json::Map::new().into());
+                if let (Some(labelled), 1..) = (labelled.as_object_mut(), number) {
+                    labelled.insert(value.to_owned(), number.into());
+                }
+            }
+        });
+        object.insert("bytes_per_session".into(), self.bytes_per_session().into());
+        object.into()
+    }
+}
+
+/// A number of the process as a whole.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct ProcessNumber {
+    /// Its name for Prometheus.
+    pub name: &'static str,
+    /// Whether it only grows.
+    pub kind: Type,
+    /// What it is.
+    pub help: &'static str,
+    /// Itself.
+    pub number: f64,
+}
+
+/// Writes the numbers of all shards and of the process in the Prometheus text format, version 0.0.4. Labels come from
+/// enums of ours, so nothing needs escaping.
+pub fn encode(shards: &[Arc<ShardMetrics>], process: &[ProcessNumber]) -> String {
+    let mut text = String::with_capacity(16 * 1024);
+    let shards: Vec<Counters> = shards.iter().map(|shard| shard.read()).collect();
+    for wanted in FAMILIES {
+        header(&mut text, wanted.name, wanted.kind, wanted.help);
+        for (shard, counters) in shards.iter().enumerate() {
+            counters.each(|family, label, number| {
+                _ = match label {
+                    _ if family != wanted => Ok(()),
+                    None => writeln!(text, "{}{{shard=\"{shard}\"}} {number}", family.name),
+                    Some((key, value)) => {
+                        writeln!(text, "{}{{shard=\"{shard}\",{key}=\"{value}\"}} {number}", family.name)
+                    }
+                };
+            });
+        }
+    }
+    for ProcessNumber { name, kind, help, number } in process {
+        header(&mut text, name, *kind, help);
+        _ = writeln!(text, "{name} {number}");
+    }
+    text
+}
+
+fn header(text: &mut String, name: &str, kind: Type, help: &str) {
+    _ = writeln!(text, "# HELP {name} {help}.\n# TYPE {name} {}", kind.name());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check_label<L: Label>() {
+        for (index, label) in L::ALL.iter().enumerate() {
+            assert_eq!(label.index(), index, "{} is out of order", label.name());
+        }
+    }
+
+    #[test]
+    fn every_label_is_at_its_index() {
+        check_label::<DropReason>();
+        check_label::<Handshake>();
+        check_label::<Kind>();
+        check_label::<SaslFailure>();
+        check_label::<stream::Condition>();
+        check_label::<stanza::Condition>();
+    }
+
+    #[test]
+    fn published_numbers_are_read_back() {
+        let mut counters = Counters { bytes_in: 7, ..Counters::default() };
+        counters.stanzas_in[Kind::Iq] += 2;
+        counters.drops[DropReason::Stale] += 1;
+        counters.stream_errors[stream::Condition::UnsupportedVersion] += 3;
+        let metrics = ShardMetrics::default();
+        metrics.publish(&counters);
+        assert_eq!(metrics.read(), counters);
+        assert_eq!(Counters::total(&counters.stanzas_in), 2);
+    }
+
+    #[test]
+    fn bytes_per_session_is_an_average_and_zero_without_sessions() {
+        assert_eq!(Counters::default().bytes_per_session(), 0);
+        assert_eq!(Counters { sessions: 4, session_bytes: 4_002, ..Counters::default() }.bytes_per_session(), 1_000);
+    }
+
+    #[test]
+    fn the_text_has_each_family_once_with_its_shards_beneath() {
+        let shards: Vec<Arc<ShardMetrics>> = (0..2).map(|_| Arc::new(ShardMetrics::default())).collect();
+        let mut counters = Counters { sessions: 5, ..Counters::default() };
+        counters.stanzas_in[Kind::Presence] = 9;
+        shards[1].publish(&counters);
+        let process = ProcessNumber { name: "up_seconds", kind: Type::Gauge, help: "Time", number: 1.5 };
+        let text = encode(&shards, &[process]);
+        assert!(text.starts_with(
+            "# HELP plaza_sessions Bound sessions held.\n# TYPE plaza_sessions gauge\n\
+             plaza_sessions{shard=\"0\"} 0\nplaza_sessions{shard=\"1\"} 5\n"
+        ));
+        assert!(text.contains("plaza_received_stanzas_total{shard=\"1\",kind=\"presence\"} 9\n"));
+        assert!(text.contains("plaza_dropped_stanzas_total{shard=\"0\",reason=\"outbox-full\"} 0\n"));
+        assert!(text.ends_with("# TYPE up_seconds gauge\nup_seconds 1.5\n"));
+        for family in FAMILIES {
+            assert_eq!(text.matches(&format!("# TYPE {} ", family.name)).count(), 1, "{}", family.name);
+            assert_eq!(family.name.ends_with("_total"), family.kind == Type::Counter, "{}", family.name);
+        }
+        assert!(text.lines().all(|line| line.starts_with('#') || line.split(' ').count() == 2));
+    }
+
+    #[test]
+    fn the_operations_manual_names_every_metric() {
+        let manual = include_str!("../../docs/operations.md");
+        for family in FAMILIES {
+            assert!(manual.contains(&format!("`{}`", family.name)), "docs/operations.md lacks {}", family.name);
+        }
+    }
+
+    #[test]
+    fn json_leaves_out_zeros_of_labels_only() {
+        let mut counters = Counters::default();
+        counters.auth_failed[SaslFailure::NotAuthorized] = 1;
+        let json = counters.to_json();
+        assert_eq!(json["sessions"], 0);
+        assert_eq!(json["auth_failed"], serde_json::json!({ "not-authorized": 1 }));
+        assert_eq!(json["drops"], serde_json::json!({}));
+    }
+}

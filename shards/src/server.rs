@@ -1,0 +1,333 @@
+//! The broker: its shards' threads, the mesh between them, and the handle by which the rest of the process holds them.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::mpsc;
+use std::time::{Duration, Instant};
+
+use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use plaza_core::jid::Jid;
+use plaza_core::stream::{self, StreamConfig};
+use plaza_registry::helpers::Helpers;
+use plaza_registry::services::ServiceConfig;
+use plaza_registry::store::embedded::EmbeddedStore;
+
+use crate::cert::Tls;
+use crate::config::{Settings, TlsMode};
+use crate::driver::{Command, Driver, DriverLimits, DriverParts, ListenerPlan, Parcel};
+use crate::home::Homes;
+use crate::mesh::{Inbox, Mesh, ShardId};
+use crate::metrics::ShardMetrics;
+use crate::ring::RingOptions;
+use crate::shard::{Shard, ShardConfig};
+use crate::sys::EventFd;
+
+/// Everything the shards need, validated.
+#[derive(Debug)]
+pub struct BrokerConfig {
+    /// Domains, listeners, limits, times.
+    pub settings: Arc<Settings>,
+    /// Certificates; `None` if no listener speaks TLS.
+    pub tls: Option<Arc<Tls>>,
+    /// The store.
+    pub store: EmbeddedStore,
+    /// The helper pool.
+    pub helpers: Helpers,
+    /// Makes the imaginary keys of accounts that do not exist (RFC 5802 §5.1); the same over restarts.
+    pub server_secret: [u8; 32],
+}
+
+/// Why the shards did not start, or ended; a text for the operator.
+#[derive(Debug)]
+pub struct StartError(pub String);
+
+impl StartError {
+    fn shard(id: ShardId, what: &str, error: impl std::fmt::Display) -> Self {
+        Self(format!("shard {}: {what}: {error}", id.0))
+    }
+}
+
+impl std::fmt::Display for StartError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for StartError {}
+
+/// How an account was changed from outside.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccountChange {
+    /// It may not log in any more.
+    Disabled,
+    /// It is gone.
+    Removed,
+    /// Its password is another.
+    Password,
+}
+
+type ShardThread = ExecutorJoinHandle<io::Result<()>>;
+
+/// The running shards.
+pub struct Broker {
+    threads: Vec<ShardThread>,
+    inboxes: Vec<Arc<Inbox<Command>>>,
+    metrics: Vec<Arc<ShardMetrics>>,
+}
+
+impl std::fmt::Debug for Broker {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Broker").field("shards", &self.threads.len()).finish_non_exhaustive()
+    }
+}
+
+/// Batches in the queue of one ordered pair of shards.
+const MESH_BATCHES: usize = 64;
+/// Commands waiting for one shard.
+const COMMANDS: usize = 1024;
+/// A shard accepts this many descriptors less than the process may have, for the store and the rest.
+const SPARE_DESCRIPTORS: u32 = 64;
+
+impl Broker {
+    /// Starts the shards; returns when all of them listen.
+    ///
+    /// # Errors
+    /// [`StartError`]; what was started is stopped again.
+    pub fn start(config: BrokerConfig) -> Result<Self, StartError> {
+        let settings = &*config.settings;
+        let shards = settings.shards.max(1);
+        let mut key = [0; 16];
+        getrandom::fill(&mut key).map_err(|error| StartError(format!("no randomness: {error}")))?;
+        let homes = Homes::new(shards, u64::from_le_bytes(key.first_chunk().copied().unwrap_or_default()));
+        let shard_config = Arc::new(ShardConfig {
+            domains: settings.domains.clone(),
+            outbox_bytes_max: settings.limits.outbox_bytes_max,
+            outbox_bytes_high: settings.limits.outbox_bytes_max / 4,
+            outbox_bytes_low: settings.limits.outbox_bytes_max / 16,
+            sessions_per_account_max: settings.limits.sessions_per_account_max,
+            directed_presence_max: 100,
+            id_prefix: format!("{:016x}-", u64::from_le_bytes(key.last_chunk().copied().unwrap_or_default())),
+        });
+        let services = Arc::new(ServiceConfig {
+            name: "Plaza".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            domains: settings.domains.clone(),
+            roster_items_max: settings.limits.roster_items_max,
+        });
+        let listeners = plans(settings, config.tls.as_ref());
+        let mesh: Arc<Mesh<Parcel>> = Mesh::new(shards, MESH_BATCHES);
+        let mut broker = Self { threads: Vec::new(), inboxes: Vec::new(), metrics: Vec::new() };
+        let (report, reports) = mpsc::channel();
+        for id in (0..shards).map(ShardId) {
+            let event = Arc::new(EventFd::new().map_err(|error| StartError::shard(id, "eventfd", error))?);
+            let ringer = Arc::clone(&event);
+            let port = mesh.port(id, Box::new(move || ringer.signal()));
+            let bell = Arc::clone(port.bell());
+            let inbox = Arc::new(Inbox::new(COMMANDS, Arc::clone(&bell)));
+            let metrics = Arc::new(ShardMetrics::default());
+            broker.inboxes.push(Arc::clone(&inbox));
+            broker.metrics.push(Arc::clone(&metrics));
+            let shard = (id, shards, homes.clone(), Arc::clone(&shard_config));
+            let made = Made {
+                port,
+                inbox,
+                bell,
+                event,
+                listeners: listeners.clone(),
+                limits: limits(settings),
+                store: config.store.clone(),
+                helpers: config.helpers.clone(),
+                services: Arc::clone(&services),
+                server_secret: config.server_secret,
+                metrics,
+            };
+            let report = report.clone();
+            let thread = LocalExecutorBuilder::new(placement(settings, id))
+                .name(&format!("shard-{}", id.0))
+                .io_memory(64 * 1024)
+                .spawn(move || async move {
+                    let (id, shards, homes, config) = shard;
+                    let parts = made.into_parts(Shard::new(id, shards, homes, config), id, shards);
+                    run(parts, id, &report)
+                })
+                .map_err(|error| StartError::shard(id, "its thread did not start", error))?;
+            broker.threads.push(thread);
+        }
+        drop(report);
+        for _ in 0..shards {
+            match reports.recv() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => {
+                    broker.stop(Duration::ZERO);
+                    return Err(error);
+                }
+                Err(_) => return Err(StartError("a shard ended before it listened".to_owned())),
+            }
+        }
+        Ok(broker)
+    }
+
+    /// The shards' numbers, in order of shard.
+    pub fn metrics(&self) -> &[Arc<ShardMetrics>] {
+        &self.metrics
+    }
+
+    /// Ends the sessions of an account that was changed from outside (RFC 6120 §4.9.3).
+    pub fn account_changed(&self, bare: &Jid, change: AccountChange) {
+        let condition = match change {
+            AccountChange::Disabled | AccountChange::Removed => stream::Condition::NotAuthorized,
+            AccountChange::Password => stream::Condition::Reset,
+        };
+        for inbox in &self.inboxes {
+            // Every shard is told; all but the home know nothing of the account.
+            let mut command = Command::EndAccount(bare.clone(), condition);
+            while let Err(back) = inbox.push(command) {
+                command = back;
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Begins to stop: no new connections, `system-shutdown` to every stream, at the latest an end after `deadline`.
+    pub fn stop(&self, deadline: Duration) {
+        let at = Instant::now() + deadline;
+        for inbox in &self.inboxes {
+            while inbox.push(Command::Stop(at)).is_err() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        }
+    }
+
+    /// Waits until every shard has stopped.
+    ///
+    /// # Errors
+    /// The first shard that did not end well.
+    pub fn join(self) -> Result<(), StartError> {
+        for (index, thread) in self.threads.into_iter().enumerate() {
+            let id = ShardId(index as u16);
+            match thread.join() {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => return Err(StartError::shard(id, "io_uring", error)),
+                Err(error) => return Err(StartError::shard(id, "its thread", error)),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a shard's thread gets, before its [`Shard`], which never leaves that thread.
+struct Made {
+    port: crate::mesh::Port<Parcel>,
+    inbox: Arc<Inbox<Command>>,
+    bell: Arc<crate::mesh::Bell>,
+    event: Arc<EventFd>,
+    listeners: Vec<ListenerPlan>,
+    limits: DriverLimits,
+    store: EmbeddedStore,
+    helpers: Helpers,
+    services: Arc<ServiceConfig>,
+    server_secret: [u8; 32],
+    metrics: Arc<ShardMetrics>,
+}
+
+impl Made {
+    fn into_parts(self, shard: Shard, id: ShardId, shards: u16) -> DriverParts {
+        let Self { port, inbox, bell, event, listeners, limits, store, helpers, services, server_secret, metrics } =
+            self;
+        DriverParts {
+            shard,
+            port,
+            id,
+            shards,
+            inbox,
+            bell,
+            event,
+            listeners,
+            limits,
+            store,
+            helpers,
+            services,
+            server_secret,
+            metrics,
+        }
+    }
+}
+
+/// A shard's thread, from opening its ring to its end. The loop blocks in its own ring, since nothing of ours waits on
+/// glommio's; a panic here would leave a broker with a dead shard, so it ends the process (style: errors).
+fn run(parts: DriverParts, id: ShardId, report: &mpsc::Sender<Result<(), StartError>>) -> io::Result<()> {
+    let mut driver = match Driver::new(parts) {
+        Ok(driver) => driver,
+        Err((what, error)) => {
+            let _ = report.send(Err(StartError::shard(id, &what, error)));
+            return Ok(());
+        }
+    };
+    let _ = report.send(Ok(()));
+    match std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| driver.run())) {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(error)) => crate::fatal(&format!("shard {}: its ring failed: {error}", id.0)),
+        Err(_) => crate::fatal(&format!("shard {}: a bug ended it", id.0)),
+    }
+}
+
+fn placement(settings: &Settings, id: ShardId) -> Placement {
+    let chosen = settings.cpus.get(usize::from(id.0) % settings.cpus.len().max(1)).copied();
+    match chosen {
+        Some(cpu) => Placement::Fixed(cpu),
+        None if usize::from(settings.shards) <= std::thread::available_parallelism().map_or(1, usize::from) => {
+            Placement::Fixed(usize::from(id.0))
+        }
+        // More shards than CPUs (a table of descriptors each): the kernel spreads them.
+        None => Placement::Unbound,
+    }
+}
+
+fn limits(settings: &Settings) -> DriverLimits {
+    let slots =
+        settings.limits.connections_per_shard_max.min(crate::sys::descriptors_max().saturating_sub(SPARE_DESCRIPTORS));
+    DriverLimits {
+        ring: RingOptions {
+            slots,
+            entries: 1024,
+            recv_buffers: recv_buffers(settings.shards),
+            recv_buffer_bytes: 4096,
+        },
+        unauthenticated_max: settings.limits.unauthenticated_per_shard_max,
+        handshake_timeout: settings.handshake_timeout,
+        negotiation_timeout: settings.negotiation_timeout,
+        stuck_timeout: Duration::from_secs(30),
+        stanzas_per_turn_max: settings.limits.stanzas_per_turn_max,
+        scan: settings.limits.after_auth,
+    }
+}
+
+/// Receive buffers of a shard: 4 MiB each up to eight shards, then less, so that many shards stay affordable.
+fn recv_buffers(shards: u16) -> u16 {
+    if shards <= 8 { 1024 } else { 256 }
+}
+
+fn plans(settings: &Settings, tls: Option<&Arc<Tls>>) -> Vec<ListenerPlan> {
+    let plan = |listener: &crate::config::Listener| {
+        let secured = listener.tls != TlsMode::None;
+        ListenerPlan {
+            address: listener.address,
+            stream: Arc::new(StreamConfig {
+                domains: settings.domains.clone(),
+                starttls: listener.tls == TlsMode::StartTls,
+                tls_required: secured,
+                plain: listener.plain,
+                plain_without_tls: !secured && listener.plain,
+                legacy_session: settings.legacy_session,
+                sasl_attempts_max: settings.limits.sasl_attempts_max,
+                scram_iterations: settings.scram_iterations,
+                before_auth: settings.limits.before_auth,
+                after_auth: settings.limits.after_auth,
+                idle_seconds: settings.idle_seconds,
+            }),
+            tls: tls.filter(|_| secured).cloned(),
+            direct: listener.tls == TlsMode::Direct,
+        }
+    };
+    settings.listeners.iter().map(plan).collect()
+}

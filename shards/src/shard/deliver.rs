@@ -1,0 +1,205 @@
+//! The last step of a stanza's walk: into the outboxes of its recipients, or back as an error.
+
+use plaza_core::jid::JidRef;
+use plaza_core::rules::{self, Delivery};
+use plaza_core::stanza::{
+    Class, Condition, IqType, MessageType, PresenceType, Stamp, Stanza, write_error, write_stanza,
+};
+use plaza_core::xml::StreamNamespaces;
+use smallvec::SmallVec;
+
+use super::batch::{BATCH_OWN_BYTES_MAX, Envelope, Handoff};
+use super::session::Waiter;
+use super::{Flow, SessionId, Shard};
+use crate::mesh::ShardId;
+use crate::metrics::DropReason;
+
+/// Whom a stanza came from, for back-pressure.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Origin {
+    /// A session of this shard: it can be made to wait.
+    Local(SessionId),
+    /// A session of another shard: it can be asked to send no more.
+    Remote(ShardId, SessionId),
+    /// The broker itself.
+    Broker,
+}
+
+/// A stanza's bytes: yet to be written from what was scanned, or written already.
+pub(super) enum Body<'a> {
+    Stanza { stanza: &'a Stanza<'a>, from: &'a str, namespaces: &'a StreamNamespaces },
+    Bytes(&'a [u8]),
+}
+
+impl Body<'_> {
+    pub(super) fn append(&self, out: &mut Vec<u8>, to: Option<&str>) {
+        match self {
+            Self::Stanza { stanza, from, namespaces } => write_stanza(out, stanza, Stamp { from, to }, namespaces),
+            Self::Bytes(bytes) => out.extend_from_slice(bytes),
+        }
+    }
+}
+
+impl Shard {
+    /// Delivers a stanza to an account at home here (RFC 6121 §8.5). Only a local origin is ever stalled.
+    pub(super) fn deliver(&mut self, envelope: &Envelope<'_>, origin: Origin, body: &Body<'_>) -> Flow {
+        if envelope.to.resource().is_some()
+            && rules::reaches_resource(envelope.class)
+            && let Some(recipient) = self.session_of(envelope.hash, envelope.to)
+        {
+            return self.deliver_to(recipient, envelope, origin, body);
+        }
+        let (recipients, best) = self.available(envelope);
+        // Without an offline store nobody can tell an account without sessions from one that does not exist, and the
+        // answers are the same (RFC 6121 §8.5.1, §8.5.2.2).
+        match rules::unmatched(envelope.class, true, envelope.to.is_bare(), best) {
+            Delivery::MostAvailable => self.deliver_all(
+                recipients.iter().filter(|(_, priority)| Some(*priority) == best),
+                envelope,
+                origin,
+                body,
+            ),
+            Delivery::AllNonNegative => {
+                self.deliver_all(recipients.iter().filter(|(_, priority)| *priority >= 0), envelope, origin, body)
+            }
+            Delivery::AllAvailable => self.deliver_all(recipients.iter(), envelope, origin, body),
+            Delivery::StoreOffline => self.bounce(envelope, Condition::ServiceUnavailable, DropReason::Unanswerable),
+            Delivery::Refuse(condition) => self.bounce(envelope, condition, DropReason::Unanswerable),
+            Delivery::HandleForAccount => self.drop_counted(DropReason::Unhandled),
+            Delivery::Ignore => self.drop_counted(DropReason::NoRoute),
+        }
+    }
+
+    /// The account's available resources, and the highest priority among them.
+    fn available(&self, envelope: &Envelope<'_>) -> (SmallVec<[(SessionId, i8); 4]>, Option<i8>) {
+        let Some(account) = self.accounts.find(envelope.hash, envelope.to) else { return (SmallVec::new(), None) };
+        let resources = account.sessions.iter().filter_map(|&index| {
+            let session = self.sessions.get(index as usize)?;
+            Some((SessionId { index, generation: session.generation }, session.priority?))
+        });
+        let resources: SmallVec<[(SessionId, i8); 4]> = resources.collect();
+        let best = resources.iter().map(|&(_, priority)| priority).max();
+        (resources, best)
+    }
+
+    fn deliver_all<'r>(
+        &mut self,
+        recipients: impl Iterator<Item = &'r (SessionId, i8)>,
+        envelope: &Envelope<'_>,
+        origin: Origin,
+        body: &Body<'_>,
+    ) -> Flow {
+        let mut recipients = recipients.map(|&(id, _)| id);
+        let Some(first) = recipients.next() else { return self.drop_counted(DropReason::NoRoute) };
+        // The first may stall the sender; once it need not, the rest take the stanza as it comes.
+        if let Some(stalled) = self.stall(first, origin) {
+            return stalled;
+        }
+        let mut taken = self.append(first, envelope, origin, body);
+        let mut full = u64::from(!taken);
+        for recipient in recipients {
+            if self.append(recipient, envelope, Origin::Broker, body) {
+                taken = true;
+            } else {
+                full += 1;
+            }
+        }
+        if !taken {
+            return self.bounce(envelope, Condition::ResourceConstraint, DropReason::OutboxFull);
+        }
+        // It arrived: an error would deny that.
+        self.counters.drops[DropReason::OutboxFull] += full;
+        Flow::Continue
+    }
+
+    fn deliver_to(&mut self, recipient: SessionId, envelope: &Envelope<'_>, origin: Origin, body: &Body<'_>) -> Flow {
+        if let Some(stalled) = self.stall(recipient, origin) {
+            return stalled;
+        }
+        if !self.append(recipient, envelope, origin, body) {
+            return self.bounce(envelope, Condition::ResourceConstraint, DropReason::OutboxFull);
+        }
+        Flow::Continue
+    }
+
+    /// Lets a sender of this shard wait if the recipient's outbox is high.
+    fn stall(&mut self, recipient: SessionId, origin: Origin) -> Option<Flow> {
+        let Origin::Local(sender) = origin else { return None };
+        let high = self.get(recipient)?.unsent() >= self.config.outbox_bytes_high as usize;
+        high.then(|| self.wait_for(sender, recipient))
+    }
+
+    /// Appends to a recipient's outbox, within its bound. Whether it had room.
+    fn append(&mut self, recipient: SessionId, envelope: &Envelope<'_>, origin: Origin, body: &Body<'_>) -> bool {
+        let Some(session) = self.get_mut(recipient) else { return false };
+        let unsent = session.unsent();
+        if unsent >= self.config.outbox_bytes_max as usize {
+            return false;
+        }
+        if unsent >= self.config.outbox_bytes_high as usize
+            && let Origin::Remote(shard, sender) = origin
+        {
+            self.pause_remote(recipient, shard, sender);
+        }
+        self.write(recipient, |out| body.append(out, None));
+        self.counters.stanzas_out[envelope.class.kind()] += 1;
+        true
+    }
+
+    fn pause_remote(&mut self, recipient: SessionId, shard: ShardId, sender: SessionId) {
+        let Some(session) = self.get_mut(recipient) else { return };
+        let waiter = Waiter::Remote(shard, sender);
+        let waiters = &mut session.extras().waiters;
+        if waiters.contains(&waiter) {
+            return;
+        }
+        waiters.push(waiter);
+        self.counters.backpressure_pauses += 1;
+        if let Some(batch) = self.batches.get_mut(usize::from(shard.0)) {
+            batch.handoffs.push(Handoff::Pause(sender));
+        }
+    }
+
+    /// Answers the sender with an error, wherever it is; what has no answer, an error or a result above all, is dropped
+    /// and counted for the reason given (RFC 6120 §8.3.1).
+    fn bounce(&mut self, envelope: &Envelope<'_>, condition: Condition, reason: DropReason) -> Flow {
+        let silent = !envelope.class.answerable() || matches!(envelope.class, Class::Presence(_));
+        if silent {
+            return self.drop_counted(reason);
+        }
+        self.counters.stanza_errors[condition] += 1;
+        let mut answer = self.take_buffer();
+        let kind = envelope.class.kind();
+        write_error(&mut answer, kind, envelope.id, envelope.to.as_str(), envelope.from, condition.into());
+        let class = match envelope.class {
+            Class::Message(_) => Class::Message(MessageType::Error),
+            Class::Presence(_) => Class::Presence(PresenceType::Error),
+            Class::Iq(_) => Class::Iq(IqType::Error),
+        };
+        self.route_own(class, JidRef::from_normal(envelope.from), envelope.to.as_str(), &answer);
+        self.give_buffer(answer);
+        Flow::Continue
+    }
+
+    /// Routes a stanza of the broker's own to a local address, here or on another shard.
+    pub(super) fn route_own(&mut self, class: Class, to: JidRef<'_>, from: &str, bytes: &[u8]) {
+        let hash = self.homes.hash(to);
+        let envelope = Envelope { class, hash, to, from, id: None };
+        let home = self.homes.shard(hash);
+        if home == self.id {
+            self.deliver(&envelope, Origin::Broker, &Body::Bytes(bytes));
+        } else if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
+            if batch.bytes() >= BATCH_OWN_BYTES_MAX {
+                self.counters.drops[DropReason::MeshFull] += 1;
+                return;
+            }
+            batch.stanza(&envelope, None, |out| out.extend_from_slice(bytes));
+            self.counters.handoffs_out += 1;
+        }
+    }
+
+    pub(super) fn drop_counted(&mut self, reason: DropReason) -> Flow {
+        self.counters.drops[reason] += 1;
+        Flow::Continue
+    }
+}

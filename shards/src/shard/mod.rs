@@ -1,0 +1,896 @@
+//! A cpu's worth of sessions: routing, presence, outboxes and back-pressure, free of I/O.
+//!
+//! The driver feeds it what happened ([`Shard::bind`], [`Shard::stanza`], [`Shard::handoff`], [`Shard::end`], …) and then
+//! carries out what it left to do: [`Shard::poll_effect`], [`Shard::next_dirty`] and the batches for other shards.
+//! Everything of a bare JID is touched on its home shard only, so nothing here locks.
+
+mod accounts;
+mod batch;
+mod deliver;
+mod presence;
+mod session;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use plaza_core::jid::{Jid, JidRef, ParsedJid};
+use plaza_core::limits::ScanLimits;
+use plaza_core::rules::{self, Destination, DomainKind};
+use plaza_core::stanza::{
+    Class, Condition, IqType, Kind, NotAStanza, PresenceType, Stanza, write_error, write_reply_start,
+};
+use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
+use plaza_core::{ns, stream};
+use plaza_registry::services::{Effect as ServiceEffect, Reply, Request, Target};
+use slab::Slab;
+
+use crate::home::Homes;
+use crate::mesh::ShardId;
+use crate::metrics::{Counters, DropReason};
+use crate::ring::{GENERATION_MAX, Key};
+use accounts::Accounts;
+pub use batch::{BATCH_BYTES_MAX, BATCH_OWN_BYTES_MAX, Batch};
+use batch::{Envelope, Handoff};
+use deliver::{Body, Origin};
+pub use session::SessionId;
+use session::{Session, Waiter};
+
+/// Bounds and facts of the shards.
+#[derive(Debug, Clone)]
+pub struct ShardConfig {
+    /// Domains whose accounts live here.
+    pub domains: Vec<Jid>,
+    /// Bytes on their way to one client beyond which stanzas for it are refused. Default 262 144.
+    pub outbox_bytes_max: u32,
+    /// Bytes on their way to one client beyond which its senders wait. Default 65 536.
+    pub outbox_bytes_high: u32,
+    /// Bytes on their way to one client below which they go on. Default 16 384.
+    pub outbox_bytes_low: u32,
+    /// Resources of one account at once (RFC 6120 §7.7.2.1). Default 20.
+    pub sessions_per_account_max: u16,
+    /// Addresses one session may have sent directed presence to. Default 100.
+    pub directed_presence_max: u16,
+    /// Begins every id the broker makes, unlike any earlier run's: clients remember ids for a minute.
+    pub id_prefix: String,
+}
+
+/// What the driver shall do for a session after it fed a stanza.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flow {
+    /// Taken; feed the next.
+    Continue,
+    /// Taken; feed no more until [`Effect::Resume`], since the answer must come first.
+    Blocked,
+    /// Not taken, for want of room: present it again after [`Effect::Resume`].
+    Stalled,
+    /// The peer broke the stream's rules: end it with this.
+    End(stream::Condition),
+}
+
+/// What the shard wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// Input of the session may be fed again.
+    Resume(Key),
+    /// End the session's stream with this error, after its outbox.
+    End(Key, stream::Condition),
+    /// Let the services answer; bring the reply to [`Shard::reply`].
+    Service(Box<Request>, ReplyTo),
+}
+
+/// Whom a service's reply is for.
+#[derive(Debug, Clone)]
+pub enum ReplyTo {
+    /// A session here, which waits for it.
+    Session(SessionId),
+    /// A full JID somewhere.
+    Address(Jid),
+}
+
+/// What the sessions of a shard hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// User-space bytes: slab entries, addresses, accounts, outboxes.
+    pub held: usize,
+    /// Bytes on their way to clients.
+    pub unsent: usize,
+}
+
+/// A shard's state.
+#[derive(Debug)]
+pub struct Shard {
+    id: ShardId,
+    config: Arc<ShardConfig>,
+    homes: Homes,
+    sessions: Slab<Session>,
+    generation: u32,
+    accounts: Accounts,
+    /// This turn's handoffs, by target shard.
+    batches: Box<[Box<Batch>]>,
+    /// Sessions here that wait for room in the batch to a shard.
+    mesh_waiters: Box<[Vec<SessionId>]>,
+    dirty: Vec<SessionId>,
+    effects: VecDeque<Effect>,
+    pool: Vec<Vec<u8>>,
+    scanner: Scanner,
+    ids: u64,
+    /// What happened, for the metrics.
+    pub counters: Counters,
+}
+
+/// Outbox buffers kept for reuse, and the largest worth keeping.
+const POOL_BUFFERS: usize = 1024;
+const POOL_BUFFER_BYTES: usize = 16 * 1024;
+
+impl Shard {
+    /// An empty shard.
+    pub fn new(id: ShardId, shards: u16, homes: Homes, config: Arc<ShardConfig>) -> Self {
+        Self {
+            id,
+            config,
+            homes,
+            sessions: Slab::new(),
+            generation: 0,
+            accounts: Accounts::default(),
+            batches: (0..shards).map(|_| Box::default()).collect(),
+            mesh_waiters: (0..shards).map(|_| Vec::new()).collect(),
+            dirty: Vec::new(),
+            effects: VecDeque::new(),
+            pool: Vec::new(),
+            scanner: Scanner::new(),
+            ids: 0,
+            counters: Counters::default(),
+        }
+    }
+
+    /// Sessions held.
+    pub fn sessions(&self) -> usize {
+        self.sessions.len()
+    }
+
+    /// Which shard an account is at home on.
+    pub fn home(&self, jid: JidRef<'_>) -> ShardId {
+        self.homes.shard(self.homes.hash(jid))
+    }
+
+    /// What the sessions hold. Walks all of them.
+    pub fn measure(&self) -> Held {
+        let entries = self.sessions.len() * size_of::<Session>() + self.accounts.len() * size_of::<accounts::Account>();
+        let mut held = Held { held: entries, unsent: 0 };
+        for (_, session) in &self.sessions {
+            held.held += session.heap_bytes();
+            held.unsent += session.unsent();
+        }
+        held
+    }
+
+    // ---- binding and ending ------------------------------------------------------------------------------------
+
+    /// Makes a session for an account at home here. `fresh` becomes the resource if the client asked for none.
+    ///
+    /// # Errors
+    /// [`Condition::ResourceConstraint`] when the account has its most resources, [`Condition::BadRequest`] for a
+    /// resource that is none.
+    pub fn bind(
+        &mut self,
+        connection: Key,
+        account: &Jid,
+        resource: Option<&str>,
+        fresh: u128,
+    ) -> Result<(SessionId, Jid), Condition> {
+        let jid = match resource {
+            Some(resource) => account.with_resource(resource),
+            None => account.with_resource(&format!("{fresh:032x}")),
+        }
+        .map_err(|_| Condition::BadRequest)?;
+        let hash = self.homes.hash(account.as_jid());
+        // RFC 6120 §7.7.2.2: the newcomer gets the resource, the old stream ends with `conflict`.
+        if let Some(old) = self.session_of(hash, jid.as_jid()) {
+            self.terminate(old, stream::Condition::Conflict);
+        }
+        let count = self.accounts.find(hash, account.as_jid()).map_or(0, |found| found.sessions.len());
+        if count >= usize::from(self.config.sessions_per_account_max) {
+            return Err(Condition::ResourceConstraint);
+        }
+        let index = self.accounts.find_or_insert(hash, account);
+        self.generation = (self.generation + 1) & GENERATION_MAX;
+        let generation = self.generation;
+        let session = self.sessions.insert(Session {
+            jid: jid.clone(),
+            connection,
+            outbox: Vec::new(),
+            in_flight: 0,
+            account: index,
+            generation,
+            paused: 0,
+            priority: None,
+            flags: session::Flags::default(),
+            extras: None,
+        });
+        let session = u32::try_from(session).map_err(|_| Condition::ResourceConstraint)?;
+        if let Some(account) = self.accounts.get_mut(index) {
+            account.sessions.push(session);
+        }
+        Ok((SessionId { index: session, generation }, jid))
+    }
+
+    /// Remembers what a stream's header said beyond the usual.
+    pub fn describe(&mut self, id: SessionId, namespaces: StreamNamespaces, lang: Option<Box<str>>) {
+        if namespaces == StreamNamespaces::default() && lang.is_none() {
+            return;
+        }
+        if let Some(session) = self.get_mut(id) {
+            let extras = session.extras();
+            extras.namespaces = namespaces;
+            extras.lang = lang;
+        }
+    }
+
+    /// Takes a session out of its account and tells who should know; its stream is being ended.
+    fn unlink(&mut self, id: SessionId) {
+        let Some(session) = self.get_mut(id) else { return };
+        if session.flags.ended {
+            return;
+        }
+        session.flags.ended = true;
+        let account = session.account;
+        self.presence_gone(id);
+        self.accounts.unlink(account, id.index);
+        self.release_waiters(id);
+    }
+
+    /// Ends a session from this side: unlinks it and asks the driver to end the stream.
+    pub fn terminate(&mut self, id: SessionId, condition: stream::Condition) {
+        let Some(session) = self.get_mut(id) else { return };
+        if session.flags.ended {
+            return;
+        }
+        let connection = session.connection;
+        self.unlink(id);
+        self.effects.push_back(Effect::End(connection, condition));
+    }
+
+    /// Ends every session of an account (its password changed, it was disabled or removed).
+    pub fn terminate_account(&mut self, bare: JidRef<'_>, condition: stream::Condition) {
+        for id in self.sessions_of(bare) {
+            self.terminate(id, condition);
+        }
+    }
+
+    /// The session's stream ended: forgets it. Bytes still in its outbox are given back for a last write.
+    pub fn end(&mut self, id: SessionId) -> Vec<u8> {
+        self.unlink(id);
+        if self.get(id).is_none() {
+            return Vec::new();
+        }
+        self.sessions.remove(id.index as usize).outbox
+    }
+
+    // ---- stanzas -----------------------------------------------------------------------------------------------
+
+    /// Takes one top-level element from a session and brings it where it belongs.
+    pub fn stanza(&mut self, id: SessionId, element: Element<'_>) -> Flow {
+        // Ended from this side, and the driver has not heard of it yet.
+        let Some(session) = self.get(id).filter(|session| !session.flags.ended) else {
+            return self.ignore(DropReason::Stale);
+        };
+        if session.paused > 0 || session.flags.awaits {
+            return Flow::Stalled;
+        }
+        // Whatever we take may have to be answered: without room for an answer, wait for this client to read.
+        if session.unsent() >= self.config.outbox_bytes_high as usize {
+            return self.wait_for(id, id);
+        }
+        let from = session.jid.clone();
+        let stanza = match Stanza::classify(element, ns::CLIENT) {
+            Ok(stanza) => stanza,
+            Err(NotAStanza::Unsupported) => return Flow::End(stream::Condition::UnsupportedStanzaType),
+            Err(NotAStanza::InvalidNamespace) => return Flow::End(stream::Condition::InvalidNamespace),
+            Err(NotAStanza::BadRequest) => return self.refuse_malformed(id, element, &from),
+        };
+        // RFC 6120 §8.1.2.1: `from`, if given, must be the sender's own full or bare JID.
+        if let Some(attr) = stanza.from
+            && !is_own(&attr.value(), &from)
+        {
+            return Flow::End(stream::Condition::InvalidFrom);
+        }
+        let Some(to) = stanza.to else {
+            self.counters.stanzas_in[stanza.class.kind()] += 1;
+            return self.without_to(id, &from, &stanza);
+        };
+        let text = to.value();
+        let Ok(parsed) = ParsedJid::parse(&text) else {
+            self.counters.stanzas_in[stanza.class.kind()] += 1;
+            return self.refuse(id, &stanza, &from, Condition::JidMalformed);
+        };
+        let to = parsed.as_jid();
+        let destination = rules::destination(from.as_jid(), Some(to), |domain| self.domain_kind(domain));
+        let flow = match destination {
+            Destination::Resource(to) | Destination::Account(to) => self.route_account(id, &from, &stanza, to),
+            Destination::OwnAccount => self.route_account(id, &from, &stanza, to),
+            Destination::Server(to) => self.route_server(id, &from, &stanza, Some(to)),
+            // Nobody is at home at a service name yet, and no server-to-server stream exists (RFC 6120 §10.4).
+            Destination::Service(..) => self.refuse(id, &stanza, &from, Condition::ServiceUnavailable),
+            Destination::Remote(_) => self.refuse(id, &stanza, &from, Condition::RemoteServerNotFound),
+        };
+        if flow != Flow::Stalled {
+            self.counters.stanzas_in[stanza.class.kind()] += 1;
+        }
+        flow
+    }
+
+    /// RFC 6120 §10.3: no `to`.
+    fn without_to(&mut self, id: SessionId, from: &Jid, stanza: &Stanza<'_>) -> Flow {
+        match stanza.class {
+            Class::Presence(presence) => match presence {
+                PresenceType::Available | PresenceType::Unavailable => self.own_presence(id, from, stanza, presence),
+                PresenceType::Probe
+                | PresenceType::Subscribe
+                | PresenceType::Subscribed
+                | PresenceType::Unsubscribe
+                | PresenceType::Unsubscribed => self.refuse(id, stanza, from, Condition::BadRequest),
+                PresenceType::Error => self.ignore(DropReason::Unhandled),
+            },
+            // §10.3.1: as if addressed to the sender's own bare JID.
+            Class::Message(_) => self.route_account(id, from, stanza, from.as_jid().bare()),
+            Class::Iq(_) => self.route_server(id, from, stanza, None),
+        }
+    }
+
+    /// To the server, or (an iq without `to`) to the sender's own account, which the server answers for.
+    fn route_server(&mut self, id: SessionId, from: &Jid, stanza: &Stanza<'_>, to: Option<JidRef<'_>>) -> Flow {
+        match stanza.class {
+            Class::Iq(IqType::Get | IqType::Set) => {}
+            Class::Iq(IqType::Result | IqType::Error) => return self.ignore(DropReason::Unanswerable),
+            Class::Message(_) => return self.refuse(id, stanza, from, Condition::ServiceUnavailable),
+            Class::Presence(_) => return self.ignore(DropReason::Unhandled),
+        }
+        if self.answer_ping(id, from, stanza, to) {
+            return Flow::Continue;
+        }
+        let target = match to {
+            Some(domain) => Target::Server(domain.to_jid()),
+            None => Target::Account(from.bare()),
+        };
+        self.call_service(from, stanza, target, to.is_some(), ReplyTo::Session(id))
+    }
+
+    /// XEP-0199 to the server: answered here and now, into the sender's own outbox.
+    fn answer_ping(&mut self, id: SessionId, from: &Jid, stanza: &Stanza<'_>, to: Option<JidRef<'_>>) -> bool {
+        let (Class::Iq(IqType::Get), Some(iq_id), Some(child)) =
+            (stanza.class, stanza.id, stanza.element.first_child())
+        else {
+            return false;
+        };
+        if !child.is("ping", ns::PING) {
+            return false;
+        }
+        self.counters.pings += 1;
+        self.write(id, |out| {
+            write_reply_start(out, iq_id.raw, to.map_or("", JidRef::as_str), from.as_str());
+            out.extend_from_slice(b"</iq>");
+        });
+        true
+    }
+
+    /// To a local account, bare or full, the sender's own included.
+    fn route_account(&mut self, id: SessionId, from: &Jid, stanza: &Stanza<'_>, to: JidRef<'_>) -> Flow {
+        let hash = self.homes.hash(to);
+        let envelope = Envelope { class: stanza.class, hash, to, from: from.as_str(), id: stanza.id.map(|id| id.raw) };
+        let namespaces = self.namespaces(id, stanza);
+        let body = Body::Stanza { stanza, from: from.as_str(), namespaces: &namespaces };
+        let home = self.homes.shard(hash);
+        if home == self.id && to.is_bare() && matches!(stanza.class, Class::Iq(IqType::Get | IqType::Set)) {
+            // RFC 6121 §8.5.2.1.3: the server answers on behalf of the account.
+            return self.call_service(from, stanza, Target::Account(to.to_jid()), true, ReplyTo::Session(id));
+        }
+        let flow = if home == self.id {
+            self.deliver(&envelope, Origin::Local(id), &body)
+        } else {
+            self.send_handoff(home, &envelope, id, &body)
+        };
+        if let Class::Presence(presence) = stanza.class
+            && flow != Flow::Stalled
+        {
+            self.note_directed(id, to, presence);
+        }
+        flow
+    }
+
+    /// The namespaces to re-declare when writing the stanza; empty but for streams that declared more than the usual.
+    fn namespaces(&self, id: SessionId, stanza: &Stanza<'_>) -> StreamNamespaces {
+        if !stanza.element.uses_stream_prefixes() {
+            return StreamNamespaces::default();
+        }
+        let extras = self.get(id).and_then(|session| session.extras.as_ref());
+        extras.map(|extras| extras.namespaces.clone()).unwrap_or_default()
+    }
+
+    /// The namespaces the scanner needs for a session's bytes; `None` for the usual two.
+    pub fn stream_namespaces(&self, id: SessionId) -> Option<&StreamNamespaces> {
+        self.get(id)?.extras.as_ref().map(|extras| &extras.namespaces)
+    }
+
+    fn call_service(
+        &mut self,
+        from: &Jid,
+        stanza: &Stanza<'_>,
+        target: Target,
+        addressed: bool,
+        reply_to: ReplyTo,
+    ) -> Flow {
+        let Class::Iq(iq_type) = stanza.class else { return self.ignore(DropReason::Unhandled) };
+        let (Some(iq_id), Some(child)) = (stanza.id, stanza.element.first_child()) else {
+            return self.ignore(DropReason::Unhandled);
+        };
+        let request = Request {
+            caller: from.clone(),
+            target,
+            addressed,
+            iq_type,
+            id_raw: iq_id.raw.into(),
+            payload: child.raw.into(),
+            payload_ns: child.ns.into(),
+            payload_name: child.name.into(),
+            unix_millis: 0,
+        };
+        let mut waits = false;
+        if let ReplyTo::Session(id) = reply_to
+            && let Some(session) = self.get_mut(id)
+        {
+            session.flags.awaits = true;
+            waits = true;
+        }
+        self.effects.push_back(Effect::Service(Box::new(request), reply_to));
+        if waits { Flow::Blocked } else { Flow::Continue }
+    }
+
+    /// A service's reply: its effects, then the answer, then the caller may go on.
+    pub fn reply(&mut self, caller: &Jid, reply_to: ReplyTo, reply: Reply) {
+        for effect in reply.effects {
+            match effect {
+                ServiceEffect::RosterInterested => {
+                    if let Some(id) = self.session_of(self.homes.hash(caller.as_jid()), caller.as_jid())
+                        && let Some(session) = self.get_mut(id)
+                    {
+                        session.flags.interested = true;
+                    }
+                }
+                ServiceEffect::RosterPush { payload } => self.push_roster(caller.as_jid(), &payload),
+            }
+        }
+        match reply_to {
+            ReplyTo::Session(id) => {
+                let Some(session) = self.get_mut(id) else {
+                    self.counters.drops[DropReason::Stale] += 1;
+                    return;
+                };
+                session.flags.awaits = false;
+                self.write(id, |out| out.extend_from_slice(&reply.stanza));
+                self.resume(id);
+            }
+            ReplyTo::Address(to) => self.route_own(Class::Iq(IqType::Result), to.as_jid(), "", &reply.stanza),
+        }
+    }
+
+    /// RFC 6121 §2.1.6: every interested resource of the account.
+    fn push_roster(&mut self, account: JidRef<'_>, payload: &str) {
+        for id in self.sessions_of(account) {
+            let Some(session) = self.get(id) else { continue };
+            if !session.flags.interested {
+                continue;
+            }
+            let to = session.jid.clone();
+            self.ids += 1;
+            let number = self.ids;
+            let prefix = Arc::clone(&self.config);
+            self.tell(id, |out| {
+                out.extend_from_slice(b"<iq type='set'");
+                plaza_core::xml::write::attr(out, "id", &format!("{}{number}", prefix.id_prefix));
+                plaza_core::xml::write::attr(out, "to", to.as_str());
+                out.push(b'>');
+                out.extend_from_slice(payload.as_bytes());
+                out.extend_from_slice(b"</iq>");
+            });
+        }
+    }
+
+    // ---- refusing ----------------------------------------------------------------------------------------------
+
+    /// Answers a stanza with an error on behalf of whom it addresses; never an error or a result (RFC 6120 §8.3.1).
+    fn refuse(&mut self, id: SessionId, stanza: &Stanza<'_>, from: &Jid, condition: Condition) -> Flow {
+        if !stanza.class.answerable() {
+            return self.ignore(DropReason::Unanswerable);
+        }
+        self.counters.stanza_errors[condition] += 1;
+        // `jid-malformed` comes from the server: what was addressed is not an address (RFC 6120 §8.3.3.8).
+        let by = stanza.to.filter(|_| condition != Condition::JidMalformed).map(|to| to.value());
+        self.write(id, |out| {
+            write_error(
+                out,
+                stanza.class.kind(),
+                stanza.id.map(|id| id.raw),
+                by.as_deref().unwrap_or(""),
+                from.as_str(),
+                condition.into(),
+            );
+        });
+        Flow::Continue
+    }
+
+    /// A stanza that breaks RFC 6120 §8.2.3: `bad-request`, unless it calls itself an error or a result.
+    fn refuse_malformed(&mut self, id: SessionId, element: Element<'_>, from: &Jid) -> Flow {
+        let kind = match element.name() {
+            "message" => Kind::Message,
+            "presence" => Kind::Presence,
+            _ => Kind::Iq,
+        };
+        self.counters.stanzas_in[kind] += 1;
+        if element.attr("type").is_some_and(|attr| matches!(attr.raw, "error" | "result")) {
+            return self.ignore(DropReason::Unanswerable);
+        }
+        self.counters.stanza_errors[Condition::BadRequest] += 1;
+        self.write(id, |out| {
+            let iq_id = element.attr("id").map(|attr| attr.raw);
+            write_error(out, kind, iq_id, "", from.as_str(), Condition::BadRequest.into());
+        });
+        Flow::Continue
+    }
+
+    fn ignore(&mut self, reason: DropReason) -> Flow {
+        self.counters.drops[reason] += 1;
+        Flow::Continue
+    }
+
+    // ---- other shards ------------------------------------------------------------------------------------------
+
+    /// Appends a stanza to this turn's batch for another shard, or lets the sender wait for room in it.
+    fn send_handoff(&mut self, home: ShardId, envelope: &Envelope<'_>, origin: SessionId, body: &Body<'_>) -> Flow {
+        let Some(batch) = self.batches.get_mut(usize::from(home.0)) else { return self.ignore(DropReason::NoRoute) };
+        if batch.bytes.len() >= BATCH_BYTES_MAX {
+            if let Some(waiters) = self.mesh_waiters.get_mut(usize::from(home.0))
+                && !waiters.contains(&origin)
+            {
+                waiters.push(origin);
+            }
+            self.counters.mesh_full += 1;
+            return Flow::Stalled;
+        }
+        batch.stanza(envelope, Some(origin), |out| body.append(out, None));
+        self.counters.handoffs_out += 1;
+        Flow::Continue
+    }
+
+    /// The batch for a shard, to be handed over; `None` if nothing is in it. `spare` takes its place.
+    pub fn take_batch(&mut self, to: ShardId, spare: Box<Batch>) -> Result<Box<Batch>, Box<Batch>> {
+        match self.batches.get_mut(usize::from(to.0)) {
+            Some(batch) if !batch.is_empty() => Ok(std::mem::replace(batch, spare)),
+            Some(_) | None => Err(spare),
+        }
+    }
+
+    /// Whether anything waits for a shard.
+    pub fn has_batch(&self, to: ShardId) -> bool {
+        self.batches.get(usize::from(to.0)).is_some_and(|batch| !batch.is_empty())
+    }
+
+    /// The mesh had no room: the batch goes back to where it was. Nothing was appended since.
+    pub fn restore_batch(&mut self, to: ShardId, batch: Box<Batch>) -> Option<Box<Batch>> {
+        let place = self.batches.get_mut(usize::from(to.0))?;
+        debug_assert!(place.is_empty(), "a batch is restored in the turn it was taken");
+        Some(std::mem::replace(place, batch))
+    }
+
+    /// The mesh took a batch: who waited for room may go on.
+    pub fn batch_sent(&mut self, to: ShardId) {
+        let Some(waiters) = self.mesh_waiters.get_mut(usize::from(to.0)) else { return };
+        if waiters.is_empty() {
+            return;
+        }
+        for id in std::mem::take(waiters) {
+            self.resume(id);
+        }
+    }
+
+    /// Takes a batch from another shard; the emptied batch is left for reuse.
+    pub fn handoff(&mut self, from_shard: ShardId, batch: &mut Batch) {
+        let mut at = 0;
+        for position in 0..batch.handoffs.len() {
+            let Some(&handoff) = batch.handoffs.get(position) else { break };
+            match handoff {
+                Handoff::Stanza { hash, class, origin, to_len, from_len, id_len, stanza_len } => {
+                    let mut text = |len: usize| {
+                        let part = batch.bytes.get(at..at + len).unwrap_or_default();
+                        at += len;
+                        std::str::from_utf8(part).unwrap_or_default()
+                    };
+                    let to = text(usize::from(to_len));
+                    let from = text(usize::from(from_len));
+                    let id = id_len.map(|len| text(len as usize));
+                    let stanza = text(stanza_len as usize);
+                    self.counters.handoffs_in += 1;
+                    let envelope = Envelope { class, hash, to: JidRef::from_normal(to), from, id };
+                    let origin = origin.map_or(Origin::Broker, |session| Origin::Remote(from_shard, session));
+                    self.take_handoff(&envelope, origin, stanza);
+                }
+                Handoff::Pause(id) => {
+                    if let Some(session) = self.get_mut(id) {
+                        session.paused = session.paused.saturating_add(1);
+                    }
+                }
+                Handoff::Resume(id) => {
+                    if let Some(session) = self.get_mut(id) {
+                        session.paused = session.paused.saturating_sub(1);
+                        if session.paused == 0 {
+                            self.resume(id);
+                        }
+                    }
+                }
+            }
+        }
+        batch.clear();
+    }
+
+    fn take_handoff(&mut self, envelope: &Envelope<'_>, origin: Origin, stanza: &str) {
+        let for_account = envelope.to.is_bare() && matches!(envelope.class, Class::Iq(IqType::Get | IqType::Set));
+        if !for_account {
+            self.deliver(envelope, origin, &Body::Bytes(stanza.as_bytes()));
+            return;
+        }
+        // An iq the server answers on behalf of an account: rare enough to be scanned again for its payload.
+        let mut scanner = std::mem::take(&mut self.scanner);
+        scanner.reset();
+        let namespaces = StreamNamespaces::default();
+        let caller = JidRef::from_normal(envelope.from).to_jid();
+        if let Ok(Scanned::Element { element, .. }) =
+            scanner.next(&ScanLimits::AFTER_AUTH, &namespaces, stanza.as_bytes())
+            && let Ok(parsed) = Stanza::classify(element, ns::CLIENT)
+        {
+            let target = Target::Account(envelope.to.to_jid());
+            self.call_service(&caller, &parsed, target, true, ReplyTo::Address(caller.clone()));
+        } else {
+            self.counters.drops[DropReason::Unhandled] += 1;
+        }
+        self.scanner = scanner;
+    }
+
+    // ---- what the driver drains --------------------------------------------------------------------------------
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// The next session with bytes to write, and its connection.
+    pub fn next_dirty(&mut self) -> Option<(SessionId, Key)> {
+        while let Some(id) = self.dirty.pop() {
+            if let Some(session) = self.get_mut(id) {
+                session.flags.dirty = false;
+                return Some((id, session.connection));
+            }
+        }
+        None
+    }
+
+    /// Takes a session's waiting bytes for a write. They count as in flight until [`Shard::written`].
+    pub fn take_outbox(&mut self, id: SessionId) -> Vec<u8> {
+        let Some(session) = self.get_mut(id) else { return Vec::new() };
+        let bytes = std::mem::take(&mut session.outbox);
+        session.in_flight = session.in_flight.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        bytes
+    }
+
+    /// What was taken has been sent: who waited for room may go on. Returns whether more waits.
+    pub fn written(&mut self, id: SessionId) -> bool {
+        let low = self.config.outbox_bytes_low as usize;
+        let Some(session) = self.get_mut(id) else { return false };
+        session.in_flight = 0;
+        let waits = !session.outbox.is_empty();
+        let waited_for = session.extras.as_ref().is_some_and(|extras| !extras.waiters.is_empty());
+        if waited_for && session.unsent() <= low {
+            self.release_waiters(id);
+        }
+        waits
+    }
+
+    /// A buffer for reuse.
+    pub fn give_buffer(&mut self, mut buffer: Vec<u8>) {
+        if buffer.capacity() > 0 && buffer.capacity() <= POOL_BUFFER_BYTES && self.pool.len() < POOL_BUFFERS {
+            buffer.clear();
+            self.pool.push(buffer);
+        }
+    }
+
+    /// A buffer from the pool, or a new one.
+    pub fn take_buffer(&mut self) -> Vec<u8> {
+        self.pool.pop().unwrap_or_default()
+    }
+
+    /// Every session, for a graceful stop.
+    pub fn all_sessions(&self) -> Vec<SessionId> {
+        self.sessions
+            .iter()
+            .map(|(index, session)| SessionId { index: index as u32, generation: session.generation })
+            .collect()
+    }
+
+    // ---- small things ------------------------------------------------------------------------------------------
+
+    fn get(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(id.index as usize).filter(|session| session.generation == id.generation)
+    }
+
+    fn get_mut(&mut self, id: SessionId) -> Option<&mut Session> {
+        self.sessions.get_mut(id.index as usize).filter(|session| session.generation == id.generation)
+    }
+
+    fn domain_kind(&self, domain: &str) -> DomainKind {
+        if self.config.domains.iter().any(|own| own.as_str() == domain) {
+            DomainKind::Local
+        } else {
+            DomainKind::Remote
+        }
+    }
+
+    fn session_of(&self, hash: u64, full: JidRef<'_>) -> Option<SessionId> {
+        let account = self.accounts.find(hash, full)?;
+        account.sessions.iter().find_map(|&index| {
+            let session = self.sessions.get(index as usize)?;
+            (session.jid.as_str() == full.as_str()).then_some(SessionId { index, generation: session.generation })
+        })
+    }
+
+    fn sessions_of(&self, jid: JidRef<'_>) -> smallvec::SmallVec<[SessionId; 4]> {
+        let Some(account) = self.accounts.find(self.homes.hash(jid), jid) else { return smallvec::SmallVec::new() };
+        let ids = account.sessions.iter().filter_map(|&index| {
+            let session = self.sessions.get(index as usize)?;
+            Some(SessionId { index, generation: session.generation })
+        });
+        ids.collect()
+    }
+
+    /// Appends to a session's outbox and puts it on the dirty list.
+    fn write(&mut self, id: SessionId, append: impl FnOnce(&mut Vec<u8>)) {
+        let Some(session) = self.sessions.get_mut(id.index as usize) else { return };
+        if session.generation != id.generation {
+            return;
+        }
+        if session.outbox.capacity() == 0
+            && let Some(buffer) = self.pool.pop()
+        {
+            session.outbox = buffer;
+        }
+        append(&mut session.outbox);
+        if !session.flags.dirty {
+            session.flags.dirty = true;
+            self.dirty.push(id);
+        }
+    }
+
+    /// As [`Shard::write`], within the outbox's bound: for what comes from others than the session itself, and nobody
+    /// can be made to wait for.
+    fn tell(&mut self, id: SessionId, append: impl FnOnce(&mut Vec<u8>)) -> bool {
+        if self.get(id).is_some_and(|session| session.unsent() >= self.config.outbox_bytes_max as usize) {
+            self.counters.drops[DropReason::OutboxFull] += 1;
+            return false;
+        }
+        self.write(id, append);
+        true
+    }
+
+    /// Lets `sender` wait until `recipient` has room.
+    fn wait_for(&mut self, sender: SessionId, recipient: SessionId) -> Flow {
+        if let Some(session) = self.get_mut(recipient) {
+            let waiter = Waiter::Local(sender);
+            let waiters = &mut session.extras().waiters;
+            if !waiters.contains(&waiter) {
+                waiters.push(waiter);
+            }
+        }
+        self.counters.backpressure_pauses += 1;
+        Flow::Stalled
+    }
+
+    fn release_waiters(&mut self, id: SessionId) {
+        let Some(extras) = self.get_mut(id).and_then(|session| session.extras.as_mut()) else { return };
+        for waiter in std::mem::take(&mut extras.waiters) {
+            match waiter {
+                Waiter::Local(sender) => self.resume(sender),
+                Waiter::Remote(shard, sender) => {
+                    if let Some(batch) = self.batches.get_mut(usize::from(shard.0)) {
+                        batch.handoffs.push(Handoff::Resume(sender));
+                    }
+                }
+            }
+        }
+    }
+
+    fn resume(&mut self, id: SessionId) {
+        if let Some(session) = self.get(id) {
+            self.effects.push_back(Effect::Resume(session.connection));
+        }
+    }
+}
+
+/// Whether `text` is the session's own full or bare JID.
+fn is_own(text: &str, full: &Jid) -> bool {
+    if text == full.as_str() || text == full.as_jid().bare().as_str() {
+        return true;
+    }
+    ParsedJid::parse(text).is_ok_and(|parsed| {
+        let jid = parsed.as_jid();
+        jid == full.as_jid() || jid == full.as_jid().bare()
+    })
+}
+
+const _: () = assert!(size_of::<Session>() <= 128, "a session's entry stays small");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Shards, and a session of each account at home on one of them.
+    fn shards(count: u16) -> (Vec<Shard>, Homes) {
+        let config = Arc::new(ShardConfig {
+            domains: vec![Jid::parse("things.example").unwrap()],
+            outbox_bytes_max: 4096,
+            outbox_bytes_high: 1024,
+            outbox_bytes_low: 256,
+            sessions_per_account_max: 4,
+            directed_presence_max: 4,
+            id_prefix: "plaza-".into(),
+        });
+        let homes = Homes::new(count, 1);
+        let shards = (0..count).map(|id| Shard::new(ShardId(id), count, homes.clone(), Arc::clone(&config))).collect();
+        (shards, homes)
+    }
+
+    fn bind(shard: &mut Shard, account: &str, resource: &str) -> SessionId {
+        let key = Key { index: 0, generation: 0 };
+        shard.bind(key, &Jid::parse(account).unwrap(), Some(resource), 0).unwrap().0
+    }
+
+    fn feed(shard: &mut Shard, id: SessionId, text: &str) -> Flow {
+        let (mut scanner, namespaces) = (Scanner::new(), StreamNamespaces::default());
+        match scanner.next(&ScanLimits::AFTER_AUTH, &namespaces, text.as_bytes()) {
+            Ok(Scanned::Element { element, .. }) => shard.stanza(id, element),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_client_that_does_not_read_bounds_what_others_of_its_account_say() {
+        let (mut shards, _) = shards(1);
+        let shard = &mut shards[0];
+        let stuck = bind(shard, "lamp@things.example", "stuck");
+        assert_eq!(feed(shard, stuck, "<presence/>"), Flow::Continue);
+        for _ in 0..1_000 {
+            let other = bind(shard, "lamp@things.example", "other");
+            assert_eq!(feed(shard, other, "<presence/>"), Flow::Continue);
+            shard.end(other);
+        }
+        assert!(shard.take_outbox(stuck).len() < 4096 + 200);
+        assert!(shard.counters.drops[DropReason::OutboxFull] > 0);
+    }
+
+    #[test]
+    fn errors_for_a_shard_that_takes_no_batches_are_bounded() {
+        let (mut shards, homes) = shards(2);
+        let home = |name: &str| homes.shard(homes.hash(Jid::parse(name).unwrap().as_jid()));
+        let at =
+            |shard| (0..).map(|n| format!("a{n}@things.example")).find(|name| home(name) == ShardId(shard)).unwrap();
+        let (sender, nobody) = (at(0), at(1));
+        let id = bind(&mut shards[0], &sender, "r");
+        let message = format!("<message id='{}' to='{nobody}/gone'><body/></message>", "i".repeat(2_000));
+        let mut spare = Box::default();
+        for _ in 0..1_000 {
+            assert_eq!(feed(&mut shards[0], id, &message), Flow::Continue);
+            let mut batch = shards[0].take_batch(ShardId(1), spare).unwrap();
+            shards[1].handoff(ShardId(0), &mut batch);
+            spare = batch;
+        }
+        let answers = shards[1].take_batch(ShardId(0), spare).unwrap();
+        assert!(answers.bytes() < BATCH_OWN_BYTES_MAX + 3_000, "{} bytes", answers.bytes());
+        assert_eq!(answers.len() as u64 + shards[1].counters.drops[DropReason::MeshFull], 1_000);
+    }
+}

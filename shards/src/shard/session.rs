@@ -1,0 +1,94 @@
+//! A session: a bound stream, one full JID, from bind to unbind. Lives on its account's home shard.
+
+use plaza_core::jid::Jid;
+use plaza_core::xml::StreamNamespaces;
+
+use crate::ring::Key;
+
+/// Names a session of one shard; a reused slab index is told apart by the generation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SessionId {
+    pub(crate) index: u32,
+    pub(crate) generation: u32,
+}
+
+/// What few sessions have, kept out of the many.
+#[derive(Debug, Default)]
+pub(super) struct Extras {
+    /// Namespaces of a stream header that declared more than the usual two.
+    pub(super) namespaces: StreamNamespaces,
+    /// Default language of the stream (RFC 6120 §4.7.4).
+    pub(super) lang: Option<Box<str>>,
+    /// The last available presence, as written for a recipient but for `to`; `None` if it was plain `<presence/>`.
+    pub(super) presence: Option<Box<str>>,
+    /// Whom directed presence was sent to (RFC 6121 §4.6).
+    pub(super) directed: Vec<Jid>,
+    /// Senders that wait for this session's outbox to drain.
+    pub(super) waiters: Vec<Waiter>,
+}
+
+/// Who waits for room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Waiter {
+    /// A session here; its stanza was not taken.
+    Local(SessionId),
+    /// A session of another shard; its stanza was taken, more should not come.
+    Remote(crate::mesh::ShardId, SessionId),
+}
+
+/// Facts of a session that are true or not.
+#[derive(Debug, Default, Clone, Copy)]
+pub(super) struct Flags {
+    /// On the dirty list.
+    pub(super) dirty: bool,
+    /// A service owes it an answer: until then no stanza of its is taken, whoever resumes it for another reason.
+    pub(super) awaits: bool,
+    /// Asked for the roster: gets pushes (RFC 6121 §2.2).
+    pub(super) interested: bool,
+    /// Taken out of its account; the connection is being ended.
+    pub(super) ended: bool,
+}
+
+/// A bound stream.
+#[derive(Debug)]
+pub(super) struct Session {
+    /// Full JID.
+    pub(super) jid: Jid,
+    /// The connection that carries it.
+    pub(super) connection: Key,
+    /// Bytes awaiting a write; owns memory only while there are some.
+    pub(super) outbox: Vec<u8>,
+    /// Bytes handed to the driver and not yet sent.
+    pub(super) in_flight: u32,
+    /// Index of its account.
+    pub(super) account: u32,
+    pub(super) generation: u32,
+    /// Recipients elsewhere that asked it to send no more.
+    pub(super) paused: u16,
+    /// Priority of its last available presence; `None` before initial presence and after unavailable.
+    pub(super) priority: Option<i8>,
+    pub(super) flags: Flags,
+    pub(super) extras: Option<Box<Extras>>,
+}
+
+impl Session {
+    /// Bytes on their way to the client.
+    pub(super) fn unsent(&self) -> usize {
+        self.outbox.len() + self.in_flight as usize
+    }
+
+    pub(super) fn extras(&mut self) -> &mut Extras {
+        self.extras.get_or_insert_default()
+    }
+
+    /// User-space bytes this session holds beside its slab entry.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let extras = self.extras.as_ref().map_or(0, |extras| {
+            size_of::<Extras>()
+                + extras.presence.as_ref().map_or(0, |text| text.len())
+                + extras.directed.capacity() * size_of::<Jid>()
+                + extras.waiters.capacity() * size_of::<Waiter>()
+        });
+        self.jid.as_str().len() + 16 + self.outbox.capacity() + extras
+    }
+}
