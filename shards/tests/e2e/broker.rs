@@ -1,0 +1,228 @@
+//! The binary under test: a process on free loopback ports and a temporary data directory.
+
+use std::collections::HashSet;
+use std::fmt::Write as _;
+use std::fs::{self, File};
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+use crate::wire::Wire;
+
+/// The password of every account.
+pub(crate) const PASSWORD: &str = "open-sesame";
+/// Accounts every broker has; enough for some to be at home on each of the two shards.
+pub(crate) const USERS: [&str; 6] = ["anna", "bert", "cleo", "dora", "emil", "fred"];
+/// Longest wait for anything; machines under load are slow.
+pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running broker.
+pub(crate) struct Broker {
+    child: Child,
+    data: TempDir,
+    /// Ports: no TLS, STARTTLS, TLS from the first byte, no TLS with PLAIN, metrics.
+    pub(crate) plain: u16,
+    pub(crate) starttls: u16,
+    pub(crate) direct: u16,
+    pub(crate) sasl_plain: u16,
+    pub(crate) metrics: u16,
+    baseline: u64,
+    stopped: bool,
+}
+
+impl Broker {
+    /// Starts one with the given lines in its `[limits]`, and gives it its accounts.
+    pub(crate) fn start(limits: &str) -> Self {
+        let [plain, starttls, direct, sasl_plain, metrics] = [(); 5].map(|()| free_port());
+        let data = TempDir::new().unwrap();
+        let mut config = format!(
+            "domains = ['localhost']\ndata = '{}'\nshards = 2\nscram_iterations = 4096\n",
+            data.path().join("data").display()
+        );
+        for (port, tls, with_plain) in [
+            (plain, "none", false),
+            (starttls, "starttls", true),
+            (direct, "direct", false),
+            (sasl_plain, "none", true),
+        ] {
+            write!(
+                config,
+                "[[listeners]]\naddress = '127.0.0.1:{port}'\nkind = 'c2s'\ntls = '{tls}'\nplain = {with_plain}\n"
+            )
+            .unwrap();
+        }
+        write!(
+            config,
+            "[metrics]\naddress = '127.0.0.1:{metrics}'\n[limits]\nstop_deadline = '5s'\nsessions_per_account_max = 5\n{limits}\n"
+        )
+        .unwrap();
+        fs::write(data.path().join("plaza.toml"), config).unwrap();
+        let log = File::create(data.path().join("log")).unwrap();
+        let child = Self::command(&data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let mut broker =
+            Self { child, data, plain, starttls, direct, sasl_plain, metrics, baseline: 0, stopped: false };
+        broker.wait("to serve", |broker| {
+            assert!(broker.child.try_wait().unwrap().is_none(), "ended at its start:\n{}", broker.log());
+            broker.http("/healthz").is_some_and(|answer| answer.contains("200 OK"))
+        });
+        for user in USERS {
+            broker.cli(&["account", "add", &format!("{user}@localhost"), "--password", PASSWORD]);
+        }
+        broker.baseline = broker.connections();
+        broker
+    }
+
+    fn command(data: &TempDir) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_plaza"));
+        command.arg("--config").arg(data.path().join("plaza.toml")).env_remove("RUST_LOG");
+        command
+    }
+
+    /// Runs a command of the same binary, which must succeed.
+    pub(crate) fn cli(&self, args: &[&str]) {
+        let output = Self::command(&self.data).args(args).output().unwrap();
+        assert!(output.status.success(), "{args:?}: {output:?}\n{}", self.log());
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.data.path().join("log")).unwrap_or_default()
+    }
+
+    /// A directory for the test's own files.
+    pub(crate) fn scratch(&self) -> PathBuf {
+        self.data.path().to_owned()
+    }
+
+    fn http(&self, path: &str) -> Option<String> {
+        let mut socket = TcpStream::connect(("127.0.0.1", self.metrics)).ok()?;
+        socket.set_read_timeout(Some(PATIENCE)).ok()?;
+        write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
+        let mut answer = String::new();
+        socket.read_to_string(&mut answer).ok()?;
+        Some(answer)
+    }
+
+    /// The sum of a family's numbers over those whose labels contain `label`.
+    pub(crate) fn metric(&self, name: &str, label: &str) -> u64 {
+        let text = self.http("/metrics").expect("metrics are served");
+        let lines = text.lines().filter(|line| {
+            line.strip_prefix(name).is_some_and(|rest| rest.starts_with(['{', ' '])) && line.contains(label)
+        });
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+    }
+
+    fn connections(&self) -> u64 {
+        self.metric("plaza_connections", "")
+    }
+
+    /// All that is not zero, for a failure's message.
+    pub(crate) fn gauges(&self) -> String {
+        let text = self.http("/metrics").unwrap_or_default();
+        let lines = text.lines().filter(|line| line.starts_with("plaza_") && !line.ends_with(" 0"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// Resident memory, in bytes.
+    pub(crate) fn resident(&self) -> u64 {
+        self.metric("process_resident_memory_bytes", "")
+    }
+
+    /// Waits until something is so.
+    pub(crate) fn wait(&mut self, what: &str, mut so: impl FnMut(&mut Self) -> bool) {
+        let end = Instant::now() + PATIENCE;
+        while !so(self) {
+            assert!(Instant::now() < end, "waited too long {what}; log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// The shard an account is at home on, found by logging in.
+    pub(crate) fn shard_of(&mut self, user: &str) -> u64 {
+        let on = |broker: &Self| [0, 1].map(|shard| broker.metric("plaza_sessions", &format!("shard=\"{shard}\"")));
+        let before = on(self);
+        let probe = Wire::login(self, user, "probe");
+        let mut shard = 0;
+        self.wait("for the session to count", |broker| {
+            let now = on(broker);
+            shard = u64::from(now[1] > before[1]);
+            now != before
+        });
+        drop(probe);
+        self.wait("for the session to end", |broker| on(broker) == before);
+        shard
+    }
+
+    /// Two pairs of users: two who share a shard, and two who don't. With six on two shards both exist, nearly always.
+    pub(crate) fn pairs(&mut self) -> Vec<(&'static str, &'static str)> {
+        let homes = USERS.map(|user| self.shard_of(user));
+        let first = (1..USERS.len()).find(|&other| homes[other] == homes[0]);
+        let second = (1..USERS.len()).find(|&other| homes[other] != homes[0]);
+        [first, second].into_iter().flatten().map(|other| (USERS[0], USERS[other])).collect()
+    }
+
+    /// SIGTERM, without waiting.
+    pub(crate) fn terminate(&self) {
+        let killed = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
+        assert!(killed.success());
+    }
+
+    /// Waits for the end of the process.
+    pub(crate) fn ended(&mut self, within: Duration) -> ExitStatus {
+        let end = Instant::now() + within;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.stopped = true;
+                return status;
+            }
+            assert!(Instant::now() < end, "did not end within {within:?}; log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// All clients are gone: the gauge is back where it was. Then stops it.
+    pub(crate) fn stop(mut self) {
+        let baseline = self.baseline;
+        let end = Instant::now() + PATIENCE;
+        while self.connections() != baseline {
+            assert!(Instant::now() < end, "connections are left:\n{}\n{}", self.gauges(), self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        assert_eq!(self.metric("plaza_panics_total", ""), 0, "a stream's code panicked");
+        self.terminate();
+        let status = self.ended(PATIENCE);
+        self.check_end(status);
+    }
+
+    /// It ended well.
+    pub(crate) fn check_end(&self, status: ExitStatus) {
+        let log = self.log();
+        assert_eq!(status.code(), Some(0), "log:\n{log}");
+        assert!(!log.contains("panicked"), "log:\n{log}");
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        if !self.stopped {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+/// A port nobody has, nor any other test of this run: the broker's listeners would share it without a word.
+fn free_port() -> u16 {
+    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        if GIVEN.lock().unwrap().get_or_insert_default().insert(port) {
+            return port;
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! End to end: the real binary on loopback, driven by independent clients, by bad input and by floods.
+//!
+//! Each test starts a broker of its own on a temporary directory and stops it with SIGTERM: it must exit with 0, have
+//! logged no panic, and hold as many connections at the end as at the start.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+mod bad_input;
+mod broker;
+mod clients;
+mod flow;
+mod wire;

@@ -1,0 +1,61 @@
+//! N shards in one thread, under a seed: everything around [`plaza_shards::shard::Shard`] is made up, at its worst.
+//!
+//! A seed draws a world ([`world::World`]) of shards, accounts, a mesh with little room and clients who stop reading. It
+//! plays the driver's part in any order the driver's contract allows, then lets everything drain, and checks that
+//! - stanzas between two addresses arrive in the order they were sent (RFC 6120 §10.1);
+//! - each is delivered, answered with an error, or counted as dropped, and only one of these;
+//! - nobody waits for ever, whoever ended meanwhile;
+//! - outboxes and batches stay within their bounds;
+//! - those who saw a session available learn once that it is gone (RFC 6121 §4.5.2, §4.6.3);
+//! - when all sessions have ended, nothing of them is left.
+//!
+//! A failure prints its seed. `PLAZA_SEED=n` replays one, `PLAZA_LONG=1` runs a hundred times as many.
+#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+#[path = "sim/random.rs"]
+mod random;
+#[path = "sim/world.rs"]
+mod world;
+
+use std::panic::catch_unwind;
+
+use world::World;
+
+fn simulate(seed: u64) {
+    let mut world = World::new(seed);
+    world.live();
+    world.drain();
+    world.check();
+    world.end();
+}
+
+/// Worlds that found a bug once.
+#[test]
+fn seed_0_a_stanza_of_a_session_ended_from_this_side_is_counted() {
+    simulate(0);
+}
+
+#[test]
+fn seed_43_a_session_waits_for_an_answer_whoever_resumes_it() {
+    simulate(43);
+}
+
+#[test]
+fn seed_63_a_full_outbox_is_one_drop_or_one_error() {
+    simulate(63);
+}
+
+#[test]
+fn seed_157_what_one_resource_took_is_not_refused_for_another() {
+    simulate(157);
+}
+
+#[test]
+fn seeds_keep_the_invariants() {
+    if let Ok(seed) = std::env::var("PLAZA_SEED") {
+        return simulate(seed.parse().expect("PLAZA_SEED is a number"));
+    }
+    let seeds = if std::env::var_os("PLAZA_LONG").is_some() { 30_000 } else { 300 };
+    let failed: Vec<u64> = (0..seeds).filter(|&seed| catch_unwind(|| simulate(seed)).is_err()).collect();
+    assert!(failed.is_empty(), "replay with PLAZA_SEED, one of {failed:?}");
+}
