@@ -1,0 +1,428 @@
+//! A run from beginning to end: starts the load threads, takes them through the phases, samples the server meanwhile,
+//! and makes sure that what was sent arrived.
+
+use std::time::{Duration, Instant};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+
+use crate::host::{self, Memory};
+use crate::plan::{Control, Failure, Phase, Plan, Scenario};
+use crate::ring::process_cpu_ns;
+use crate::stats::{Latencies, LatencySummary, Throughput};
+use crate::worker::{self, Yield};
+
+/// The course a run takes.
+#[derive(Debug, Clone)]
+pub(crate) struct Course {
+    /// What the progress line calls it.
+    pub title: String,
+    /// Logins before the clock starts: they compute what is then cached.
+    pub warm_logins: u32,
+    /// Sessions to hold and look at, rising; the last is all of them.
+    pub levels: Vec<u32>,
+    /// How long to let things settle before a look at memory.
+    pub settle: Duration,
+    /// Hold the sessions idle for so long and measure the server's CPU.
+    pub hold: Option<Duration>,
+    /// Traffic: how long before it is measured, and how long it is.
+    pub traffic: Option<(Duration, Duration)>,
+    /// The server's process.
+    pub pid: Option<u32>,
+    /// Without progress for so long, logging in or draining has failed.
+    pub patience: Duration,
+}
+
+/// A look at the server and the machine while sessions are held.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Level {
+    /// Sessions held.
+    pub sessions: u64,
+    /// The server's memory.
+    pub server: Option<Memory>,
+    /// The load tool's memory.
+    pub load: Memory,
+    /// Memory in use on the machine, kernel included.
+    pub machine: u64,
+}
+
+/// Logging in.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Logins {
+    /// Logins counted.
+    pub count: u64,
+    /// How long they took.
+    pub seconds: f64,
+    /// Per second.
+    pub per_second: f64,
+    /// Server CPU per login, in µs.
+    pub server_cpu_us: Option<f64>,
+    /// From connect to bound.
+    pub latency: Option<LatencySummary>,
+}
+
+/// The server's CPU while sessions are idle.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Hold {
+    /// How long.
+    pub seconds: f64,
+    /// Share of one core, 1 being all of it.
+    pub server_cores: Option<f64>,
+}
+
+/// One sample during the traffic.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Sample {
+    /// Seconds since the measured phase began; negative while warming up.
+    pub seconds: f64,
+    /// Stanzas per second since the last sample.
+    pub per_second: f64,
+    /// Cores the server used since then.
+    pub server_cores: Option<f64>,
+    /// The server's resident memory in bytes.
+    pub server_rss: Option<u64>,
+}
+
+/// What a run found.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Outcome {
+    /// Logging in.
+    pub logins: Logins,
+    /// Memory at each level.
+    pub levels: Vec<Level>,
+    /// Idle CPU.
+    pub hold: Option<Hold>,
+    /// Traffic.
+    pub throughput: Option<Throughput>,
+    /// Its latency.
+    pub latency: Option<LatencySummary>,
+    /// Its course over time.
+    pub samples: Vec<Sample>,
+    /// Failures in all.
+    pub failure_count: u64,
+    /// The first of them.
+    pub failures: Vec<Failure>,
+}
+
+const TICK: Duration = Duration::from_millis(10);
+const SAMPLE: Duration = Duration::from_millis(250);
+/// How long closing the streams may take.
+const CLOSING: Duration = Duration::from_secs(3);
+
+/// Makes a run.
+pub(crate) fn conduct(plan: &Plan, course: &Course) -> Outcome {
+    let control = Control::new(plan.threads);
+    let bar = ProgressBar::new(u64::from(plan.sessions));
+    bar.set_style(
+        ProgressStyle::with_template("{prefix} {wide_bar} {pos}/{len} {msg}").unwrap_or(ProgressStyle::default_bar()),
+    );
+    bar.set_prefix(course.title.clone());
+    std::thread::scope(|scope| {
+        let control = &control;
+        let threads: Vec<_> = (0..plan.threads)
+            .map(|thread| {
+                std::thread::Builder::new()
+                    .name(format!("load-{thread}"))
+                    .spawn_scoped(scope, move || worker::run(plan, control, thread))
+            })
+            .collect();
+        let mut outcome = Conductor { plan, course, control, bar: &bar }.lead();
+        control.enter(Phase::Stop);
+        let mut latencies = Latencies::new();
+        let mut logins = Latencies::new();
+        let mut talks = Vec::new();
+        for thread in threads {
+            let joined = thread
+                .map_err(|error| error.to_string())
+                .and_then(|handle| handle.join().map_err(|_| "a load thread panicked".to_owned()));
+            match joined {
+                Err(what) => control.fail(Failure { what, jid: String::new(), bytes: String::new() }),
+                Ok(Yield { latencies: more, logins: begun, talks: said }) => {
+                    latencies.add(&more);
+                    logins.add(&begun);
+                    talks.extend(said);
+                }
+            }
+        }
+        if course.traffic.is_some() {
+            outcome.latency = latencies.summary();
+            find_losses(plan, control, talks);
+        }
+        outcome.logins.latency = logins.summary();
+        (outcome.failure_count, outcome.failures) = control.failures();
+        bar.finish_and_clear();
+        outcome
+    })
+}
+
+/// What one of a pair said and the other did not hear, or heard too often.
+fn find_losses(plan: &Plan, control: &Control, mut talks: Vec<(u32, u64, u64)>) {
+    if !matches!(plan.scenario, Scenario::Pairs | Scenario::Iq) || control.is_aborted() {
+        return;
+    }
+    talks.sort_unstable();
+    for &(me, _, heard) in &talks {
+        let partner = talks.binary_search_by_key(&(me ^ 1), |talk| talk.0).ok().and_then(|index| talks.get(index));
+        if let Some(&(partner, sent, _)) = partner.filter(|partner| partner.1 != heard) {
+            let what = format!("{} sent {sent}, {heard} arrived", plan.jid(partner));
+            control.fail(Failure { what, jid: plan.jid(me), bytes: String::new() });
+        }
+    }
+}
+
+struct Conductor<'a> {
+    plan: &'a Plan,
+    course: &'a Course,
+    control: &'a Control,
+    bar: &'a ProgressBar,
+}
+
+impl Conductor<'_> {
+    fn lead(&self) -> Outcome {
+        let (logins, levels) = self.log_in();
+        if self.control.failures().0 > 0 {
+            self.control.abort(); // What a part of the sessions does would be compared with nothing.
+        }
+        let hold = self.course.hold.filter(|_| !self.is_over()).map(|time| self.hold(time));
+        let (mut throughput, mut samples) = (None, Vec::new());
+        if let Some((warmup, duration)) = self.course.traffic.filter(|_| !self.is_over()) {
+            (throughput, samples) = self.traffic(warmup, duration);
+        }
+        if !self.is_over() {
+            self.close();
+        }
+        Outcome { logins, levels, hold, throughput, latency: None, samples, failure_count: 0, failures: Vec::new() }
+    }
+
+    fn is_over(&self) -> bool {
+        self.control.is_aborted()
+    }
+
+    fn server_cpu(&self) -> Option<u64> {
+        self.course.pid.and_then(process_cpu_ns)
+    }
+
+    /// Waits until `progress` reaches `goal`; says so if it stands still for too long.
+    fn wait(&self, what: &str, goal: impl Fn() -> u64, progress: impl Fn() -> u64) -> bool {
+        let (mut last, mut since) = (progress(), Instant::now());
+        while !self.is_over() {
+            let now = progress();
+            if now >= goal() {
+                return true;
+            }
+            if now != last {
+                (last, since) = (now, Instant::now());
+            } else if since.elapsed() > self.course.patience {
+                let what = format!("{what} stands still at {now} of {}", goal());
+                self.control.fail(Failure { what, jid: String::new(), bytes: String::new() });
+                return false;
+            }
+            self.bar.tick();
+            std::thread::sleep(TICK);
+        }
+        false
+    }
+
+    fn reach(&self, sessions: u32) -> bool {
+        self.control.aim(sessions);
+        self.wait(
+            "logging in",
+            || u64::from(sessions),
+            || {
+                let ready = self.control.sum(|counters| &counters.ready);
+                self.bar.set_position(ready);
+                ready + self.control.failures().0
+            },
+        )
+    }
+
+    fn log_in(&self) -> (Logins, Vec<Level>) {
+        let mut levels = Vec::new();
+        if self.course.warm_logins > 0 && self.reach(self.course.warm_logins) {
+            std::thread::sleep(self.course.settle);
+        }
+        let ready = || self.control.sum(|counters| &counters.ready);
+        let (before, cpu_before) = (ready(), self.server_cpu());
+        let mut time = Duration::ZERO;
+        for &sessions in &self.course.levels {
+            let start = Instant::now();
+            if !self.reach(sessions) {
+                break;
+            }
+            time += start.elapsed();
+            std::thread::sleep(self.course.settle);
+            levels.push(Level {
+                sessions: ready(),
+                server: self.course.pid.and_then(host::memory),
+                load: host::memory(std::process::id()).unwrap_or_default(),
+                machine: host::machine_used(),
+            });
+        }
+        let count = ready() - before;
+        let cpu = self.server_cpu().zip(cpu_before).map(|(after, before)| after.saturating_sub(before));
+        let logins = Logins {
+            count,
+            seconds: time.as_secs_f64(),
+            per_second: count as f64 / time.as_secs_f64().max(1e-9),
+            server_cpu_us: cpu.filter(|_| count > 0).map(|ns| ns as f64 / 1e3 / count as f64),
+            latency: None,
+        };
+        (logins, levels)
+    }
+
+    fn hold(&self, time: Duration) -> Hold {
+        self.bar.set_message("idle");
+        let (start, before) = (Instant::now(), self.server_cpu());
+        while start.elapsed() < time && !self.is_over() {
+            self.bar.tick();
+            std::thread::sleep(TICK.max(time.saturating_sub(start.elapsed()).min(SAMPLE)));
+        }
+        let seconds = start.elapsed().as_secs_f64();
+        let spent = self.server_cpu().zip(before).map(|(after, before)| after.saturating_sub(before) as f64 / 1e9);
+        Hold { seconds, server_cores: spent.map(|spent| spent / seconds) }
+    }
+
+    fn traffic(&self, warmup: Duration, duration: Duration) -> (Option<Throughput>, Vec<Sample>) {
+        let mut samples = Vec::new();
+        self.control.enter(Phase::Warmup);
+        self.sample(warmup, -warmup.as_secs_f64(), &mut samples);
+        let load = || process_cpu_ns(std::process::id()).unwrap_or_default();
+        let arrived = || self.control.sum(|counters| &counters.arrived);
+        self.control.enter(Phase::Measure);
+        let (start, arrived_before, server_before, load_before) =
+            (Instant::now(), arrived(), self.server_cpu(), load());
+        self.sample(duration, 0.0, &mut samples);
+        let (server_after, messages, load_after) = (self.server_cpu(), arrived() - arrived_before, load());
+        let window_ns = start.elapsed().as_nanos() as u64;
+        self.control.enter(Phase::Drain);
+        let server = server_after.zip(server_before).map(|(after, before)| after.saturating_sub(before));
+        let throughput = Throughput::new(messages, window_ns, server, load_after.saturating_sub(load_before));
+        self.drain();
+        (Some(throughput), samples)
+    }
+
+    fn sample(&self, time: Duration, origin: f64, samples: &mut Vec<Sample>) {
+        let start = Instant::now();
+        let arrived = || self.control.sum(|counters| &counters.arrived);
+        let (mut last, mut last_arrived, mut last_cpu) = (start, arrived(), self.server_cpu());
+        while start.elapsed() < time && !self.is_over() {
+            std::thread::sleep(SAMPLE.min(time.saturating_sub(start.elapsed())));
+            let (now, arrived, cpu) = (Instant::now(), arrived(), self.server_cpu());
+            let seconds = (now - last).as_secs_f64().max(1e-6);
+            let per_second = (arrived - last_arrived) as f64 / seconds;
+            let cores = cpu.zip(last_cpu).map(|(now, before)| now.saturating_sub(before) as f64 / 1e9 / seconds);
+            samples.push(Sample {
+                seconds: origin + (now - start).as_secs_f64(),
+                per_second,
+                server_cores: cores,
+                server_rss: self.course.pid.and_then(host::rss),
+            });
+            let cores = cores.map_or(String::new(), |cores| format!(", server {cores:.2} cores"));
+            self.bar.set_message(format!("{per_second:.0}/s{cores}"));
+            (last, last_arrived, last_cpu) = (now, arrived, cpu);
+        }
+    }
+
+    /// Waits for what is under way, twice: answers may follow what arrives last.
+    fn drain(&self) {
+        self.bar.set_message("draining");
+        let owed = || self.control.sum(|counters| &counters.owed);
+        let arrived = || self.control.sum(|counters| &counters.arrived);
+        for _ in 0..2 {
+            std::thread::sleep(TICK * 5);
+            if !self.wait("draining: stanzas were lost; it", owed, arrived) {
+                return;
+            }
+        }
+        if arrived() != owed() && !self.is_over() {
+            let what = format!("{} stanzas were sent, {} arrived", owed(), arrived());
+            self.control.fail(Failure { what, jid: String::new(), bytes: String::new() });
+        }
+    }
+
+    fn close(&self) {
+        self.bar.set_message("closing");
+        self.control.enter(Phase::Close);
+        let start = Instant::now();
+        let open = || self.control.sum(|counters| &counters.ready) > self.control.sum(|counters| &counters.closed);
+        while !self.plan.raw && open() && start.elapsed() < CLOSING && !self.is_over() {
+            std::thread::sleep(TICK);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{SocketAddr, TcpListener};
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+    use crate::plan::tests::plan;
+    use crate::relay;
+
+    fn over_a_relay(change: impl Fn(&mut Plan)) -> Outcome {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let SocketAddr::V4(server) = listener.local_addr().unwrap() else { unreachable!("IPv4 was bound") };
+        let mut plan = plan(Scenario::Pairs, 8, 2, 2);
+        plan.raw = true;
+        plan.server = server;
+        plan.sources = vec!["127.0.3.1".parse().unwrap(), "127.0.3.2".parse().unwrap()];
+        change(&mut plan);
+        let course = Course {
+            title: "test".to_owned(),
+            warm_logins: 0,
+            levels: vec![plan.sessions],
+            settle: Duration::ZERO,
+            hold: None,
+            traffic: Some((Duration::from_millis(50), Duration::from_millis(200))),
+            pid: Some(std::process::id()),
+            patience: Duration::from_secs(5),
+        };
+        let stop = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| relay::serve(&listener, 32, &stop).unwrap());
+            let outcome = conduct(&plan, &course);
+            stop.store(true, Ordering::Relaxed);
+            outcome
+        })
+    }
+
+    #[test]
+    fn pairs_over_a_relay_lose_nothing_in_a_closed_loop() {
+        for window in [1, 16] {
+            let outcome = over_a_relay(|plan| plan.window = window);
+            assert_eq!(outcome.failure_count, 0, "{:?}", outcome.failures);
+            let throughput = outcome.throughput.unwrap();
+            assert!(throughput.messages > 100, "{throughput:?}");
+            assert!(throughput.per_cpu_second.is_some());
+            assert!(outcome.latency.unwrap().count > 100);
+        }
+    }
+
+    #[test]
+    fn an_open_loop_keeps_its_rate_over_many_rings() {
+        let outcome = over_a_relay(|plan| {
+            plan.rate = Some(2_000.0);
+            plan.ring_sessions_max = 2;
+        });
+        assert_eq!(outcome.failure_count, 0, "{:?}", outcome.failures);
+        let rate = outcome.throughput.unwrap().per_second;
+        assert!((1_500.0..2_500.0).contains(&rate), "{rate}");
+    }
+
+    #[test]
+    fn read_outs_go_both_ways() {
+        let outcome = over_a_relay(|plan| plan.scenario = Scenario::Iq);
+        assert_eq!(outcome.failure_count, 0, "{:?}", outcome.failures);
+        assert!(outcome.latency.unwrap().count > 100);
+    }
+
+    #[test]
+    fn a_server_that_is_not_there_is_a_failure() {
+        let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+        let SocketAddr::V4(free) = free else { unreachable!("IPv4 was bound") };
+        let outcome = over_a_relay(|plan| plan.server = free);
+        assert_eq!(outcome.failure_count, 8);
+        assert!(outcome.failures[0].what.contains("failed"), "{:?}", outcome.failures);
+    }
+}

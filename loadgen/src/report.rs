@@ -1,0 +1,559 @@
+//! What a run found, for people and for machines: a few lines on standard output, JSON, and one self-contained page.
+
+use std::fmt::Write;
+
+use plotters::prelude::*;
+use serde::Serialize;
+
+use crate::conductor::{Course, Outcome, Sample};
+use crate::host::Host;
+use crate::plan::{Mechanism, Plan, Scenario, TlsMode};
+use crate::stats;
+
+/// What was asked for.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Settings {
+    /// Name of the scenario.
+    pub scenario: String,
+    /// The server.
+    pub server: String,
+    /// Its domain.
+    pub domain: String,
+    /// TLS.
+    pub tls: TlsMode,
+    /// Whether certificates were verified.
+    pub verified: bool,
+    /// The mechanism, if only one was allowed.
+    pub mechanism: Option<Mechanism>,
+    /// Sessions.
+    pub sessions: u32,
+    /// Accounts they share.
+    pub accounts: u32,
+    /// Stanzas outstanding per direction, in a closed loop.
+    pub window: Option<u32>,
+    /// Stanzas per second asked for, in an open loop.
+    pub rate: Option<f64>,
+    /// Bytes of a body or status.
+    pub bytes: Option<usize>,
+    /// Sessions that belong together.
+    pub group: u32,
+    /// Share of the sessions that took part in the traffic.
+    pub fraction: f64,
+    /// Logins in progress at once.
+    pub concurrency: u32,
+    /// Whether logins were pipelined.
+    pub pipeline: bool,
+    /// Load threads.
+    pub threads: u32,
+    /// CPUs they were pinned to.
+    pub cpus: Vec<usize>,
+    /// Source addresses used.
+    pub sources: usize,
+    /// Seconds of warm-up and measurement.
+    pub seconds: Option<(f64, f64)>,
+}
+
+impl Settings {
+    /// Of a plan and its course.
+    pub(crate) fn of(scenario: &str, plan: &Plan, course: &Course, verified: bool) -> Self {
+        let traffic = course.traffic.is_some();
+        Self {
+            scenario: scenario.to_owned(),
+            server: plan.server.to_string(),
+            domain: plan.domain.clone(),
+            tls: plan.tls,
+            verified,
+            mechanism: plan.mechanism,
+            sessions: plan.sessions,
+            accounts: plan.accounts,
+            window: (traffic && plan.rate.is_none()).then_some(plan.window),
+            rate: plan.rate,
+            bytes: matches!(plan.scenario, Scenario::Pairs | Scenario::Presence).then_some(plan.bytes),
+            group: plan.group,
+            fraction: plan.fraction,
+            concurrency: plan.concurrency,
+            pipeline: plan.pipeline,
+            threads: plan.threads,
+            cpus: plan.cpus.clone(),
+            sources: plan.sources.len(),
+            seconds: course.traffic.map(|(warmup, duration)| (warmup.as_secs_f64(), duration.as_secs_f64())),
+        }
+    }
+}
+
+/// A login beside the bare TLS handshake.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Storm {
+    /// Server CPU per login, in µs.
+    pub login_us: f64,
+    /// CPU of a bare rustls server per full TLS 1.3 handshake (ECDSA P-256), in µs, measured in this run.
+    pub handshake_us: f64,
+    /// Login ÷ handshake.
+    pub ratio: f64,
+}
+
+impl Storm {
+    /// From µs per login and ns per handshake.
+    pub(crate) fn new(login_us: f64, handshake_ns: u64) -> Self {
+        let handshake_us = handshake_ns.max(1) as f64 / 1e3;
+        Self { login_us, handshake_us, ratio: login_us / handshake_us }
+    }
+}
+
+/// Broker beside relay.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Ratio {
+    /// Stanzas per server-CPU-second, broker ÷ relay.
+    pub per_cpu_second: Option<f64>,
+    /// p99 latency, broker ÷ relay.
+    pub p99: Option<f64>,
+}
+
+/// A report.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Report {
+    /// Version of the load tool.
+    pub version: &'static str,
+    /// Where it was made.
+    pub host: Host,
+    /// What was asked for.
+    pub settings: Settings,
+    /// What the broker did.
+    pub broker: Outcome,
+    /// What the raw relay did.
+    pub relay: Option<Outcome>,
+    /// One beside the other.
+    pub ratio: Option<Ratio>,
+    /// Server user-space memory per session in bytes: the slope between the first and the last level.
+    pub memory_per_session: Option<f64>,
+    /// The load tool's own, likewise.
+    pub load_per_session: Option<f64>,
+    /// Machine memory per session in bytes, both ends and the kernel, likewise.
+    pub machine_per_session: Option<f64>,
+    /// Logins beside handshakes.
+    pub storm: Option<Storm>,
+}
+
+impl Report {
+    /// Of the broker alone.
+    pub(crate) fn new(settings: Settings, broker: Outcome) -> Self {
+        let ends = broker.levels.first().zip(broker.levels.last());
+        let private = |index: &crate::conductor::Level| Some((index.sessions, index.server?.private));
+        let memory = ends.and_then(|(low, high)| stats::slope(private(low)?, private(high)?));
+        let load = ends
+            .and_then(|(low, high)| stats::slope((low.sessions, low.load.private), (high.sessions, high.load.private)));
+        let machine =
+            ends.and_then(|(low, high)| stats::slope((low.sessions, low.machine), (high.sessions, high.machine)));
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            host: Host::read(),
+            settings,
+            broker,
+            relay: None,
+            ratio: None,
+            memory_per_session: memory,
+            load_per_session: load,
+            machine_per_session: machine,
+            storm: None,
+        }
+    }
+
+    /// Puts the relay beside it.
+    pub(crate) fn compare(&mut self, relay: Outcome) {
+        let throughputs = self.broker.throughput.zip(relay.throughput);
+        let latencies = self.broker.latency.as_ref().zip(relay.latency.as_ref());
+        self.ratio = Some(Ratio {
+            per_cpu_second: throughputs.and_then(|(broker, relay)| broker.ratio(&relay)),
+            p99: latencies.map(|(broker, relay)| broker.p99_us / relay.p99_us.max(0.1)),
+        });
+        self.relay = Some(relay);
+    }
+
+    /// Whether nothing went wrong.
+    pub(crate) fn is_clean(&self) -> bool {
+        self.broker.failure_count == 0 && self.relay.as_ref().is_none_or(|relay| relay.failure_count == 0)
+    }
+
+    /// The figures, as `(name, value)`.
+    fn figures(&self) -> Vec<(String, String)> {
+        let mut figures = Vec::new();
+        let mut add = |name: &str, value: String| figures.push((name.to_owned(), value));
+        let logins = &self.broker.logins;
+        if logins.count > 0 {
+            let cpu = logins.server_cpu_us.map_or(String::new(), |us| format!(", server CPU {us:.1} µs each"));
+            add("logins", format!("{} in {:.2} s: {:.0}/s{cpu}", logins.count, logins.seconds, logins.per_second));
+        }
+        if let Some(latency) = &logins.latency {
+            add("login latency", format!("p50 {:.1} ms, p99 {:.1} ms", latency.p50_us / 1e3, latency.p99_us / 1e3));
+        }
+        if let Some(storm) = self.storm {
+            add("bare TLS 1.3 handshake", format!("{:.1} µs of server CPU", storm.handshake_us));
+            add("login ÷ bare handshake", format!("{:.2}", storm.ratio));
+        }
+        for level in &self.broker.levels {
+            let server = level.server.map_or(String::new(), |memory| {
+                format!("server {} private, {} resident; ", mib(memory.private), mib(memory.rss))
+            });
+            let (load, machine) = (mib(level.load.private), mib(level.machine));
+            add(&format!("memory at {} sessions", level.sessions), format!("{server}load {load}; machine {machine}"));
+        }
+        if let Some(bytes) = self.memory_per_session {
+            add("server memory per session", format!("{bytes:.0} B of user space (slope)"));
+        }
+        if let Some(bytes) = self.load_per_session {
+            add("load memory per session", format!("{bytes:.0} B of user space (slope)"));
+        }
+        if let Some(bytes) = self.machine_per_session {
+            add("machine memory per session", format!("{bytes:.0} B, both ends and the kernel (slope)"));
+        }
+        if let Some(cores) = self.broker.hold.and_then(|hold| hold.server_cores) {
+            add("server CPU while idle", format!("{:.3} % of one core", cores * 100.0));
+        }
+        let sides = [("broker", Some(&self.broker)), ("relay", self.relay.as_ref())];
+        for (name, outcome) in sides.into_iter().filter_map(|(name, outcome)| Some((name, outcome?))) {
+            if let Some(throughput) = outcome.throughput {
+                let cpu =
+                    throughput.cpu_us_per_message.zip(throughput.per_cpu_second).map_or(String::new(), |(us, rate)| {
+                        format!("; {us:.3} µs of server CPU each, {rate:.0} per server-CPU-second")
+                    });
+                add(name, format!("{} stanzas, {:.0}/s{cpu}", throughput.messages, throughput.per_second));
+                let load = throughput.load_cpu_seconds / throughput.seconds.max(1e-9);
+                let server = throughput
+                    .server_cpu_seconds
+                    .map_or(String::new(), |cpu| format!("server {:.2} cores, ", cpu / throughput.seconds.max(1e-9)));
+                add(&format!("{name} load"), format!("{server}load tool {load:.2} cores"));
+            }
+            if let Some(latency) = &outcome.latency {
+                add(
+                    &format!("{name} latency"),
+                    format!(
+                        "p50 {:.0} µs, p99 {:.0} µs, p99.9 {:.0} µs, max {:.0} µs",
+                        latency.p50_us, latency.p99_us, latency.p999_us, latency.max_us
+                    ),
+                );
+            }
+        }
+        if let Some(ratio) = self.ratio {
+            if let Some(ratio) = ratio.per_cpu_second {
+                add("broker ÷ relay", format!("{ratio:.3} in stanzas per server-CPU-second"));
+            }
+            if let Some(ratio) = ratio.p99 {
+                add("broker ÷ relay, p99", format!("{ratio:.2}"));
+            }
+        }
+        figures
+    }
+}
+
+fn mib(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+/// Prints the figures, and what went wrong.
+pub(crate) fn print(report: &Report) {
+    let settings = &report.settings;
+    println!(
+        "{}: {} sessions, {} at {}, TLS {:?}",
+        settings.scenario, settings.sessions, settings.domain, settings.server, settings.tls
+    );
+    for (name, value) in report.figures() {
+        println!("  {name:<28} {value}");
+    }
+    for (name, outcome) in [("broker", Some(&report.broker)), ("relay", report.relay.as_ref())] {
+        let Some(outcome) = outcome.filter(|outcome| outcome.failure_count > 0) else { continue };
+        eprintln!("{} failures with the {name}; the first:", outcome.failure_count);
+        for failure in &outcome.failures {
+            eprintln!("  {} {}", failure.jid, failure.what);
+            if !failure.bytes.is_empty() {
+                eprintln!("    {}", failure.bytes.escape_debug());
+            }
+        }
+    }
+}
+
+/// A line of a plot.
+struct Line<'a> {
+    name: &'a str,
+    color: RGBColor,
+    points: Vec<(f64, f64)>,
+}
+
+const BROKER: RGBColor = RGBColor(31, 119, 180);
+const RELAY: RGBColor = RGBColor(214, 120, 30);
+
+/// A plot as SVG; `quantiles`: the x axis counts nines, and both axes are logarithms.
+fn plot(title: &str, x: &str, y: &str, lines: &[Line<'_>], quantiles: bool) -> Result<String, String> {
+    let points = || lines.iter().flat_map(|line| &line.points);
+    let Some(&(first, _)) = points().next() else { return Ok(String::new()) };
+    let (left, right) = points().fold((first, first), |(low, high), point| (low.min(point.0), high.max(point.0)));
+    let highest = points().map(|point| point.1).fold(0.0, f64::max).max(1e-9);
+    let lowest = points().map(|point| point.1).fold(highest, f64::min);
+    let (bottom, top) = if quantiles { (lowest.floor(), highest + 0.1) } else { (0.0, highest * 1.08) };
+    let mut svg = String::new();
+    {
+        let failed = |error: &dyn std::fmt::Display| format!("plotting {title}: {error}");
+        let area = SVGBackend::with_string(&mut svg, (760, 320)).into_drawing_area();
+        let mut chart = ChartBuilder::on(&area)
+            .caption(title, ("sans-serif", 18))
+            .margin(10)
+            .margin_right(36)
+            .x_label_area_size(38)
+            .y_label_area_size(72)
+            .build_cartesian_2d(left..right.max(left + 1e-6), bottom..top)
+            .map_err(|error| failed(&error))?;
+        let nines = |x: &f64| match *x {
+            x if x < 0.05 => "0 %".to_owned(),
+            x => format!("{} %", (100.0 - 100.0 / 10_f64.powf(x)) * 1e4_f64.round() / 1e4),
+        };
+        let plain = |x: &f64| format!("{x:.0}");
+        let value = |y: &f64| if top < 10.0 { format!("{y:.2}") } else { format!("{y:.0}") };
+        let micros = |y: &f64| match 10_f64.powf(*y) {
+            us if us < 999.0 => format!("{us:.0} µs"),
+            us if us < 999e3 => format!("{:.1} ms", us / 1e3),
+            us => format!("{:.1} s", us / 1e6),
+        };
+        let labels: &dyn Fn(&f64) -> String = if quantiles { &nines } else { &plain };
+        let values: &dyn Fn(&f64) -> String = if quantiles { &micros } else { &value };
+        chart
+            .configure_mesh()
+            .x_desc(x)
+            .y_desc(y)
+            .x_labels(8)
+            .y_labels(6)
+            .x_label_formatter(&labels)
+            .y_label_formatter(&values)
+            .light_line_style(WHITE)
+            .draw()
+            .map_err(|error| failed(&error))?;
+        for line in lines {
+            let color = line.color;
+            chart
+                .draw_series(LineSeries::new(line.points.iter().copied(), color.stroke_width(2)))
+                .map_err(|error| failed(&error))?
+                .label(line.name)
+                .legend(move |(x, y)| PathElement::new([(x, y), (x + 16, y)], color.stroke_width(2)));
+        }
+        if lines.len() > 1 {
+            chart
+                .configure_series_labels()
+                .background_style(WHITE.mix(0.8))
+                .border_style(BLACK.mix(0.3))
+                .position(if quantiles { SeriesLabelPosition::UpperLeft } else { SeriesLabelPosition::LowerRight })
+                .draw()
+                .map_err(|error| failed(&error))?;
+        }
+        area.present().map_err(|error| failed(&error))?;
+    }
+    Ok(svg)
+}
+
+/// One self-contained page.
+///
+/// # Errors
+/// In words: a plot could not be drawn.
+pub(crate) fn html(report: &Report) -> Result<String, String> {
+    let mut page = String::from(HEAD);
+    let settings = &report.settings;
+    let sides: Vec<(&str, RGBColor, &Outcome)> =
+        [("broker", BROKER, Some(&report.broker)), ("raw relay", RELAY, report.relay.as_ref())]
+            .into_iter()
+            .filter_map(|(name, color, outcome)| Some((name, color, outcome?)))
+            .collect();
+    push(&mut page, format_args!("<h1>plaza-loadgen {}</h1>", escape(&settings.scenario)));
+    let verdict = if report.is_clean() {
+        "<p class=ok>Everything sent arrived once, in order, intact and from the right sender.</p>"
+    } else {
+        "<p class=bad>Something went wrong: see the failures below.</p>"
+    };
+    page.push_str(verdict);
+    table(&mut page, "Figures", &report.figures());
+
+    let series = |value: &dyn Fn(&Sample) -> Option<f64>| -> Vec<Line<'_>> {
+        let points = |outcome: &Outcome| -> Vec<(f64, f64)> {
+            outcome.samples.iter().filter_map(|sample| Some((sample.seconds, value(sample)?))).collect()
+        };
+        let lines = sides.iter().map(|&(name, color, outcome)| Line { name, color, points: points(outcome) });
+        lines.filter(|line| !line.points.is_empty()).collect()
+    };
+    let time = "seconds since measuring began";
+    let curves = sides.iter().filter_map(|&(name, color, outcome)| {
+        let curve = &outcome.latency.as_ref()?.curve;
+        let points = curve.iter().map(|&(quantile, us)| (-(1.0 - quantile).log10(), us.max(0.1).log10())).collect();
+        Some(Line { name, color, points })
+    });
+    for svg in [
+        plot("Throughput", time, "stanzas per second", &series(&|sample| Some(sample.per_second)), false)?,
+        plot("Latency", "percentile", "", &curves.collect::<Vec<_>>(), true)?,
+        plot("Server CPU", time, "cores", &series(&|sample| sample.server_cores), false)?,
+        plot(
+            "Server memory",
+            time,
+            "MiB resident",
+            &series(&|sample| Some(sample.server_rss? as f64 / 1048576.0)),
+            false,
+        )?,
+        plot("Memory held", "sessions", "MiB private to the server", &levels(&report.broker), false)?,
+    ] {
+        if !svg.is_empty() {
+            push(&mut page, format_args!("<figure>{svg}</figure>"));
+        }
+    }
+
+    let text = serde_json::to_value(settings).map_err(|error| error.to_string())?;
+    let mut rows: Vec<(String, String)> = text
+        .as_object()
+        .into_iter()
+        .flatten()
+        .filter(|(_, value)| !value.is_null())
+        .map(|(name, value)| (name.replace('_', " "), value.as_str().map_or(value.to_string(), str::to_owned)))
+        .collect();
+    let host = &report.host;
+    for (name, value) in [
+        ("cpu", format!("{} × {}", host.cpus, host.cpu)),
+        ("memory", mib(host.memory)),
+        ("kernel", host.kernel.clone()),
+        ("commit", host.commit.clone().unwrap_or_else(|| "unknown".to_owned())),
+        ("time", host.time.clone()),
+        ("command", host.command.clone()),
+    ] {
+        rows.push((name.to_owned(), value));
+    }
+    table(&mut page, "Settings", &rows);
+    if settings.tls != TlsMode::None && !settings.verified {
+        page.push_str("<p>Certificates were not verified (no <code>--ca</code>).</p>");
+    }
+    page.push_str(
+        "<p>Open loop: latency counts from the time a stanza was scheduled for, whether or not it could leave then. \
+         The raw relay passes the same bytes in plaintext through one io_uring and looks at none of them; server CPU is \
+         the scheduler's count of the server process, kernel time included.</p>",
+    );
+    for (name, _, outcome) in &sides {
+        let rows: Vec<(String, String)> = outcome
+            .failures
+            .iter()
+            .map(|failure| (failure.jid.clone(), format!("{} {}", failure.what, failure.bytes)))
+            .collect();
+        if !rows.is_empty() {
+            table(&mut page, &format!("The first of {} failures with the {name}", outcome.failure_count), &rows);
+        }
+    }
+    page.push_str("</body></html>\n");
+    Ok(page)
+}
+
+fn levels(outcome: &Outcome) -> Vec<Line<'static>> {
+    let points: Vec<(f64, f64)> = outcome
+        .levels
+        .iter()
+        .filter_map(|level| Some((level.sessions as f64, level.server?.private as f64 / 1048576.0)))
+        .collect();
+    if points.len() < 2 { Vec::new() } else { vec![Line { name: "server", color: BROKER, points }] }
+}
+
+const HEAD: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>plaza-loadgen</title><style>\
+body{font:15px/1.5 system-ui,sans-serif;max-width:800px;margin:2em auto;padding:0 1em;color:#222}\
+table{border-collapse:collapse;width:100%}td{padding:.2em .6em;border-bottom:1px solid #ddd;vertical-align:top;\
+overflow-wrap:anywhere}td:first-child{color:#666;white-space:nowrap}figure{margin:1.5em 0}svg{max-width:100%;height:auto}\
+.ok{color:#176b2c}.bad{color:#a11;font-weight:bold}</style><body>";
+
+fn table(page: &mut String, title: &str, rows: &[(String, String)]) {
+    push(page, format_args!("<h2>{}</h2><table>", escape(title)));
+    for (name, value) in rows {
+        push(page, format_args!("<tr><td>{}</td><td>{}</td></tr>", escape(name), escape(value)));
+    }
+    page.push_str("</table>");
+}
+
+fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
+    page.write_fmt(text).expect("writing to a string cannot fail");
+}
+
+fn escape(text: &str) -> String {
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::conductor::{Level, Logins};
+    use crate::host::Memory;
+    use crate::plan::tests::plan;
+    use crate::stats::{Latencies, Throughput};
+
+    fn outcome(cpu_ns: u64) -> Outcome {
+        let mut latencies = Latencies::new();
+        (1..1000).for_each(|value| latencies.record(value * cpu_ns / 1_000_000));
+        let level = |sessions, private| Level {
+            sessions,
+            server: Some(Memory { rss: private * 2, pss: private, private }),
+            load: Memory::default(),
+            machine: private * 8,
+        };
+        let sample = |seconds| Sample {
+            seconds,
+            per_second: 1000.0 + seconds,
+            server_cores: Some(0.5),
+            server_rss: Some(1 << 24),
+        };
+        Outcome {
+            logins: Logins { count: 5, seconds: 1.0, per_second: 5.0, server_cpu_us: Some(200.0), latency: None },
+            levels: vec![level(2_000, 10_000_000), level(18_000, 26_000_000)],
+            hold: None,
+            throughput: Some(Throughput::new(100_000, 1_000_000_000, Some(cpu_ns), 1)),
+            latency: latencies.summary(),
+            samples: (0..20).map(|index| sample(f64::from(index) / 2.0 - 2.0)).collect(),
+            failure_count: 0,
+            failures: Vec::new(),
+        }
+    }
+
+    fn report() -> Report {
+        let plan = plan(Scenario::Pairs, 1000, 1, 2);
+        let course = Course {
+            title: String::new(),
+            warm_logins: 0,
+            levels: Vec::new(),
+            settle: Duration::ZERO,
+            hold: None,
+            traffic: Some((Duration::from_secs(1), Duration::from_secs(2))),
+            pid: None,
+            patience: Duration::ZERO,
+        };
+        Report::new(Settings::of("pairs", &plan, &course, false), outcome(900_000_000))
+    }
+
+    #[test]
+    fn the_page_holds_every_plot_and_the_ratio() {
+        let mut report = report();
+        report.compare(outcome(450_000_000));
+        let page = html(&report).unwrap();
+        assert_eq!(page.matches("<svg").count(), 5);
+        for text in ["broker ÷ relay", "0.500 in stanzas", "1000 B of user space", "kernel", "Throughput", "Latency"] {
+            assert!(page.contains(text), "{text}");
+        }
+        assert!(!page.contains("http://") || page.contains("xmlns"), "nothing is loaded from elsewhere");
+        assert!(report.is_clean());
+    }
+
+    #[test]
+    fn failures_show_in_the_page_and_in_the_verdict() {
+        let mut report = report();
+        report.broker.failure_count = 3;
+        report.broker.failures.push(crate::plan::Failure {
+            what: "lost <one>".to_owned(),
+            jid: "load1@localhost/r1".to_owned(),
+            bytes: "<message>".to_owned(),
+        });
+        let page = html(&report).unwrap();
+        assert!(page.contains("lost &lt;one&gt;") && page.contains("class=bad"));
+        assert!(!report.is_clean());
+        assert!(serde_json::to_string(&report).unwrap().contains("\"failure_count\":3"));
+    }
+
+    #[test]
+    fn a_storm_is_put_beside_the_bare_handshake() {
+        assert_eq!(Storm::new(150.0, 100_000).ratio, 1.5);
+    }
+}

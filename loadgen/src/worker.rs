@@ -1,0 +1,482 @@
+//! A load thread: its rings, its sessions, and the turns it takes.
+//!
+//! Started by [`crate::conductor`]. A turn: begin logins, send what is due, flush, submit and wait, feed what arrived.
+//! A thread with one ring sleeps in it; a thread with several sleeps on an eventfd they all signal.
+
+use std::io;
+use std::net::SocketAddrV4;
+use std::time::Duration;
+
+use crate::plan::{Control, Counters, Failure, Phase, Plan, Scenario};
+use crate::ring::{self, Bell, Event, Ring, RingSettings};
+use crate::session::{Bench, Fault, Session};
+use crate::stats::Latencies;
+use crate::traffic::{Talk, Tally};
+
+/// How long a turn sleeps at most before it looks at the phase.
+const NAP: Duration = Duration::from_millis(20);
+/// Open loop: a session with more than this waiting means the server does not keep up.
+const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Descriptors of a ring beside those of sessions.
+const DESCRIPTORS_SPARE: u32 = 8;
+
+/// What a thread leaves behind.
+#[derive(Debug)]
+pub(crate) struct Yield {
+    /// Latencies of the measured phase.
+    pub latencies: Latencies,
+    /// From connect to bound.
+    pub logins: Latencies,
+    /// `(session, stanzas sent, stanzas heard)` of all that took part.
+    pub talks: Vec<(u32, u64, u64)>,
+}
+
+/// Runs a load thread until the end of the run.
+pub(crate) fn run(plan: &Plan, control: &Control, thread: u32) -> Yield {
+    let cpu = plan.cpus.get(thread as usize % plan.cpus.len().max(1)).copied();
+    let worker = ring::pin(cpu).and_then(|()| Worker::new(plan, control, thread));
+    match worker {
+        Err(error) => {
+            control.fail(Failure { what: setup_failure(&error), jid: String::new(), bytes: String::new() });
+            Yield { latencies: Latencies::new(), logins: Latencies::new(), talks: Vec::new() }
+        }
+        Ok(mut worker) => {
+            if let Err(error) = worker.turns() {
+                control.fail(Failure { what: error.to_string(), jid: String::new(), bytes: String::new() });
+            }
+            worker.finish()
+        }
+    }
+}
+
+fn setup_failure(error: &io::Error) -> String {
+    let remedy = match error.raw_os_error() {
+        Some(libc::EMFILE) => "; raise the descriptor limit (ulimit -n) or lower --ring-sessions",
+        Some(libc::EPERM | libc::ENOSYS) => "; io_uring is missing or forbidden here (kernel.io_uring_disabled)",
+        Some(libc::ENOMEM) => "; raise the limit of locked memory (ulimit -l)",
+        _ => "",
+    };
+    format!("a load thread could not start: {error}{remedy}")
+}
+
+/// A ring, and the sessions that are its slots.
+struct Home {
+    ring: Ring,
+    /// Sessions whose recv must be armed again.
+    rearm: Vec<u32>,
+    /// Numbers of its addresses: the server's, then the sources'.
+    target: usize,
+    sources: Vec<usize>,
+}
+
+struct Worker<'a> {
+    plan: &'a Plan,
+    control: &'a Control,
+    counters: &'a Counters,
+    thread: u32,
+    homes: Vec<Home>,
+    /// Slots per ring.
+    share: u32,
+    bell: Bell,
+    sessions: Vec<Session>,
+    bench: Bench,
+    tally: Tally,
+    logins: Latencies,
+    dirty: Vec<u32>,
+    /// The next session to log in.
+    next: u32,
+    logging_in: u32,
+    concurrency: u32,
+    schedule: Schedule,
+    /// Sessions wait on a poll instead of an armed recv.
+    lazy: bool,
+}
+
+/// The open loop's timetable: senders in turn, one each `period`.
+#[derive(Debug, Default)]
+struct Schedule {
+    senders: Vec<u32>,
+    start_ns: u64,
+    period_ns: f64,
+    sent: u64,
+}
+
+impl Schedule {
+    fn due_ns(&self) -> u64 {
+        self.start_ns + (self.sent as f64 * self.period_ns) as u64
+    }
+}
+
+impl<'a> Worker<'a> {
+    fn new(plan: &'a Plan, control: &'a Control, thread: u32) -> io::Result<Self> {
+        let sessions = plan.sessions_of(thread);
+        let rings = sessions.div_ceil(plan.ring_sessions_max).max(1);
+        let share = sessions.div_ceil(rings).max(1);
+        let many = rings > 4;
+        let settings = RingSettings {
+            slots: share + DESCRIPTORS_SPARE,
+            entries: if many { 1024 } else { 4096 },
+            buffers: if many { 128 } else { 1024 },
+            buffer_bytes: 4096,
+        };
+        let bell = Bell::new()?;
+        let mut homes = Vec::new();
+        for _ in 0..rings {
+            let mut ring = Ring::new(settings)?;
+            if rings > 1 {
+                ring.signal(bell.descriptor())?;
+            }
+            let target = ring.address(plan.server);
+            let sources = plan.sources.iter().map(|&ip| ring.address(SocketAddrV4::new(ip, 0))).collect();
+            homes.push(Home { ring, rearm: Vec::new(), target, sources });
+        }
+        Ok(Self {
+            plan,
+            control,
+            counters: control.counters.get(thread as usize).expect("counters for every thread"),
+            thread,
+            homes,
+            share,
+            bell,
+            sessions: (0..sessions).map(|_| Session::new()).collect(),
+            bench: Bench::new(),
+            tally: Tally {
+                phase: Phase::Login,
+                now_ns: 0,
+                measure_from: u64::MAX,
+                owed: 0,
+                arrived: 0,
+                latencies: Latencies::new(),
+            },
+            logins: Latencies::new(),
+            dirty: Vec::new(),
+            next: 0,
+            logging_in: 0,
+            concurrency: plan.concurrency.div_ceil(plan.threads),
+            schedule: Schedule::default(),
+            lazy: matches!(plan.scenario, Scenario::Idle),
+        })
+    }
+
+    fn turns(&mut self) -> io::Result<()> {
+        let mut events = Vec::new();
+        loop {
+            let phase = self.control.phase();
+            if phase == Phase::Stop || self.control.is_aborted() {
+                return Ok(());
+            }
+            self.tally.now_ns = self.control.now_ns();
+            if phase != self.tally.phase {
+                self.on_phase(phase);
+            }
+            self.begin_logins();
+            let nap = self.send_due();
+            self.flush();
+            let single = self.homes.len() == 1;
+            for home in 0..self.homes.len() {
+                let Some(Home { ring, .. }) = self.homes.get_mut(home) else { continue };
+                if single || !ring.is_quiet() {
+                    ring.submit(single.then_some(nap))?;
+                    ring.reap(&mut events);
+                }
+                for event in events.drain(..) {
+                    self.on_event(home, event);
+                }
+            }
+            self.publish();
+            // An enter runs a bounded amount of the kernel's deferred work: what is left does not ring the bell again.
+            if !single && self.dirty.is_empty() && self.homes.iter_mut().all(|home| home.ring.is_quiet()) {
+                self.bell.wait(nap);
+            }
+        }
+    }
+
+    fn publish(&mut self) {
+        if self.tally.owed > 0 {
+            Counters::add(&self.counters.owed, std::mem::take(&mut self.tally.owed));
+        }
+        if self.tally.arrived > 0 {
+            Counters::add(&self.counters.arrived, std::mem::take(&mut self.tally.arrived));
+        }
+    }
+
+    fn finish(self) -> Yield {
+        let talks = self.sessions.iter().filter_map(|session| session.talk.as_ref());
+        Yield {
+            talks: talks.map(|talk| (talk.me, talk.sent, talk.heard)).collect(),
+            latencies: self.tally.latencies,
+            logins: self.logins,
+        }
+    }
+
+    fn global(&self, local: u32) -> u32 {
+        self.plan.global(self.thread, local)
+    }
+
+    fn on_phase(&mut self, phase: Phase) {
+        let before = std::mem::replace(&mut self.tally.phase, phase);
+        if before == Phase::Login && matches!(phase, Phase::Warmup | Phase::Measure) {
+            self.begin_traffic();
+        }
+        match phase {
+            Phase::Measure => {
+                self.tally.measure_from = self.control.measure_from();
+                self.logins = Latencies::new();
+            }
+            Phase::Close => {
+                for local in 0..self.sessions.len() as u32 {
+                    let Some(session) = self.sessions.get_mut(local as usize) else { continue };
+                    if session.close(self.plan, &mut self.bench).is_ok() {
+                        self.mark(local);
+                    }
+                }
+            }
+            Phase::Login | Phase::Warmup | Phase::Drain | Phase::Stop => {}
+        }
+    }
+
+    /// Gives the participants their part; in a closed loop they fill their windows, in an open one they get a timetable.
+    fn begin_traffic(&mut self) {
+        let groups = (self.sessions.len() as u32 / self.plan.group) as f64;
+        let participants = ((groups * self.plan.fraction).ceil() as u32 * self.plan.group).min(self.next);
+        for local in 0..participants {
+            let me = self.global(local);
+            let Some(session) = self.sessions.get_mut(local as usize).filter(|session| session.is_ready()) else {
+                continue;
+            };
+            let talk = Talk::new(self.plan, me);
+            let begins = talk.begins(self.plan);
+            session.talk = Some(Box::new(talk));
+            if begins {
+                self.schedule.senders.push(local);
+            }
+        }
+        match self.plan.rate {
+            Some(rate) => {
+                let mine = rate * f64::from(self.plan.sessions_of(self.thread)) / f64::from(self.plan.sessions);
+                self.schedule.period_ns = 1e9 / mine.max(1e-3);
+                self.schedule.start_ns = self.tally.now_ns;
+            }
+            None => {
+                for index in 0..self.schedule.senders.len() {
+                    let Some(&local) = self.schedule.senders.get(index) else { continue };
+                    let now_ns = self.tally.now_ns;
+                    self.say(local, self.plan.window, now_ns);
+                }
+            }
+        }
+    }
+
+    fn say(&mut self, local: u32, count: u32, sent_ns: u64) {
+        let Self { plan, sessions, bench, tally, .. } = self;
+        let Some(session) = sessions.get_mut(local as usize) else { return };
+        let spoken = session.speak(bench, |talk, out| {
+            for _ in 0..count {
+                talk.say(plan, tally, sent_ns, out);
+            }
+        });
+        let backlog = session.output_bytes();
+        match spoken {
+            Err(fault) => self.fail(local, fault),
+            Ok(()) if backlog > BACKLOG_BYTES_MAX => {
+                self.fail(local, Fault::from(format!("{backlog} bytes wait: the server does not keep up")));
+            }
+            Ok(()) => self.mark(local),
+        }
+    }
+
+    /// Sends what the timetable says is due, and gives how long to sleep until the next.
+    fn send_due(&mut self) -> Duration {
+        if !matches!(self.tally.phase, Phase::Warmup | Phase::Measure) || self.plan.rate.is_none() {
+            return NAP;
+        }
+        let count = self.schedule.senders.len() as u64;
+        loop {
+            let due_ns = self.schedule.due_ns();
+            if due_ns > self.tally.now_ns {
+                return Duration::from_nanos(due_ns - self.tally.now_ns).min(NAP);
+            }
+            let index = (self.schedule.sent.checked_rem(count)).map(|index| index as usize);
+            let Some(&local) = index.and_then(|index| self.schedule.senders.get(index)) else { return NAP };
+            self.schedule.sent += 1;
+            self.say(local, 1, due_ns);
+        }
+    }
+
+    fn begin_logins(&mut self) {
+        let level = self.plan.level_of(self.thread, self.control.target());
+        while self.next < level && self.logging_in < self.concurrency {
+            let local = self.next;
+            self.next += 1;
+            self.logging_in += 1;
+            let global = self.global(local) as usize;
+            let now_ns = self.tally.now_ns;
+            if let Some(session) = self.sessions.get_mut(local as usize) {
+                session.begin(now_ns);
+            }
+            let (home, slot) = (local / self.share, local % self.share);
+            if let Some(Home { ring, target, sources, .. }) = self.homes.get_mut(home as usize) {
+                let source = sources.get(global % sources.len().max(1)).copied();
+                ring.connect(slot, source, *target);
+            }
+        }
+    }
+
+    fn mark(&mut self, local: u32) {
+        let Some(session) = self.sessions.get_mut(local as usize) else { return };
+        if session.has_output() && !session.sending && !std::mem::replace(&mut session.dirty, true) {
+            self.dirty.push(local);
+        }
+    }
+
+    /// One send for each session that has something to say and none in flight; recvs that ended are armed again.
+    fn flush(&mut self) {
+        for local in self.dirty.drain(..) {
+            let Some(session) = self.sessions.get_mut(local as usize) else { continue };
+            session.dirty = false;
+            if session.sending || !session.has_output() {
+                continue;
+            }
+            session.sending = true;
+            let buffer = session.take_output();
+            if let Some(home) = self.homes.get_mut((local / self.share) as usize) {
+                home.ring.send(local % self.share, buffer);
+            }
+        }
+        for index in 0..self.homes.len() {
+            let Some(Home { ring, rearm, .. }) = self.homes.get_mut(index) else { continue };
+            for slot in rearm.drain(..) {
+                let local = index as u32 * self.share + slot;
+                let Some(session) = self.sessions.get(local as usize) else { continue };
+                arm(ring, slot, self.lazy, session.is_ready());
+            }
+        }
+    }
+
+    fn on_event(&mut self, home: usize, event: Event) {
+        let base = home as u32 * self.share;
+        match event {
+            Event::Connected(slot, result) => self.on_connected(home, slot, base + slot, result),
+            Event::Readable(slot) => {
+                if let Some(home) = self.homes.get_mut(home) {
+                    home.ring.receive(slot);
+                }
+            }
+            Event::Received(slot, lent, more) => {
+                let local = base + slot;
+                let global = self.global(local);
+                self.tally.now_ns = self.control.now_ns();
+                let Self { plan, homes, sessions, bench, tally, .. } = self;
+                let (Some(home), Some(session)) = (homes.get_mut(home), sessions.get_mut(local as usize)) else {
+                    return;
+                };
+                let was_ready = session.is_ready();
+                let result = if session.may_end() {
+                    Ok(())
+                } else {
+                    session.arrive(plan, bench, tally, global, home.ring.bytes(&lent))
+                };
+                let ready = session.is_ready();
+                let started_ns = session.started_ns;
+                home.ring.recycle(lent);
+                if !more {
+                    home.rearm.push(slot);
+                }
+                if ready && !was_ready {
+                    self.logging_in = self.logging_in.saturating_sub(1);
+                    self.logins.record(self.tally.now_ns.saturating_sub(started_ns));
+                    Counters::add(&self.counters.ready, 1);
+                }
+                match result {
+                    Ok(()) => self.mark(local),
+                    Err(fault) => self.fail(local, fault),
+                }
+            }
+            Event::Starved(slot) => {
+                if let Some(home) = self.homes.get_mut(home) {
+                    home.rearm.push(slot);
+                }
+            }
+            Event::Ended(slot, error) => self.on_ended(home, slot, base + slot, error),
+            Event::Sent(slot, error, buffer) => {
+                self.bench.keep(buffer);
+                let local = base + slot;
+                let Some(session) = self.sessions.get_mut(local as usize) else { return };
+                session.sending = false;
+                if error == 0 {
+                    self.mark(local);
+                } else if !session.may_end() {
+                    let error = io::Error::from_raw_os_error(error);
+                    self.fail(local, Fault::from(format!("sending failed: {error}")));
+                }
+            }
+            Event::Accepted(_) | Event::AcceptEnded => {}
+        }
+    }
+
+    fn on_connected(&mut self, home: usize, slot: u32, local: u32, result: Result<(), i32>) {
+        let global = self.global(local);
+        let Some(session) = self.sessions.get_mut(local as usize).filter(|session| session.is_connecting()) else {
+            return;
+        };
+        let said = match result {
+            Ok(()) => session.connected(self.plan, &mut self.bench, global),
+            Err(error) => {
+                let error = io::Error::from_raw_os_error(error);
+                Err(Fault::from(format!("connecting to {} failed: {error}", self.plan.server)))
+            }
+        };
+        match said {
+            Err(fault) => self.fail(local, fault),
+            Ok(()) => {
+                if let Some(home) = self.homes.get_mut(home) {
+                    arm(&mut home.ring, slot, self.lazy, false);
+                }
+                self.mark(local);
+            }
+        }
+    }
+
+    fn on_ended(&mut self, home: usize, slot: u32, local: u32, error: i32) {
+        let Some(session) = self.sessions.get_mut(local as usize) else { return };
+        if !session.may_end() {
+            let reason = match error {
+                0 => "the server closed the connection".to_owned(),
+                error => format!("the connection broke: {}", io::Error::from_raw_os_error(error)),
+            };
+            self.fail(local, Fault::from(reason));
+            return;
+        }
+        session.bury();
+        Counters::add(&self.counters.closed, 1);
+        if let Some(home) = self.homes.get_mut(home) {
+            home.ring.close(slot);
+        }
+    }
+
+    fn fail(&mut self, local: u32, fault: Fault) {
+        let Some(session) = self.sessions.get_mut(local as usize) else { return };
+        if !session.is_ready() {
+            self.logging_in = self.logging_in.saturating_sub(1);
+        }
+        session.bury();
+        self.control.fail(Failure {
+            what: fault.what,
+            jid: self.plan.jid(self.plan.global(self.thread, local)),
+            bytes: String::from_utf8_lossy(&fault.bytes).into_owned(),
+        });
+        if let Some(home) = self.homes.get_mut((local / self.share) as usize) {
+            home.ring.close(local % self.share);
+        }
+    }
+}
+
+/// Arms a slot's next read: an idle session only waits for something to read, a lazy one reads once at a time while it
+/// logs in.
+fn arm(ring: &mut Ring, slot: u32, lazy: bool, ready: bool) {
+    match (lazy, ready) {
+        (true, true) => ring.poll(slot),
+        (true, false) => ring.receive(slot),
+        (false, _) => ring.receive_all(slot),
+    }
+}
