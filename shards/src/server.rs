@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use plaza_core::jid::Jid;
-use plaza_core::stream::{self, StreamConfig};
+use plaza_core::stream;
 use plaza_registry::helpers::Helpers;
 use plaza_registry::services::ServiceConfig;
 use plaza_registry::store::embedded::EmbeddedStore;
@@ -312,19 +312,7 @@ fn plans(settings: &Settings, tls: Option<&Arc<Tls>>) -> Vec<ListenerPlan> {
         let secured = listener.tls != TlsMode::None;
         ListenerPlan {
             address: listener.address,
-            stream: Arc::new(StreamConfig {
-                domains: settings.domains.clone(),
-                starttls: listener.tls == TlsMode::StartTls,
-                tls_required: secured,
-                plain: listener.plain,
-                plain_without_tls: !secured && listener.plain,
-                legacy_session: settings.legacy_session,
-                sasl_attempts_max: settings.limits.sasl_attempts_max,
-                scram_iterations: settings.scram_iterations,
-                before_auth: settings.limits.before_auth,
-                after_auth: settings.limits.after_auth,
-                idle_seconds: settings.idle_seconds,
-            }),
+            stream: Arc::new(settings.stream_config(listener)),
             tls: tls.filter(|_| secured).cloned(),
             direct: listener.tls == TlsMode::Direct,
         }
