@@ -22,6 +22,8 @@ use io_uring::{IoUring, cqueue, opcode, squeue};
 
 /// Socket level for TCP options.
 const TCP: u32 = libc::IPPROTO_TCP as u32;
+/// Requests in the chain of a connect: socket, two options, bind, connect.
+const CHAIN_ENTRIES: usize = 5;
 /// The buffer group of every ring's only pool.
 const GROUP: u16 = 0;
 const PAGE: usize = 4096;
@@ -228,9 +230,22 @@ impl Ring {
         }
     }
 
+    /// Hands the queue to the kernel unless it has room for a chain of linked requests: a chain must not be cut. The kernel
+    /// takes the end of what is submitted for the end of the chain, and leaves its beginning to a worker thread; what
+    /// follows later then finds no socket.
+    fn room_for_chain(&mut self) {
+        let submission = self.uring.submission();
+        let room = submission.capacity() - submission.len();
+        drop(submission);
+        if room < CHAIN_ENTRIES {
+            let _ = self.uring.submit();
+        }
+    }
+
     /// Makes a socket in `slot`, binds it to `source` (port left to connect) and connects it to `target`.
     pub(crate) fn connect(&mut self, slot: u32, source: Option<usize>, target: usize) {
         let Ok(destination) = DestinationSlot::try_from_slot_target(slot) else { return };
+        self.room_for_chain();
         let linked = squeue::Flags::IO_LINK | squeue::Flags::SKIP_SUCCESS;
         let length = size_of::<libc::sockaddr_in>() as libc::socklen_t;
         let socket = opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).file_index(Some(destination)).build();
@@ -562,6 +577,27 @@ mod tests {
         let mut read = [0; 4];
         io::Read::read_exact(&mut server, &mut read).unwrap();
         assert_eq!(&read, b"ping");
+    }
+
+    #[test]
+    fn connects_that_fill_the_queue_all_succeed() {
+        const CONNECTS: u32 = 64;
+        let settings = RingSettings { slots: CONNECTS, entries: 8, buffers: 2, buffer_bytes: 4096 };
+        let mut ring = Ring::new(settings).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let std::net::SocketAddr::V4(target) = listener.local_addr().unwrap() else { unreachable!("IPv4 was bound") };
+        let target = ring.address(target);
+        let source = ring.address("127.0.7.9:0".parse().unwrap());
+        for slot in 0..CONNECTS {
+            ring.connect(slot, Some(source), target);
+        }
+        let mut events = Vec::new();
+        for _ in 0..50 {
+            ring.submit(Some(Duration::from_millis(20))).unwrap();
+            ring.reap(&mut events);
+        }
+        assert_eq!(events.len(), CONNECTS as usize, "{events:?}");
+        assert!(events.iter().all(|event| matches!(event, Event::Connected(_, Ok(())))), "{events:?}");
     }
 
     #[test]
