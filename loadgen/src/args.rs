@@ -13,7 +13,7 @@ use clap::{Args, Parser, Subcommand};
 use plaza_core::sasl::scram::{self, Hash};
 use rustls::pki_types::ServerName;
 
-use crate::conductor::{Course, Outcome, conduct};
+use crate::conductor::{Course, Logins, Outcome, conduct};
 use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
 use crate::plan::{Mechanism, Plan, SaltCache, Scenario, TlsMode};
 use crate::relay::{self, RelayProcess};
@@ -228,9 +228,6 @@ struct PresenceArgs {
 struct StormArgs {
     #[command(flatten)]
     common: Common,
-    /// Handshakes of the bare rustls server to compare with.
-    #[arg(long, default_value_t = 1000)]
-    handshakes: u32,
 }
 
 #[derive(Debug, Args)]
@@ -403,6 +400,7 @@ impl Common {
             traffic: None,
             pid: self.pid,
             patience: seconds(self.patience, "--patience")?,
+            handshakes: false,
         })
     }
 
@@ -422,14 +420,7 @@ impl Common {
     }
 
     /// Runs, reports, and says whether all went well.
-    fn conclude(
-        &self,
-        name: &str,
-        plan: Plan,
-        course: &Course,
-        beside: Beside,
-        handshakes: Option<u32>,
-    ) -> Result<bool, String> {
+    fn conclude(&self, name: &str, plan: Plan, course: &Course, beside: Beside) -> Result<bool, String> {
         let relay_plan = beside.relay.then(|| raw(&plan, &beside)).transpose()?;
         let broker = conduct(&plan, course);
         self.write_salts(&plan.salts)?;
@@ -437,9 +428,9 @@ impl Common {
         if let Some((plan, relay)) = relay_plan.filter(|_| report.broker.failure_count == 0) {
             report.compare(measure_relay(&plan, course, &relay));
         }
-        if let (Some(rounds), Some(server_cpu_us)) = (handshakes, report.broker.logins.server_cpu_us) {
-            report.storm = Some(Storm::new(server_cpu_us, tls::bare_handshake_ns(rounds)?));
-        }
+        let Logins { server_cpu_us, handshake_ns, .. } = report.broker.logins;
+        report.storm =
+            server_cpu_us.zip(handshake_ns).map(|(login_us, handshake_ns)| Storm::new(login_us, handshake_ns));
         report::print(&report);
         if let Some(path) = &self.json {
             write_file(path, &serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?)?;
@@ -512,13 +503,13 @@ impl Cli {
                 let mut course = common.course("pairs", &plan)?;
                 pace.apply(&mut plan, &mut course)?;
                 plan.bytes = bytes;
-                common.conclude("pairs", plan, &course, beside, None)
+                common.conclude("pairs", plan, &course, beside)
             }
             Command::Iq(IqArgs { common, pace, beside }) => {
                 let mut plan = common.plan(Scenario::Iq, 2)?;
                 let mut course = common.course("iq", &plan)?;
                 pace.apply(&mut plan, &mut course)?;
-                common.conclude("iq", plan, &course, beside, None)
+                common.conclude("iq", plan, &course, beside)
             }
             Command::Ping(PingArgs { common, pace, interval }) => {
                 let mut plan = common.plan(Scenario::Ping, 1)?;
@@ -527,23 +518,24 @@ impl Cli {
                 if let Some(interval) = interval {
                     plan.rate = Some(f64::from(plan.sessions) / positive(interval, "--interval")?);
                 }
-                common.conclude("ping", plan, &course, NO_RELAY, None)
+                common.conclude("ping", plan, &course, NO_RELAY)
             }
             Command::Presence(PresenceArgs { common, pace, resources, bytes }) => {
                 let mut plan = common.plan(Scenario::Presence, resources)?;
                 let mut course = common.course("presence", &plan)?;
                 pace.apply(&mut plan, &mut course)?;
                 plan.bytes = bytes;
-                common.conclude("presence", plan, &course, NO_RELAY, None)
+                common.conclude("presence", plan, &course, NO_RELAY)
             }
-            Command::Storm(StormArgs { common, handshakes }) => {
+            Command::Storm(StormArgs { common }) => {
                 let plan = common.plan(Scenario::Idle, 1)?;
                 let mut course = common.course("storm", &plan)?;
                 course.settle = Duration::from_millis(500);
+                course.handshakes = true;
                 if plan.accounts < plan.sessions {
                     course.warm_logins = plan.accounts;
                 }
-                common.conclude("storm", plan, &course, NO_RELAY, Some(handshakes))
+                common.conclude("storm", plan, &course, NO_RELAY)
             }
             Command::Relay(RelayArgs { listen, cpu }) => {
                 relay::run(listen, cpu).map_err(|error| format!("the relay: {error}"))?;
@@ -574,7 +566,7 @@ impl IdleArgs {
             plan.rate = Some(f64::from(plan.sessions) * plan.fraction / positive(self.interval, "--interval")?);
             course.traffic = Some((Duration::from_secs(2), seconds(self.ping_duration, "--ping-duration")?));
         }
-        self.common.conclude("idle", plan, &course, NO_RELAY, None)
+        self.common.conclude("idle", plan, &course, NO_RELAY)
     }
 }
 

@@ -1,6 +1,7 @@
 //! A run from beginning to end: starts the load threads, takes them through the phases, samples the server meanwhile,
 //! and makes sure that what was sent arrived.
 
+use std::cell::RefCell;
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -8,8 +9,9 @@ use serde::Serialize;
 
 use crate::host::{self, Memory};
 use crate::plan::{Control, Failure, Phase, Plan, Scenario};
-use crate::ring::process_cpu_ns;
+use crate::ring::{pin, process_cpu_ns};
 use crate::stats::{Latencies, LatencySummary, Throughput};
+use crate::tls::BareHandshake;
 use crate::worker::{self, Yield};
 
 /// The course a run takes.
@@ -31,6 +33,9 @@ pub(crate) struct Course {
     pub pid: Option<u32>,
     /// Without progress for so long, logging in or draining has failed.
     pub patience: Duration,
+    /// While sessions log in, measure bare handshakes on the load's first CPU: beside the same traffic, on a machine as
+    /// busy, so that the two can be compared.
+    pub handshakes: bool,
 }
 
 /// A look at the server and the machine while sessions are held.
@@ -59,6 +64,8 @@ pub(crate) struct Logins {
     pub server_cpu_us: Option<f64>,
     /// From connect to bound.
     pub latency: Option<LatencySummary>,
+    /// CPU of a bare TLS handshake meanwhile, in ns.
+    pub handshake_ns: Option<u64>,
 }
 
 /// The server's CPU while sessions are idle.
@@ -105,6 +112,8 @@ pub(crate) struct Outcome {
 }
 
 const TICK: Duration = Duration::from_millis(10);
+/// Bare handshakes measured between two looks at the progress: a tenth of the CPU or less.
+const HANDSHAKES_PER_TICK: u32 = 3;
 const SAMPLE: Duration = Duration::from_millis(250);
 /// How long closing the streams may take.
 const CLOSING: Duration = Duration::from_secs(3);
@@ -126,7 +135,12 @@ pub(crate) fn conduct(plan: &Plan, course: &Course) -> Outcome {
                     .spawn_scoped(scope, move || worker::run(plan, control, thread))
             })
             .collect();
-        let mut outcome = Conductor { plan, course, control, bar: &bar }.lead();
+        let bare = course.handshakes.then(|| beside_load(plan)).transpose();
+        let bare = bare.unwrap_or_else(|what| {
+            control.fail(Failure { what, jid: String::new(), bytes: String::new() });
+            None
+        });
+        let mut outcome = Conductor { plan, course, control, bar: &bar, bare: RefCell::new(bare) }.lead();
         control.enter(Phase::Stop);
         let mut latencies = Latencies::new();
         let mut logins = Latencies::new();
@@ -155,6 +169,12 @@ pub(crate) fn conduct(plan: &Plan, course: &Course) -> Outcome {
     })
 }
 
+/// Handshakes to measure on the CPU where the load runs.
+fn beside_load(plan: &Plan) -> Result<BareHandshake, String> {
+    pin(plan.cpus.first().copied()).map_err(|error| error.to_string())?;
+    BareHandshake::new()
+}
+
 /// What one of a pair said and the other did not hear, or heard too often.
 fn find_losses(plan: &Plan, control: &Control, mut talks: Vec<(u32, u64, u64)>) {
     if !matches!(plan.scenario, Scenario::Pairs | Scenario::Iq) || control.is_aborted() {
@@ -175,6 +195,7 @@ struct Conductor<'a> {
     course: &'a Course,
     control: &'a Control,
     bar: &'a ProgressBar,
+    bare: RefCell<Option<BareHandshake>>,
 }
 
 impl Conductor<'_> {
@@ -231,6 +252,12 @@ impl Conductor<'_> {
             || {
                 let ready = self.control.sum(|counters| &counters.ready);
                 self.bar.set_position(ready);
+                if let Some(bare) = &mut *self.bare.borrow_mut()
+                    && ready > u64::from(self.course.warm_logins)
+                    && let Err(what) = (0..HANDSHAKES_PER_TICK).try_for_each(|_| bare.round())
+                {
+                    self.control.fail(Failure { what, jid: String::new(), bytes: String::new() });
+                }
                 ready + self.control.failures().0
             },
         )
@@ -266,6 +293,7 @@ impl Conductor<'_> {
             per_second: count as f64 / time.as_secs_f64().max(1e-9),
             server_cpu_us: cpu.filter(|_| count > 0).map(|ns| ns as f64 / 1e3 / count as f64),
             latency: None,
+            handshake_ns: self.bare.borrow().as_ref().and_then(BareHandshake::mean_ns),
         };
         (logins, levels)
     }
@@ -377,6 +405,7 @@ mod tests {
             traffic: Some((Duration::from_millis(50), Duration::from_millis(200))),
             pid: Some(std::process::id()),
             patience: Duration::from_secs(5),
+            handshakes: false,
         };
         let stop = AtomicBool::new(false);
         std::thread::scope(|scope| {

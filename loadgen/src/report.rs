@@ -498,7 +498,14 @@ mod tests {
             server_rss: Some(1 << 24),
         };
         Outcome {
-            logins: Logins { count: 5, seconds: 1.0, per_second: 5.0, server_cpu_us: Some(200.0), latency: None },
+            logins: Logins {
+                count: 5,
+                seconds: 1.0,
+                per_second: 5.0,
+                server_cpu_us: Some(200.0),
+                latency: None,
+                handshake_ns: None,
+            },
             levels: vec![level(2_000, 10_000_000), level(18_000, 26_000_000)],
             hold: None,
             throughput: Some(Throughput::new(100_000, 1_000_000_000, Some(cpu_ns), 1)),
@@ -520,6 +527,7 @@ mod tests {
             traffic: Some((Duration::from_secs(1), Duration::from_secs(2))),
             pid: None,
             patience: Duration::ZERO,
+            handshakes: false,
         };
         Report::new(Settings::of("pairs", &plan, &course, false), outcome(900_000_000))
     }

@@ -318,34 +318,53 @@ impl ServerCertVerifier for Known {
     }
 }
 
-/// CPU a rustls server spends on one full TLS 1.3 handshake with an ECDSA P-256 certificate, in ns: the mean of
-/// `rounds` in-memory handshakes on the calling thread, the client's share left out.
-///
-/// # Errors
-/// In words; none is expected.
-pub(crate) fn bare_handshake_ns(rounds: u32) -> Result<u64, TlsError> {
-    let said = |error: &dyn std::fmt::Display| error.to_string();
-    let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|error| said(&error))?;
-    let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
-        .and_then(|parameters| parameters.self_signed(&key))
-        .map_err(|error| said(&error))?;
-    let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
-    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-    let mut server = ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13])
-        .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key))
-        .map_err(|error| said(&error))?;
-    server.send_tls13_tickets = 0;
-    let (server, client) = (Arc::new(server), client_config(None, false)?);
-    let name = ServerName::try_from("localhost").map_err(|error| said(&error))?;
+/// What a rustls server spends on a full TLS 1.3 handshake with an ECDSA P-256 certificate and nothing around it: in
+/// memory, on the calling thread, the client's share left out.
+pub(crate) struct BareHandshake {
+    server: Arc<ServerConfig>,
+    client: Arc<ClientConfig>,
+    name: ServerName<'static>,
+    spent_ns: u64,
+    rounds: u64,
+}
 
-    let mut spent = 0;
-    for round in 0..rounds + rounds / 10 {
-        let warm = round < rounds / 10;
+impl BareHandshake {
+    /// Makes the certificate and both configurations.
+    ///
+    /// # Errors
+    /// In words; none is expected.
+    pub(crate) fn new() -> Result<Self, TlsError> {
+        let said = |error: &dyn std::fmt::Display| error.to_string();
+        let key = rcgen::KeyPair::generate_for(&rcgen::PKCS_ECDSA_P256_SHA256).map_err(|error| said(&error))?;
+        let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()])
+            .and_then(|parameters| parameters.self_signed(&key))
+            .map_err(|error| said(&error))?;
+        let provider: Arc<CryptoProvider> = Arc::new(aws_lc_rs::default_provider());
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[&rustls::version::TLS13])
+            .and_then(|builder| builder.with_no_client_auth().with_single_cert(vec![certificate.der().clone()], key))
+            .map_err(|error| said(&error))?;
+        server.send_tls13_tickets = 0;
+        let name = ServerName::try_from("localhost").map_err(|error| said(&error))?;
+        let mut bare =
+            Self { server: Arc::new(server), client: client_config(None, false)?, name, spent_ns: 0, rounds: 0 };
+        for _ in 0..WARM_HANDSHAKES {
+            bare.round()?;
+        }
+        (bare.spent_ns, bare.rounds) = (0, 0);
+        Ok(bare)
+    }
+
+    /// One more handshake.
+    ///
+    /// # Errors
+    /// In words; none is expected.
+    pub(crate) fn round(&mut self) -> Result<(), TlsError> {
         let (mut to_server, mut to_client, mut none) = (Vec::new(), Vec::new(), Vec::new());
-        let mut from = Tls::start(Arc::clone(&client), name.clone(), &mut to_server)?;
+        let mut from = Tls::start(Arc::clone(&self.client), self.name.clone(), &mut to_server)?;
         let start = thread_cpu_ns();
-        let mut to = UnbufferedServerConnection::new(Arc::clone(&server)).map_err(|error| said(&error))?;
+        let mut to = UnbufferedServerConnection::new(Arc::clone(&self.server)).map_err(|error| error.to_string())?;
         let mut cost = thread_cpu_ns() - start;
         let mut open = false;
         while !(open && from.is_established()) {
@@ -370,10 +389,19 @@ pub(crate) fn bare_handshake_ns(rounds: u32) -> Result<u64, TlsError> {
             let used = from.receive(&mut to_client, &mut none, &mut to_server)?.used;
             to_client.drain(..used);
         }
-        spent += if warm { 0 } else { cost };
+        self.spent_ns += cost;
+        self.rounds += 1;
+        Ok(())
     }
-    Ok(spent / u64::from(rounds.max(1)))
+
+    /// Mean so far, in ns; `None` before the first round.
+    pub(crate) fn mean_ns(&self) -> Option<u64> {
+        self.spent_ns.checked_div(self.rounds)
+    }
 }
+
+/// Handshakes before the first that counts.
+const WARM_HANDSHAKES: u32 = 50;
 
 #[cfg(test)]
 mod tests {
@@ -381,7 +409,12 @@ mod tests {
 
     #[test]
     fn a_bare_handshake_ends_and_costs_something() {
-        let cost = bare_handshake_ns(10).unwrap();
+        let mut bare = BareHandshake::new().unwrap();
+        assert_eq!(bare.mean_ns(), None);
+        for _ in 0..10 {
+            bare.round().unwrap();
+        }
+        let cost = bare.mean_ns().unwrap();
         assert!((20_000..20_000_000).contains(&cost), "{cost} ns");
     }
 

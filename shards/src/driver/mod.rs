@@ -506,7 +506,8 @@ impl Driver {
         connection.operations += 1;
         let slot = connection.slot;
         match reading {
-            Reading::Once => self.ring.recv(slot, key),
+            // What we have just said must reach the peer before it answers.
+            Reading::Once => self.ring.recv(slot, key, true),
             Reading::Multi => {
                 if !connection.flags.hot {
                     connection.flags.hot = true;
@@ -529,7 +530,7 @@ impl Driver {
         connection.reading = Reading::Once;
         connection.operations += 1;
         let slot = connection.slot;
-        self.ring.recv(slot, key);
+        self.ring.recv(slot, key, false);
     }
 
     fn on_received(&mut self, key: Key, completion: &mut Completion) {

@@ -210,10 +210,12 @@ impl Ring {
         self.push(entry.user_data(user_data(Op::Wake, Key { index: 0, generation: 0 })));
     }
 
-    /// Receives once, into a pool buffer.
-    pub fn recv(&mut self, slot: Slot, key: Key) {
+    /// Receives once, into a pool buffer. `later`: the bytes are not expected to be there yet, so that the kernel should
+    /// wait for them before it looks.
+    pub fn recv(&mut self, slot: Slot, key: Key, later: bool) {
         let entry = opcode::Recv::new(Fixed(slot.0), std::ptr::null_mut(), 0)
             .buf_group(BUFFER_GROUP)
+            .ioprio(if later { RECVSEND_POLL_FIRST } else { 0 })
             .build()
             .flags(squeue::Flags::BUFFER_SELECT);
         self.push(entry.user_data(user_data(Op::Recv, key)));
@@ -395,3 +397,5 @@ impl Ring {
 
 /// `IORING_ENTER_GETEVENTS`.
 const GETEVENTS: u32 = 1;
+/// `IORING_RECVSEND_POLL_FIRST`.
+const RECVSEND_POLL_FIRST: u16 = 1;
