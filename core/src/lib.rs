@@ -11,4 +11,5 @@ pub mod rules;
 pub mod sasl;
 pub mod stanza;
 pub mod stream;
+pub mod subscription;
 pub mod xml;
