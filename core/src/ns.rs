@@ -24,6 +24,8 @@ pub const ROSTER: &str = "jabber:iq:roster";
 pub const ROSTER_VERSIONING: &str = "urn:xmpp:features:rosterver";
 /// Ping (XEP-0199).
 pub const PING: &str = "urn:xmpp:ping";
+/// Delayed delivery (XEP-0203).
+pub const DELAY: &str = "urn:xmpp:delay";
 /// Entity time (XEP-0202).
 pub const TIME: &str = "urn:xmpp:time";
 /// Software version (XEP-0092).

@@ -140,6 +140,7 @@ pub async fn remove<S: Store>(store: &S, bare: JidRef<'_>) -> Result<(), Account
         writes: vec![
             Write::Delete { table: Table::Accounts, key },
             Write::DeletePrefix { table: Table::Rosters, prefix: key::roster(bare) },
+            Write::DeletePrefix { table: Table::Offline, prefix: key::offline(bare) },
         ],
     };
     store.commit(batch).await.map_err(|error| match error {
@@ -221,7 +222,7 @@ fn encode(account: &Account) -> Vec<u8> {
     record
 }
 
-fn decode(record: &[u8]) -> Result<Account, StoreError> {
+pub(crate) fn decode(record: &[u8]) -> Result<Account, StoreError> {
     let mut reader = Reader::open(record, VERSION)?;
     let flags = reader.u8()?;
     if flags & !(FLAG_DISABLED | FLAG_ADMIN) != 0 {
@@ -251,6 +252,29 @@ fn decode_keys(reader: &mut Reader<'_>, hash: Hash) -> Result<Keys, StoreError> 
         return Err(StoreError::Corrupt);
     }
     Ok(Keys { hash, salt, iterations, stored_key: stored_key.into(), server_key: server_key.into() })
+}
+
+/// An account to test with.
+#[cfg(test)]
+pub(crate) mod tests_support {
+    use super::*;
+    use crate::store::memory::MemoryStore;
+    use crate::wait::block_on;
+
+    /// A store with an account.
+    pub(crate) fn store_with(account: &Jid) -> MemoryStore {
+        let keys = |hash, len| Keys {
+            hash,
+            salt: [1; 16].into(),
+            iterations: 1,
+            stored_key: vec![1; len].into(),
+            server_key: vec![1; len].into(),
+        };
+        let keys = NewKeys { sha1: keys(Hash::Sha1, 20), sha256: keys(Hash::Sha256, 32) };
+        let store = MemoryStore::new();
+        block_on(create(&store, account.as_jid(), keys, false, 0)).unwrap();
+        store
+    }
 }
 
 #[cfg(test)]

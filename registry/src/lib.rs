@@ -5,9 +5,14 @@
 
 pub mod accounts;
 pub mod broker;
+pub mod contacts;
+pub mod errands;
+pub mod facts;
 pub mod helpers;
+pub mod offline;
 mod record;
 pub mod rosters;
 pub mod services;
 pub mod store;
+pub mod subscriptions;
 pub mod wait;

@@ -9,9 +9,10 @@
 use std::fmt;
 
 use plaza_core::jid::{Jid, JidRef};
+use plaza_core::subscription::State;
 
 use crate::record::{Reader, flag, put_bytes, put_count};
-use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
+use crate::store::{Batch, CommitError, Guard, Pair, Store, StoreError, Table, Write, key};
 
 /// Version of an item's record and of the head's.
 const VERSION: u8 = 1;
@@ -19,6 +20,9 @@ const FLAG_TO: u8 = 1;
 const FLAG_FROM: u8 = 1 << 1;
 const FLAG_ASK: u8 = 1 << 2;
 const FLAG_APPROVED: u8 = 1 << 3;
+const FLAG_REQUEST: u8 = 1 << 4;
+const FLAG_UNLISTED: u8 = 1 << 5;
+const FLAGS: u8 = FLAG_TO | FLAG_FROM | FLAG_ASK | FLAG_APPROVED | FLAG_REQUEST | FLAG_UNLISTED;
 /// How often a change is tried again when another one came between. Each failure means another one succeeded.
 const ATTEMPTS_MAX: usize = 16;
 
@@ -37,6 +41,10 @@ pub struct RosterItem {
     pub ask: bool,
     /// The owner approved the contact before it asked (RFC 6121 §3.4).
     pub approved: bool,
+    /// The contact's request to see the owner's presence, as it is to be delivered, until the owner has answered it.
+    pub request: Option<Box<str>>,
+    /// The owner's clients are shown it. An item that holds nothing but a request is not (RFC 6121 §3.1.3).
+    pub listed: bool,
 }
 
 impl RosterItem {
@@ -49,6 +57,19 @@ impl RosterItem {
             subscription: Subscription::None,
             ask: false,
             approved: false,
+            request: None,
+            listed: true,
+        }
+    }
+
+    /// How owner and contact stand (RFC 6121 Appendix A).
+    pub fn state(&self) -> State {
+        State {
+            to: self.subscription.to(),
+            from: self.subscription.from(),
+            ask: self.ask,
+            pending_in: self.request.is_some(),
+            approved: self.approved,
         }
     }
 }
@@ -134,7 +155,12 @@ impl From<StoreError> for RosterError {
 pub async fn load<S: Store>(store: &S, owner: JidRef<'_>) -> Result<Vec<RosterItem>, StoreError> {
     let prefix = key::roster(owner);
     // The number of items was bounded when they were put, so it is not bounded again here. The head lies at the prefix.
-    let pairs = store.scan(Table::Rosters, &prefix, Some(&prefix), usize::MAX).await?;
+    read(owner, store.scan(Table::Rosters, &prefix, Some(&prefix), usize::MAX).await?)
+}
+
+/// Reads the items of a roster from what was read under its prefix.
+pub(crate) fn read(owner: JidRef<'_>, pairs: Vec<Pair>) -> Result<Vec<RosterItem>, StoreError> {
+    let prefix = key::roster(owner);
     pairs
         .into_iter()
         .map(|(key, record)| {
@@ -171,45 +197,67 @@ pub async fn update<S: Store>(
     items_max: u32,
     edit: impl Fn(&mut RosterItem),
 ) -> Result<RosterItem, RosterError> {
-    let at = Place::new(owner, contact);
-    for _ in 0..ATTEMPTS_MAX {
-        let before = store.get(Table::Rosters, &at.item).await?;
-        let mut item = match &before {
-            Some(record) => decode(contact.to_jid(), record)?,
-            None => RosterItem::new(contact.to_jid()),
-        };
+    let edited = |before: Option<&RosterItem>| {
+        let mut item = before.cloned().unwrap_or_else(|| RosterItem::new(contact.to_jid()));
         edit(&mut item);
-        let mut batch = at.batch(before.clone());
-        batch.writes.push(Write::Put { table: Table::Rosters, key: at.item.clone(), value: encode(&item) });
-        if before.is_none() {
-            let count = at.count(store, &mut batch).await?;
-            if count >= items_max {
-                return Err(RosterError::Full);
-            }
-            at.set_count(&mut batch, count + 1);
-        }
-        if at.commit(store, batch).await? {
-            return Ok(item);
-        }
-    }
-    Err(StoreError::Busy.into())
+        Some(Some(item))
+    };
+    let change = change(store, owner, contact, items_max, edited).await?;
+    change.after.ok_or(RosterError::NotFound)
 }
 
 /// Removes an item and gives what it was.
 ///
 /// # Errors
-/// [`RosterError::NotFound`], [`RosterError::NoAccount`] or [`RosterError::Store`].
+/// [`RosterError::NotFound`], also if the owner's clients are not shown it; [`RosterError::NoAccount`] or
+/// [`RosterError::Store`].
 pub async fn remove<S: Store>(store: &S, owner: JidRef<'_>, contact: JidRef<'_>) -> Result<RosterItem, RosterError> {
+    let gone = |before: Option<&RosterItem>| before.filter(|item| item.listed).map(|_| None);
+    let change = change(store, owner, contact, u32::MAX, gone).await?;
+    change.before.filter(|item| item.listed).ok_or(RosterError::NotFound)
+}
+
+/// What a change made of an item.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Change {
+    /// What was stored before.
+    pub before: Option<RosterItem>,
+    /// What is stored now.
+    pub after: Option<RosterItem>,
+}
+
+/// Changes one item as `decide` says of what is stored: `None` leaves it, `Some(None)` removes it. `decide` may run more
+/// than once, each time on what is stored by then.
+///
+/// # Errors
+/// [`RosterError::Full`] if the item would be new and the roster has `items_max` already, [`RosterError::NoAccount`] or
+/// [`RosterError::Store`].
+pub async fn change<S: Store>(
+    store: &S,
+    owner: JidRef<'_>,
+    contact: JidRef<'_>,
+    items_max: u32,
+    decide: impl Fn(Option<&RosterItem>) -> Option<Option<RosterItem>>,
+) -> Result<Change, RosterError> {
     let at = Place::new(owner, contact);
     for _ in 0..ATTEMPTS_MAX {
-        let before = store.get(Table::Rosters, &at.item).await?.ok_or(RosterError::NotFound)?;
-        let item = decode(contact.to_jid(), &before)?;
-        let mut batch = at.batch(Some(before));
-        batch.writes.push(Write::Delete { table: Table::Rosters, key: at.item.clone() });
-        let count = at.count(store, &mut batch).await?;
-        at.set_count(&mut batch, count.saturating_sub(1));
+        let stored = store.get(Table::Rosters, &at.item).await?;
+        let before = stored.as_deref().map(|record| decode(contact.to_jid(), record)).transpose()?;
+        let Some(after) = decide(before.as_ref()) else { return Ok(Change { after: before.clone(), before }) };
+        let mut batch = at.batch(stored);
+        batch.writes.push(match &after {
+            Some(item) => Write::Put { table: Table::Rosters, key: at.item.clone(), value: encode(item) },
+            None => Write::Delete { table: Table::Rosters, key: at.item.clone() },
+        });
+        if before.is_some() != after.is_some() {
+            let count = at.count(store, &mut batch).await?;
+            if after.is_some() && count >= items_max {
+                return Err(RosterError::Full);
+            }
+            at.set_count(&mut batch, if after.is_some() { count + 1 } else { count.saturating_sub(1) });
+        }
         if at.commit(store, batch).await? {
-            return Ok(item);
+            return Ok(Change { before, after });
         }
     }
     Err(StoreError::Busy.into())
@@ -274,7 +322,8 @@ fn decode_head(record: &[u8]) -> Result<u32, StoreError> {
     Ok(count)
 }
 
-/// version · flags · name · number of groups · groups; texts behind their length. The JID is in the key.
+/// version · flags · name · number of groups · groups · request, if there is one; texts behind their length. The JID is in
+/// the key.
 fn encode(item: &RosterItem) -> Vec<u8> {
     let mut record =
         Vec::with_capacity(4 + item.name.len() + item.groups.iter().map(|group| 2 + group.len()).sum::<usize>());
@@ -283,12 +332,17 @@ fn encode(item: &RosterItem) -> Vec<u8> {
         flag(item.subscription.to(), FLAG_TO)
             | flag(item.subscription.from(), FLAG_FROM)
             | flag(item.ask, FLAG_ASK)
-            | flag(item.approved, FLAG_APPROVED),
+            | flag(item.approved, FLAG_APPROVED)
+            | flag(item.request.is_some(), FLAG_REQUEST)
+            | flag(!item.listed, FLAG_UNLISTED),
     );
     put_bytes(&mut record, item.name.as_bytes());
     put_count(&mut record, item.groups.len() as u64);
     for group in &item.groups {
         put_bytes(&mut record, group.as_bytes());
+    }
+    if let Some(request) = &item.request {
+        put_bytes(&mut record, request.as_bytes());
     }
     record
 }
@@ -296,12 +350,13 @@ fn encode(item: &RosterItem) -> Vec<u8> {
 fn decode(jid: Jid, record: &[u8]) -> Result<RosterItem, StoreError> {
     let mut reader = Reader::open(record, VERSION)?;
     let flags = reader.u8()?;
-    if flags & !(FLAG_TO | FLAG_FROM | FLAG_ASK | FLAG_APPROVED) != 0 {
+    if flags & !FLAGS != 0 {
         return Err(StoreError::Corrupt);
     }
     let name = reader.text()?.to_owned();
     let groups = reader.count()?;
     let groups = (0..groups).map(|_| reader.text().map(str::to_owned)).collect::<Result<_, _>>()?;
+    let request = (flags & FLAG_REQUEST != 0).then(|| reader.text().map(Into::into)).transpose()?;
     reader.close()?;
     Ok(RosterItem {
         jid,
@@ -310,6 +365,8 @@ fn decode(jid: Jid, record: &[u8]) -> Result<RosterItem, StoreError> {
         subscription: Subscription::new(flags & FLAG_TO != 0, flags & FLAG_FROM != 0),
         ask: flags & FLAG_ASK != 0,
         approved: flags & FLAG_APPROVED != 0,
+        request,
+        listed: flags & FLAG_UNLISTED == 0,
     })
 }
 
@@ -318,36 +375,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::accounts::{self, NewKeys};
-    use crate::store::memory::MemoryStore;
+    use crate::accounts::{self, tests_support::store_with};
     use crate::wait::block_on;
 
     fn jid(text: &str) -> Jid {
         Jid::parse(text).unwrap()
     }
 
-    fn store_with(account: &Jid) -> MemoryStore {
-        use plaza_core::sasl::scram::{Hash, Keys};
-        let keys = |hash, len| Keys {
-            hash,
-            salt: [1; 16].into(),
-            iterations: 1,
-            stored_key: vec![1; len].into(),
-            server_key: vec![1; len].into(),
-        };
-        let keys = NewKeys { sha1: keys(Hash::Sha1, 20), sha256: keys(Hash::Sha256, 32) };
-        let store = MemoryStore::new();
-        block_on(accounts::create(&store, account.as_jid(), keys, false, 0)).unwrap();
-        store
-    }
-
     proptest! {
         #[test]
         fn an_item_reads_back(
             name: String, groups: Vec<String>, to: bool, from: bool, ask: bool, approved: bool,
+            request: Option<String>, listed: bool,
         ) {
             let jid = jid("lamp@things.example");
-            let item = RosterItem { jid: jid.clone(), name, groups, subscription: Subscription::new(to, from), ask, approved };
+            let (subscription, request) = (Subscription::new(to, from), request.map(Into::into));
+            let item = RosterItem { jid: jid.clone(), name, groups, subscription, ask, approved, request, listed };
             prop_assert_eq!(decode(jid, &encode(&item)), Ok(item));
         }
 

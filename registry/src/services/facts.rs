@@ -31,7 +31,7 @@ pub(super) fn time(unix_millis: u64) -> Vec<u8> {
 }
 
 /// A moment as XEP-0082 v1.1 §3.2 writes it.
-fn date_time(unix_millis: u64) -> String {
+pub(crate) fn date_time(unix_millis: u64) -> String {
     let seconds = i64::try_from(unix_millis / 1_000).ok();
     // A clock beyond the year 9999 is broken; an answer that is plainly wrong tells so without failing.
     let at = seconds.and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok());

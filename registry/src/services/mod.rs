@@ -17,6 +17,7 @@ use plaza_core::stanza::{Condition, IqType, Kind, write_error, write_reply_start
 use plaza_core::xml::read::Node;
 
 use self::disco::Entity;
+pub(crate) use self::facts::date_time;
 use crate::store::{Store, StoreError};
 
 /// Facts the services state about the broker.

@@ -37,7 +37,7 @@ pub(super) async fn get<S: Store>(
 ) -> Result<Vec<u8>, Condition> {
     let items = rosters::load(store, owner).await.map_err(|error| condition(&error))?;
     effects.push(Effect::RosterInterested);
-    Ok(write_query(|out| items.iter().for_each(|item| write_item(out, item))))
+    Ok(write_query(|out| items.iter().filter(|item| item.listed).for_each(|item| write_item(out, item))))
 }
 
 /// Adds, updates or removes one item (RFC 6121 §2.3, §2.4, §2.5); durable before the push and the result.
@@ -53,6 +53,7 @@ pub(super) async fn set<S: Store>(
             let item = rosters::update(store, owner, jid.as_jid(), items_max, |item| {
                 item.name.clone_from(&name);
                 item.groups.clone_from(&groups);
+                item.listed = true;
             });
             let item = item.await.map_err(refusal)?;
             write_query(|out| write_item(out, &item))

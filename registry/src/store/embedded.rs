@@ -18,7 +18,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 use super::group::{self, Changes, Commit, Engine, Health};
 use super::table::PerTable;
-use super::{Batch, CommitError, Pair, Store, StoreError, Table, envelope};
+use super::{Batch, CommitError, Found, Lookup, Pair, Store, StoreError, Table, envelope};
 use crate::wait::{Promise, oneshot};
 
 /// The layout of keys and records this broker reads and writes.
@@ -77,6 +77,7 @@ struct Queues {
 enum Read {
     Get { table: Table, key: Vec<u8>, promise: Promise<Result<Option<Vec<u8>>, StoreError>> },
     Scan { scan: Scan, promise: Promise<Result<Vec<Pair>, StoreError>> },
+    LookUp { lookups: Vec<Lookup>, promise: Promise<Result<Vec<Option<Found>>, StoreError>> },
 }
 
 #[derive(Debug)]
@@ -194,6 +195,18 @@ impl Store for EmbeddedStore {
         }
     }
 
+    fn look_up(
+        &self,
+        lookups: Vec<Lookup>,
+    ) -> impl Future<Output = Result<Vec<Option<Found>>, StoreError>> + Send + 'static + use<> {
+        let (promise, answer) = oneshot();
+        let queued = self.shared.queue_read(Read::LookUp { lookups, promise });
+        async move {
+            queued?;
+            answer.await.unwrap_or(Err(StoreError::Failed))
+        }
+    }
+
     fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), CommitError>> + Send + 'static + use<> {
         let (promise, answer) = oneshot();
         let queued = self.shared.queue_commit(batch, promise);
@@ -268,8 +281,20 @@ impl Fjall {
             match read {
                 Read::Get { table, key, promise } => promise.complete(self.get(table, &key)),
                 Read::Scan { scan, promise } => promise.complete(self.scan(&scan)),
+                Read::LookUp { lookups, promise } => {
+                    promise.complete(lookups.into_iter().map(|lookup| self.look_up(lookup)).collect());
+                }
             }
         }
+    }
+
+    fn look_up(&self, Lookup { table, key, below }: Lookup) -> Result<Option<Found>, StoreError> {
+        let Some(value) = self.get(table, &key)? else { return Ok(None) };
+        let below = match below {
+            true => self.scan(&Scan { table, prefix: key.clone(), after: Some(key), limit: usize::MAX })?,
+            false => Vec::new(),
+        };
+        Ok(Some(Found { value, below }))
     }
 
     /// Reads a range as of one moment, so that no batch is seen by half.

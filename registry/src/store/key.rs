@@ -44,6 +44,18 @@ pub(crate) fn roster_item(owner: JidRef<'_>, contact: JidRef<'_>) -> Vec<u8> {
     key
 }
 
+/// Prefix of all messages kept for an account in [`super::Table::Offline`], and the key of their head.
+pub(crate) fn offline(owner: JidRef<'_>) -> Vec<u8> {
+    roster(owner)
+}
+
+/// Key of a message kept; the order of keys is the order of numbers.
+pub(crate) fn offline_message(owner: JidRef<'_>, number: u64) -> Vec<u8> {
+    let mut key = offline(owner);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
 /// The slot of a bare JID: stable for ever and the same on every broker, since data lies under it.
 fn slot(bare: &[u8]) -> [u8; SLOT_BYTES] {
     let [first, second, ..] = xxh3_64(bare).to_be_bytes();

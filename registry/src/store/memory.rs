@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::group::{Changes, Engine, Group};
 use super::table::PerTable;
-use super::{Batch, CommitError, Pair, Store, StoreError, Table};
+use super::{Batch, CommitError, Found, Lookup, Pair, Store, StoreError, Table};
 use crate::wait::{Answer, oneshot};
 
 /// A handle; cheap to clone.
@@ -141,6 +141,20 @@ impl Store for MemoryStore {
         self.request(move |tables| {
             let pairs = tables.pairs(table, &prefix).filter(|&(key, _)| after.as_ref().is_none_or(|after| key > after));
             Ok(pairs.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+        })
+    }
+
+    fn look_up(
+        &self,
+        lookups: Vec<Lookup>,
+    ) -> impl Future<Output = Result<Vec<Option<Found>>, StoreError>> + Send + 'static + use<> {
+        self.request(move |tables| {
+            let find = |Lookup { table, key, below }: Lookup| {
+                let value = tables.0.of(table).get(&key)?.clone();
+                let under = tables.pairs(table, &key).filter(|&(found, _)| below && *found != key);
+                Some(Found { value, below: under.map(|(key, value)| (key.clone(), value.clone())).collect() })
+            };
+            Ok(lookups.into_iter().map(find).collect())
         })
     }
 

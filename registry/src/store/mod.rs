@@ -20,6 +20,8 @@ pub enum Table {
     Accounts,
     /// Roster items.
     Rosters,
+    /// Messages for who is away (XEP-0160).
+    Offline,
     /// The broker's own facts: schema version, server secrets.
     Broker,
 }
@@ -133,6 +135,26 @@ impl Batch {
 /// A key and the value under it.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
+/// One of several reads made in one trip.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lookup {
+    /// Where.
+    pub table: Table,
+    /// The key.
+    pub key: Vec<u8>,
+    /// If there is a value under the key, also those whose keys are longer and begin with it.
+    pub below: bool,
+}
+
+/// What a [`Lookup`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Found {
+    /// The value under the key.
+    pub value: Vec<u8>,
+    /// In key order; empty if not asked for.
+    pub below: Vec<Pair>,
+}
+
 /// What the registry needs from a store.
 pub trait Store: Clone {
     /// The value under a key. Reads see every write that was acknowledged.
@@ -149,6 +171,11 @@ pub trait Store: Clone {
         after: Option<&[u8]>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<Self>;
+    /// Several reads in one trip, answered in their order.
+    fn look_up(
+        &self,
+        lookups: Vec<Lookup>,
+    ) -> impl Future<Output = Result<Vec<Option<Found>>, StoreError>> + Send + 'static + use<Self>;
     /// All or nothing, durable when it resolves; guards are checked inside.
     fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), CommitError>> + Send + 'static + use<Self>;
 }

@@ -3,14 +3,16 @@
 use super::Table;
 
 impl Table {
-    /// All tables.
-    pub(super) const ALL: [Self; 3] = [Self::Accounts, Self::Rosters, Self::Broker];
+    /// All tables, each at the place its discriminant names.
+    pub(super) const ALL: [Self; Self::COUNT] = [Self::Accounts, Self::Rosters, Self::Offline, Self::Broker];
+    const COUNT: usize = 4;
 
     /// Its name in an engine. Never changed: data is stored under it.
     pub(super) const fn name(self) -> &'static str {
         match self {
             Self::Accounts => "accounts",
             Self::Rosters => "rosters",
+            Self::Offline => "offline",
             Self::Broker => "broker",
         }
     }
@@ -18,38 +20,42 @@ impl Table {
 
 /// A value for each table.
 #[derive(Debug, Clone, Default)]
-pub(super) struct PerTable<T> {
-    accounts: T,
-    rosters: T,
-    broker: T,
-}
+pub(super) struct PerTable<T>([T; Table::COUNT]);
 
 impl<T> PerTable<T> {
     /// Makes each; the first failure ends it.
     pub(super) fn try_new<E>(mut make: impl FnMut(Table) -> Result<T, E>) -> Result<Self, E> {
-        Ok(Self { accounts: make(Table::Accounts)?, rosters: make(Table::Rosters)?, broker: make(Table::Broker)? })
+        let mut made = Vec::with_capacity(Table::COUNT);
+        for table in Table::ALL {
+            made.push(make(table)?);
+        }
+        let Ok(made) = <[T; Table::COUNT]>::try_from(made) else { unreachable!("one was made for each table") };
+        Ok(Self(made))
     }
 
     /// The value of a table.
+    #[expect(clippy::indexing_slicing, reason = "there are as many values as tables")]
     pub(super) const fn of(&self, table: Table) -> &T {
-        match table {
-            Table::Accounts => &self.accounts,
-            Table::Rosters => &self.rosters,
-            Table::Broker => &self.broker,
-        }
+        &self.0[table as usize]
     }
 
     /// The value of a table, to change.
+    #[expect(clippy::indexing_slicing, reason = "there are as many values as tables")]
     pub(super) const fn of_mut(&mut self, table: Table) -> &mut T {
-        match table {
-            Table::Accounts => &mut self.accounts,
-            Table::Rosters => &mut self.rosters,
-            Table::Broker => &mut self.broker,
-        }
+        &mut self.0[table as usize]
     }
 
     /// All values with their tables.
     pub(super) fn into_iter(self) -> impl Iterator<Item = (Table, T)> {
-        Table::ALL.into_iter().zip([self.accounts, self.rosters, self.broker])
+        Table::ALL.into_iter().zip(self.0)
     }
 }
+
+#[expect(clippy::indexing_slicing, reason = "evaluated by the compiler")]
+const _: () = {
+    let mut place = 0;
+    while place < Table::COUNT {
+        assert!(Table::ALL[place] as usize == place, "each table is at its place");
+        place += 1;
+    }
+};

@@ -1,0 +1,105 @@
+//! Facts: what a home shard keeps of an account in memory, loaded in one trip to the store when the account becomes
+//! active.
+
+use plaza_core::jid::JidRef;
+
+use crate::accounts::{self, Account};
+use crate::contacts::Contacts;
+use crate::offline::OfflineHead;
+use crate::rosters;
+use crate::store::{Lookup, Store, StoreError, Table, key};
+
+/// All that decisions about an account need.
+#[derive(Debug, Clone)]
+pub struct Facts {
+    /// Credentials and flags.
+    pub account: Account,
+    /// The roster's addresses and subscriptions.
+    pub contacts: Contacts,
+    /// How many messages are kept for it.
+    pub offline: OfflineHead,
+}
+
+impl Facts {
+    /// Bytes on the heap and of itself.
+    pub fn bytes(&self) -> usize {
+        let keys =
+            |keys: &plaza_core::sasl::scram::Keys| keys.salt.len() + keys.stored_key.len() + keys.server_key.len();
+        size_of::<Self>() + keys(&self.account.sha1) + keys(&self.account.sha256) + self.contacts.heap_bytes()
+    }
+}
+
+/// Loads an account's facts; `None` if there is no such account.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>, StoreError> {
+    let lookups = vec![
+        Lookup { table: Table::Accounts, key: key::account(bare), below: false },
+        Lookup { table: Table::Rosters, key: key::roster(bare), below: true },
+        Lookup { table: Table::Offline, key: key::offline(bare), below: false },
+    ];
+    let mut found = store.look_up(lookups).await?.into_iter();
+    let (account, roster, offline) = (found.next().flatten(), found.next().flatten(), found.next().flatten());
+    let Some(account) = account else { return Ok(None) };
+    let items = roster.map_or(Ok(Vec::new()), |roster| rosters::read(bare, roster.below))?;
+    Ok(Some(Facts {
+        account: accounts::decode(&account.value)?,
+        contacts: Contacts::new(&items),
+        offline: offline.map_or(Ok(OfflineHead::default()), |head| OfflineHead::decode(&head.value))?,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use plaza_core::jid::Jid;
+
+    use super::*;
+    use crate::accounts::tests_support::store_with;
+    use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
+    use crate::store::{Batch, Write};
+    use crate::wait::block_on;
+
+    #[test]
+    fn an_account_comes_with_its_roster_and_what_is_kept_for_it() {
+        let owner = Jid::parse("owner@things.example").unwrap();
+        let memory = store_with(&owner);
+        let facts = block_on(load(&memory, owner.as_jid())).unwrap().unwrap();
+        assert!(facts.contacts.is_empty());
+        assert_eq!(facts.offline, OfflineHead::default());
+        for contact in ["b@x.example", "a@x.example"] {
+            let contact = Jid::parse(contact).unwrap();
+            block_on(rosters::update(&memory, owner.as_jid(), contact.as_jid(), 9, |item| item.ask = true)).unwrap();
+        }
+        let mut head = OfflineHead::default();
+        assert!(head.admit(&crate::offline::OfflineLimits::default(), 10));
+        block_on(crate::offline::store(&memory, owner.as_jid(), head, &[b"<message/>"[..].into()], "x", 0)).unwrap();
+        let facts = block_on(load(&memory, owner.as_jid())).unwrap().unwrap();
+        let contacts: Vec<_> = facts.contacts.iter().map(|(jid, state)| (jid.as_str(), state.ask)).collect();
+        assert_eq!(contacts, [("a@x.example", true), ("b@x.example", true)]);
+        assert_eq!(facts.offline, head);
+        assert!(block_on(load(&memory, Jid::parse("no@things.example").unwrap().as_jid())).unwrap().is_none());
+    }
+
+    #[test]
+    fn both_stores_look_up_alike() {
+        let directory = tempfile::tempdir().unwrap();
+        let (embedded, memory) = (
+            EmbeddedStore::open(directory.path(), EmbeddedOptions::default()).unwrap(),
+            crate::store::memory::MemoryStore::new(),
+        );
+        let put = |key: &[u8]| Write::Put { table: Table::Rosters, key: key.to_vec(), value: key.to_vec() };
+        let writes = vec![put(b"a"), put(b"ab"), put(b"ac"), put(b"b"), put(b"ca")];
+        let batch = Batch { guards: Vec::new(), writes };
+        block_on(embedded.commit(batch.clone())).unwrap();
+        block_on(memory.commit(batch)).unwrap();
+        let lookups: Vec<_> = [("a", true), ("a", false), ("b", true), ("c", true)]
+            .map(|(key, below)| Lookup { table: Table::Rosters, key: key.into(), below })
+            .into();
+        let found = block_on(embedded.look_up(lookups.clone())).unwrap();
+        assert_eq!(block_on(memory.look_up(lookups)).unwrap(), found);
+        let below = |at: usize| found[at].as_ref().map(|found| found.below.len());
+        assert_eq!([below(0), below(1), below(2), below(3)], [Some(2), Some(0), Some(0), None]);
+        embedded.close().unwrap();
+    }
+}
