@@ -35,6 +35,9 @@ impl Broker {
             outbox_bytes_high: 65_536,
             outbox_bytes_low: 16_384,
             sessions_per_account_max: 20,
+            facts_bytes_max: 0,
+            requests_max: 100,
+            offline: plaza_registry::offline::OfflineLimits::default(),
             directed_presence_max: 100,
             id_prefix: "plaza-".into(),
         });

@@ -26,6 +26,10 @@ pub const ROSTER_VERSIONING: &str = "urn:xmpp:features:rosterver";
 pub const PING: &str = "urn:xmpp:ping";
 /// Delayed delivery (XEP-0203).
 pub const DELAY: &str = "urn:xmpp:delay";
+/// Message processing hints (XEP-0334).
+pub const HINTS: &str = "urn:xmpp:hints";
+/// Chat state notifications (XEP-0085).
+pub const CHAT_STATES: &str = "http://jabber.org/protocol/chatstates";
 /// Entity time (XEP-0202).
 pub const TIME: &str = "urn:xmpp:time";
 /// Software version (XEP-0092).

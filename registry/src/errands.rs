@@ -3,12 +3,15 @@
 //! The shard makes an [`Errand`] and goes on; whoever runs it (the driver's tasks, the simulator) brings the [`Return`]
 //! back. So nothing an account's order of events depends on is ever decided out of order.
 
+use std::sync::Arc;
+
 use plaza_core::jid::Jid;
-use plaza_core::subscription::Request;
+use plaza_core::subscription::Request as Subscribing;
 
 use crate::facts::{self, Facts};
 use crate::offline::{self, OfflineHead, OfflineLimits, OfflineMessage};
 use crate::rosters::{self, RosterError};
+use crate::services::{self, Reply, Request, ServiceConfig};
 use crate::store::{CommitError, Store, StoreError};
 use crate::subscriptions::{self, Applied, Way};
 
@@ -21,6 +24,8 @@ pub struct ErrandConfig {
     pub requests_max: u32,
     /// Bounds of what is kept for who is away.
     pub offline: OfflineLimits,
+    /// What services state.
+    pub services: Arc<ServiceConfig>,
 }
 
 /// Something to fetch or to keep.
@@ -30,7 +35,7 @@ pub enum Errand {
     /// The account's facts.
     Load,
     /// A subscription request, sent to `contact` or received from it.
-    Subscription { contact: Jid, way: Way, request: Request, stanza: Box<str>, requests_left: u32 },
+    Subscription { contact: Jid, way: Way, request: Subscribing, stanza: Box<str>, requests_left: u32 },
     /// Messages for later; `head` counts them already.
     Keep { head: OfflineHead, messages: Vec<Box<[u8]>> },
     /// All messages kept.
@@ -39,6 +44,8 @@ pub enum Errand {
     Forget { head: OfflineHead, numbers: Vec<u64> },
     /// All open questions.
     Requests,
+    /// An iq whose service changes what the facts say.
+    Serve(Box<Request>),
 }
 
 /// What an errand brought.
@@ -51,6 +58,7 @@ pub enum Return {
     Fetch(Result<Vec<OfflineMessage>, StoreError>),
     Forget(Result<(), CommitError>),
     Requests(Result<Vec<Box<str>>, StoreError>),
+    Serve(Box<Reply>),
 }
 
 /// Runs an errand for an account. What it keeps is durable when it resolves. `unix_millis`: the time on the wall.
@@ -72,6 +80,10 @@ pub async fn run<S: Store>(config: &ErrandConfig, store: &S, owner: &Jid, errand
         Errand::Requests => {
             let items = rosters::load(store, bare).await;
             Return::Requests(items.map(|items| items.into_iter().filter_map(|item| item.request).collect()))
+        }
+        Errand::Serve(mut request) => {
+            request.unix_millis = unix_millis;
+            Return::Serve(Box::new(services::answer(Arc::clone(&config.services), store.clone(), *request).await))
         }
     }
 }

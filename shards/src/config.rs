@@ -18,6 +18,7 @@ use std::time::Duration;
 use plaza_core::jid::Jid;
 use plaza_core::limits::ScanLimits;
 use plaza_core::stream::StreamConfig;
+use plaza_registry::offline::OfflineLimits;
 use plaza_registry::store::embedded::EmbeddedOptions;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
@@ -83,6 +84,11 @@ pub struct LimitsConfig {
     pub sessions_per_account_max: u16,
     pub outbox_bytes_max: ByteSize,
     pub roster_items_max: u32,
+    pub requests_max: u32,
+    pub offline_messages_max: u32,
+    pub offline_bytes_max: ByteSize,
+    pub offline_age_max: Span,
+    pub facts_bytes_max: ByteSize,
     pub sasl_attempts_max: u8,
     pub stanzas_per_turn_max: u16,
     pub handshake_timeout: Span,
@@ -209,6 +215,14 @@ pub struct Limits {
     /// SASL attempts per stream, 2 to 5 (RFC 6120 §6.4.5). Default 3. One more ends the stream with
     /// `policy-violation`.
     pub sasl_attempts_max: u8,
+    /// Subscription requests one account has not answered. Default 100. Beyond it who asks is told `resource-constraint`.
+    pub requests_max: u32,
+    /// What is kept for who is away: at most 100 messages of 512 KiB together, for 30 days. Beyond it their sender is told
+    /// `service-unavailable`.
+    pub offline: OfflineLimits,
+    /// Facts kept in memory per shard of accounts that nobody uses, in bytes. Default 64 MiB. Beyond it those least recently
+    /// used are forgotten, and loaded again when they are needed.
+    pub facts_bytes_max: u64,
     /// Stanzas taken from one session per turn, so that it can't starve its neighbours. Default 64. The rest waits for the
     /// next turn.
     pub stanzas_per_turn_max: u16,
@@ -376,6 +390,11 @@ impl Default for LimitsConfig {
             sessions_per_account_max: 20,
             outbox_bytes_max: ByteSize(256 * 1024),
             roster_items_max: 2_000,
+            requests_max: 100,
+            offline_messages_max: 100,
+            offline_bytes_max: ByteSize(512 * 1024),
+            offline_age_max: Span::seconds(30 * 24 * 3600),
+            facts_bytes_max: ByteSize(64 << 20),
             sasl_attempts_max: 3,
             stanzas_per_turn_max: 64,
             handshake_timeout: Span::seconds(15),
@@ -417,7 +436,7 @@ impl Default for ScanConfig<After> {
 
 impl Default for StoreConfig {
     fn default() -> Self {
-        Self { readers: 2, in_flight_max: 256, cache_bytes: ByteSize(64 << 20) }
+        Self { readers: 2, in_flight_max: 2_048, cache_bytes: ByteSize(64 << 20) }
     }
 }
 
@@ -696,6 +715,16 @@ impl Checks {
             ),
             outbox_bytes_max: self.bytes_u32("limits.outbox_bytes_max", limits.outbox_bytes_max, 16 << 10..=1 << 30),
             roster_items_max: self.within("limits.roster_items_max", limits.roster_items_max, 1..=100_000),
+            requests_max: self.within("limits.requests_max", limits.requests_max, 1..=100_000),
+            offline: OfflineLimits {
+                messages_max: self.within("limits.offline_messages_max", limits.offline_messages_max, 0..=1_000_000),
+                bytes_max: self.bytes("limits.offline_bytes_max", limits.offline_bytes_max, 0..=1 << 30),
+                age_millis_max: u64::try_from(
+                    self.seconds("limits.offline_age_max", limits.offline_age_max, 60..=31_536_000).as_millis(),
+                )
+                .unwrap_or(u64::MAX),
+            },
+            facts_bytes_max: self.bytes("limits.facts_bytes_max", limits.facts_bytes_max, 0..=1 << 40),
             sasl_attempts_max: self.within("limits.sasl_attempts_max", limits.sasl_attempts_max, 2..=5),
             stanzas_per_turn_max: self.within("limits.stanzas_per_turn_max", limits.stanzas_per_turn_max, 1..=10_000),
             before_auth: self.scan("limits.before_auth", &limits.before_auth, 2_048),

@@ -62,6 +62,8 @@ pub enum DropReason {
     Stopping,
     /// A kind of stanza the broker does not act on.
     Unhandled,
+    /// Its account was away, and it says itself that it is not worth keeping (XEP-0160 §3, XEP-0334).
+    NotKept,
 }
 
 /// How a TLS handshake ended.
@@ -78,6 +80,7 @@ pub enum Handshake {
 label!(DropReason, "reason", {
     OutboxFull => "outbox-full", NoRoute => "no-route", Stale => "stale", MeshFull => "mesh-full",
     Unanswerable => "unanswerable", Stopping => "stopping", Unhandled => "unhandled",
+    NotKept => "not-kept",
 });
 label!(Handshake, "result", { Ok => "ok", Failed => "failed", TimedOut => "timed-out" });
 label!(Kind, "kind", { Message => "message", Presence => "presence", Iq => "iq" });
@@ -271,6 +274,7 @@ families! {
     stream_errors[stream::Condition] => "plaza_stream_errors_total", Counter, "Streams ended with an error, by its condition";
     stanza_errors[stanza::Condition] => "plaza_stanza_errors_total", Counter, "Stanzas answered with an error, by its condition";
     drops[DropReason] => "plaza_dropped_stanzas_total", Counter, "Stanzas dropped without an answer, by reason";
+    offline_kept => "plaza_offline_kept_total", Counter, "Messages stored for accounts that were away";
     outbox_bytes => "plaza_outbox_bytes", Gauge, "Bytes waiting to be written";
     session_bytes => "plaza_session_bytes", Gauge, "Bytes of user space the bound sessions take, TLS state and outboxes included";
     backpressure_pauses => "plaza_backpressure_pauses_total", Counter, "Times a session was no longer read because a recipient could not take more";

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use plaza_core::jid::Jid;
 use plaza_core::stream;
+use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
 use plaza_registry::services::ServiceConfig;
 use plaza_registry::store::embedded::EmbeddedStore;
@@ -64,6 +65,8 @@ pub enum AccountChange {
     Removed,
     /// Its password is another.
     Password,
+    /// It may log in again.
+    Enabled,
 }
 
 type ShardThread = ExecutorJoinHandle<io::Result<()>>;
@@ -106,6 +109,9 @@ impl Broker {
             outbox_bytes_low: settings.limits.outbox_bytes_max / 16,
             sessions_per_account_max: settings.limits.sessions_per_account_max,
             directed_presence_max: 100,
+            facts_bytes_max: usize::try_from(settings.limits.facts_bytes_max).unwrap_or(usize::MAX),
+            requests_max: settings.limits.requests_max,
+            offline: settings.limits.offline,
             id_prefix: format!("{:016x}-", u64::from_le_bytes(key.last_chunk().copied().unwrap_or_default())),
         });
         let services = Arc::new(ServiceConfig {
@@ -113,6 +119,12 @@ impl Broker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             domains: settings.domains.clone(),
             roster_items_max: settings.limits.roster_items_max,
+        });
+        let errands = Arc::new(ErrandConfig {
+            roster_items_max: settings.limits.roster_items_max,
+            requests_max: settings.limits.requests_max,
+            offline: settings.limits.offline,
+            services: Arc::clone(&services),
         });
         let listeners = plans(settings, config.tls.as_ref());
         let mesh: Arc<Mesh<Parcel>> = Mesh::new(shards, MESH_BATCHES);
@@ -138,6 +150,7 @@ impl Broker {
                 store: config.store.clone(),
                 helpers: config.helpers.clone(),
                 services: Arc::clone(&services),
+                errands: Arc::clone(&errands),
                 server_secret: config.server_secret,
                 metrics,
             };
@@ -175,12 +188,13 @@ impl Broker {
     /// Ends the sessions of an account that was changed from outside (RFC 6120 §4.9.3).
     pub fn account_changed(&self, bare: &Jid, change: AccountChange) {
         let condition = match change {
-            AccountChange::Disabled | AccountChange::Removed => stream::Condition::NotAuthorized,
-            AccountChange::Password => stream::Condition::Reset,
+            AccountChange::Disabled | AccountChange::Removed => Some(stream::Condition::NotAuthorized),
+            AccountChange::Password => Some(stream::Condition::Reset),
+            AccountChange::Enabled => None,
         };
         for inbox in &self.inboxes {
             // Every shard is told; all but the home know nothing of the account.
-            let mut command = Command::EndAccount(bare.clone(), condition);
+            let mut command = Command::AccountChanged(bare.clone(), condition);
             while let Err(back) = inbox.push(command) {
                 command = back;
                 std::thread::sleep(Duration::from_millis(1));
@@ -226,14 +240,15 @@ struct Made {
     store: EmbeddedStore,
     helpers: Helpers,
     services: Arc<ServiceConfig>,
+    errands: Arc<ErrandConfig>,
     server_secret: [u8; 32],
     metrics: Arc<ShardMetrics>,
 }
 
 impl Made {
     fn into_parts(self, shard: Shard, id: ShardId, shards: u16) -> DriverParts {
-        let Self { port, inbox, bell, event, listeners, limits, store, helpers, services, server_secret, metrics } =
-            self;
+        let Self { port, inbox, bell, event, listeners, limits, .. } = self;
+        let Self { store, helpers, services, errands, server_secret, metrics, .. } = self;
         DriverParts {
             shard,
             port,
@@ -247,6 +262,7 @@ impl Made {
             store,
             helpers,
             services,
+            errands,
             server_secret,
             metrics,
         }

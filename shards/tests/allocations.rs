@@ -79,6 +79,9 @@ impl Broker {
             outbox_bytes_high: 65_536,
             outbox_bytes_low: 16_384,
             sessions_per_account_max: 20,
+            facts_bytes_max: 0,
+            requests_max: 100,
+            offline: plaza_registry::offline::OfflineLimits::default(),
             directed_presence_max: 100,
             id_prefix: "plaza-".into(),
         });
@@ -196,5 +199,7 @@ fn a_directed_iq_and_its_answer_allocate_nothing() {
 
 #[test]
 fn a_refused_message_allocates_nothing() {
-    check(true, |_| [message("nobody@things.example/r"), message("x@elsewhere.example")]);
+    check(true, |_| {
+        ["<message to='nobody@things.example/r'><body/></message>".to_owned(), message("x@elsewhere.example")]
+    });
 }

@@ -18,6 +18,8 @@ use plaza_core::xml::read::Node;
 
 use self::disco::Entity;
 pub(crate) use self::facts::date_time;
+pub use self::roster::payload as roster_payload;
+use crate::rosters::RosterItem;
 use crate::store::{Store, StoreError};
 
 /// Facts the services state about the broker.
@@ -85,6 +87,10 @@ pub enum Effect {
         /// Payload, escaped XML.
         payload: String,
     },
+    /// A contact stands with the account as it says.
+    Contact(Box<RosterItem>),
+    /// A contact was taken out of the roster: subscriptions end (RFC 6121 §2.5.2).
+    ContactRemoved(Box<RosterItem>),
 }
 
 /// Answers one IQ. Whatever it asked to be stored is durable before this resolves.
@@ -351,16 +357,18 @@ mod tests {
             ask(&store, IqType::Set, "", &item("jid='lamp@b' name='Lamp' subscription='both'", "<group>home</group>"));
         let stored = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' name='Lamp' subscription='none'>\
                       <group>home</group></item></query>";
-        assert_eq!((&*answer, effects), ("", vec![Effect::RosterPush { payload: stored.to_owned() }]));
+        assert_eq!((&*answer, &effects[0]), ("", &Effect::RosterPush { payload: stored.to_owned() }));
+        assert!(matches!(&effects[1..], [Effect::Contact(item)] if item.name == "Lamp"), "{effects:?}");
         assert_eq!(ask(&store, IqType::Get, "owner@things.example", ROSTER).0, stored);
 
         let (_, effects) = ask(&store, IqType::Set, "", &item("jid='lamp@b'", ""));
         let payload = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' subscription='none'/></query>".to_owned();
-        assert_eq!(effects, vec![Effect::RosterPush { payload }]);
+        assert_eq!(effects[0], Effect::RosterPush { payload });
 
         let (answer, effects) = ask(&store, IqType::Set, "", &item("jid='lamp@b' subscription='remove'", ""));
         let payload = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' subscription='remove'/></query>".to_owned();
-        assert_eq!((&*answer, effects), ("", vec![Effect::RosterPush { payload }]));
+        assert_eq!((&*answer, &effects[0]), ("", &Effect::RosterPush { payload }));
+        assert!(matches!(&effects[1..], [Effect::ContactRemoved(_)]), "{effects:?}");
         assert_eq!(ask(&store, IqType::Get, "", ROSTER).0, empty);
     }
 

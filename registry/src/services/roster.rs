@@ -48,7 +48,7 @@ pub(super) async fn set<S: Store>(
     items_max: u32,
     effects: &mut Vec<Effect>,
 ) -> Result<Vec<u8>, Condition> {
-    let payload = match read_set(query, owner)? {
+    let (payload, change) = match read_set(query, owner)? {
         Change::Put { jid, name, groups } => {
             let item = rosters::update(store, owner, jid.as_jid(), items_max, |item| {
                 item.name.clone_from(&name);
@@ -56,16 +56,26 @@ pub(super) async fn set<S: Store>(
                 item.listed = true;
             });
             let item = item.await.map_err(refusal)?;
-            write_query(|out| write_item(out, &item))
+            (payload(&item), Effect::Contact(Box::new(item)))
         }
         Change::Remove { jid } => {
-            rosters::remove(store, owner, jid.as_jid()).await.map_err(refusal)?;
-            write_query(|out| write_removed(out, jid.as_jid()))
+            let removed = rosters::remove(store, owner, jid.as_jid()).await.map_err(refusal)?;
+            let payload = text(write_query(|out| write_removed(out, jid.as_jid())));
+            (payload, Effect::ContactRemoved(Box::new(removed)))
         }
     };
-    let payload = String::from_utf8(payload).expect("escaping keeps UTF-8");
     effects.push(Effect::RosterPush { payload });
+    effects.push(change);
     Ok(Vec::new())
+}
+
+/// An item as it is pushed (RFC 6121 §2.1.6).
+pub fn payload(item: &RosterItem) -> String {
+    text(write_query(|out| write_item(out, item)))
+}
+
+fn text(written: Vec<u8>) -> String {
+    String::from_utf8(written).expect("escaping keeps UTF-8")
 }
 
 fn refusal(error: RosterError) -> Condition {

@@ -88,7 +88,8 @@ impl<S: Store> Accounts<S> {
             AccountCommand::Enable { address } => {
                 let bare = self.address(&address)?;
                 refuse(accounts::set_disabled(&self.store, bare.as_jid(), false).await, &bare)?;
-                Ok(Done::quietly(Reply::Enabled { address: bare.as_str().to_owned() }))
+                let reply = Reply::Enabled { address: bare.as_str().to_owned() };
+                Ok(Done { reply, change: Some((bare, AccountChange::Enabled)) })
             }
         }
     }
@@ -222,7 +223,8 @@ mod tests {
             listed.iter().map(|line| (line.address.as_str(), line.disabled)).collect::<Vec<_>>(),
             [("lamp@localhost", true)]
         );
-        assert!(run(AccountCommand::Enable { address: address() }).unwrap().change.is_none());
+        let (_, change) = run(AccountCommand::Enable { address: address() }).unwrap().change.unwrap();
+        assert_eq!(change, AccountChange::Enabled);
         let changed = run(AccountCommand::Passwd { address: address(), password: None }).unwrap();
         assert_eq!(changed.change.unwrap().1, AccountChange::Password);
         assert!(matches!(changed.reply, Reply::Changed { password: Some(told), .. } if told.0.len() == 24));

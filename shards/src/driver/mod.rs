@@ -20,10 +20,9 @@ use plaza_core::jid::Jid;
 use plaza_core::limits::ScanLimits;
 use plaza_core::stream::{self, Need, Stream, StreamConfig, Violation};
 use plaza_core::xml::{Scanned, Scanner, StreamNamespaces};
-use plaza_registry::accounts::Account;
+use plaza_registry::errands::{self, Errand, ErrandConfig, Return};
 use plaza_registry::helpers::Helpers;
 use plaza_registry::services::{self, Reply, Request, ServiceConfig};
-use plaza_registry::store::StoreError;
 use plaza_registry::store::embedded::EmbeddedStore;
 use slab::Slab;
 
@@ -50,8 +49,9 @@ pub enum Parcel {
 /// What the control thread may ask of a shard.
 #[derive(Debug, Clone)]
 pub enum Command {
-    /// An account was changed from outside: end its sessions.
-    EndAccount(Jid, stream::Condition),
+    /// An account was changed from outside: what is known of it is not true any more, and its sessions end if there is a
+    /// condition.
+    AccountChanged(Jid, Option<stream::Condition>),
     /// Stop: no new connections, `system-shutdown` to all, until then.
     Stop(Instant),
 }
@@ -114,6 +114,8 @@ pub struct DriverParts {
     pub helpers: Helpers,
     /// What services state.
     pub services: Arc<ServiceConfig>,
+    /// What errands need to know.
+    pub errands: Arc<ErrandConfig>,
     /// Makes stand-in salts for accounts that do not exist.
     pub server_secret: [u8; 32],
     /// Where counters are published.
@@ -122,7 +124,7 @@ pub struct DriverParts {
 
 /// What a task brought.
 enum Outcome {
-    Account(Key, Jid, Need, Result<Option<Account>, StoreError>),
+    Errand(Jid, Return),
     Password(Key, Option<bool>),
     Reply(Jid, ReplyTo, Reply),
 }
@@ -168,6 +170,8 @@ pub struct Driver {
     spares: Vec<Box<Batch>>,
     departures: VecDeque<(ShardId, Box<Migrant>)>,
     arrivals: HashMap<u32, Arrival>,
+    /// Logins that wait for their account's facts.
+    lookups: HashMap<Key, (Jid, Need)>,
     tasks: Tasks,
     outcomes: Rc<RefCell<VecDeque<Outcome>>>,
     stopping: Option<Instant>,
@@ -204,6 +208,7 @@ struct Rest {
     store: EmbeddedStore,
     helpers: Helpers,
     services: Arc<ServiceConfig>,
+    errands: Arc<ErrandConfig>,
     server_secret: [u8; 32],
     metrics: Arc<ShardMetrics>,
 }
@@ -226,10 +231,23 @@ impl Driver {
         }
         ring.watch(&event);
         let tasks = Tasks::new(Arc::clone(&bell));
-        let (helpers, services, server_secret, metrics) =
-            (parts.helpers, parts.services, parts.server_secret, parts.metrics);
-        let parts =
-            Rest { port, id, shards, inbox, bell, event, limits, store, helpers, services, server_secret, metrics };
+        let (helpers, services, errands) = (parts.helpers, parts.services, parts.errands);
+        let (server_secret, metrics) = (parts.server_secret, parts.metrics);
+        let parts = Rest {
+            port,
+            id,
+            shards,
+            inbox,
+            bell,
+            event,
+            limits,
+            store,
+            helpers,
+            services,
+            errands,
+            server_secret,
+            metrics,
+        };
         Ok(Self {
             ring,
             shard,
@@ -254,6 +272,7 @@ impl Driver {
             spares: Vec::new(),
             departures: VecDeque::new(),
             arrivals: HashMap::new(),
+            lookups: HashMap::new(),
             tasks,
             outcomes: Rc::default(),
             stopping: None,
@@ -1060,13 +1079,24 @@ impl Driver {
                 }
                 Effect::End(key, condition) => self.end_stream(key, condition),
                 Effect::Service(request, reply_to) => self.call_service(*request, reply_to),
+                Effect::Errand(account, errand) => self.run_errand(account, *errand),
+                Effect::Login(key, known) => self.on_known(key, known),
             }
         }
     }
 
+    fn run_errand(&mut self, account: Jid, errand: Errand) {
+        let (config, store) = (Arc::clone(&self.parts.errands), self.parts.store.clone());
+        let outcomes = Rc::clone(&self.outcomes);
+        let now = unix_millis();
+        self.tasks.spawn(async move {
+            let brought = errands::run(&config, &store, &account, errand, now).await;
+            outcomes.borrow_mut().push_back(Outcome::Errand(account, brought));
+        });
+    }
+
     fn call_service(&mut self, mut request: Request, reply_to: ReplyTo) {
-        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        request.unix_millis = u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX);
+        request.unix_millis = unix_millis();
         let caller = request.caller.clone();
         let answer = services::answer(Arc::clone(&self.parts.services), self.parts.store.clone(), request);
         let outcomes = Rc::clone(&self.outcomes);
@@ -1080,7 +1110,7 @@ impl Driver {
         loop {
             let Some(outcome) = self.outcomes.borrow_mut().pop_front() else { return };
             match outcome {
-                Outcome::Account(key, account, need, found) => self.on_account(key, &account, need, found),
+                Outcome::Errand(account, brought) => self.shard.errand_done(&account, brought),
                 Outcome::Password(key, matches) => self.on_password(key, matches),
                 Outcome::Reply(caller, reply_to, reply) => self.shard.reply(&caller, reply_to, reply),
             }
@@ -1200,7 +1230,12 @@ impl Driver {
 
     fn on_command(&mut self, command: Command) {
         match command {
-            Command::EndAccount(bare, condition) => self.shard.terminate_account(bare.as_jid(), condition),
+            Command::AccountChanged(bare, condition) => {
+                self.shard.account_changed(bare.as_jid());
+                if let Some(condition) = condition {
+                    self.shard.terminate_account(bare.as_jid(), condition);
+                }
+            }
             Command::Stop(deadline) => self.stop(deadline),
         }
     }
@@ -1239,6 +1274,12 @@ impl Driver {
 /// Runs a stream's own code. A panic there can only have torn that stream: `None` ends it.
 fn guarded<T>(step: impl FnOnce() -> T) -> Option<T> {
     catch_unwind(AssertUnwindSafe(step)).ok()
+}
+
+/// The time on the wall.
+fn unix_millis() -> u64 {
+    let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// Fresh randomness for a stream.

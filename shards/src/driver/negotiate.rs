@@ -7,7 +7,6 @@ use plaza_core::jid::Jid;
 use plaza_core::sasl::{SaslFailure, scram};
 use plaza_core::stream::{Action, Credentials, Need, Stream, TlsFacts};
 use plaza_core::xml::Scanner;
-use plaza_registry::accounts::{self, Account};
 use plaza_registry::store::StoreError;
 
 use super::connection::{Migrant, Phase};
@@ -168,22 +167,21 @@ impl Driver {
     }
 
     fn look_up(&mut self, key: Key, account: Jid, need: Need) {
-        let store = self.parts.store.clone();
-        let outcomes = std::rc::Rc::clone(&self.outcomes);
-        self.tasks.spawn(async move {
-            let found = accounts::load(&store, account.as_jid()).await;
-            outcomes.borrow_mut().push_back(Outcome::Account(key, account, need, found));
-        });
+        if self.shard.login(key, account.as_jid()) {
+            return self.on_account(key, &account, need, Ok(()));
+        }
+        self.lookups.insert(key, (account, need));
     }
 
-    pub(super) fn on_account(
-        &mut self,
-        key: Key,
-        account: &Jid,
-        need: Need,
-        found: Result<Option<Account>, StoreError>,
-    ) {
-        let credentials = match found {
+    /// The facts a login waits for are there, or cannot be had.
+    pub(super) fn on_known(&mut self, key: Key, known: Result<(), StoreError>) {
+        if let Some((account, need)) = self.lookups.remove(&key) {
+            self.on_account(key, &account, need, known);
+        }
+    }
+
+    fn on_account(&mut self, key: Key, account: &Jid, need: Need, known: Result<(), StoreError>) {
+        let credentials = match known.map(|()| self.shard.facts(account.as_jid()).map(|facts| &facts.account)) {
             Err(_) => Credentials::Refused(SaslFailure::TemporaryAuthFailure),
             Ok(None) => {
                 Credentials::Unknown { secret: scram::stand_in_secret(&self.parts.server_secret, account.as_str()) }

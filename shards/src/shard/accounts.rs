@@ -1,17 +1,43 @@
-//! The accounts that have sessions on this shard, found by the keyed hash of their bare JID.
+//! The accounts at home on this shard that are in memory, found by the keyed hash of their bare JID: those with sessions,
+//! those with work under way, and as many others as there is room for.
+
+use std::collections::VecDeque;
 
 use hashbrown::HashTable;
 use plaza_core::jid::{Jid, JidRef};
+use plaza_registry::facts::Facts;
 use slab::Slab;
 use smallvec::SmallVec;
 
-/// An account with at least one session.
+use super::work::Work;
+
+/// An account in memory.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) bare: Jid,
     hash: u64,
     /// Slab indices of its sessions, in order of bind.
     pub(super) sessions: SmallVec<[u32; 2]>,
+    /// What the store says of it; `None` until it was asked.
+    pub(super) facts: Option<Box<Facts>>,
+    /// What waits for the store; `None` nearly always.
+    pub(super) work: Option<Box<Work>>,
+    /// On the idle list.
+    idle: bool,
+    /// Used since it came to the front of the idle list.
+    touched: bool,
+}
+
+impl Account {
+    /// Heap bytes, beside the entry.
+    pub(super) fn heap_bytes(&self) -> usize {
+        let spilled = if self.sessions.spilled() { self.sessions.capacity() * size_of::<u32>() } else { 0 };
+        spilled + self.facts.as_ref().map_or(0, |facts| facts.bytes())
+    }
+
+    fn is_idle(&self) -> bool {
+        self.sessions.is_empty() && self.work.is_none()
+    }
 }
 
 /// The table of them.
@@ -19,54 +45,129 @@ pub(super) struct Account {
 pub(super) struct Accounts {
     table: HashTable<u32>,
     slab: Slab<Account>,
+    /// Accounts that may be forgotten, the least recently used first.
+    idle: VecDeque<u32>,
+    /// Bytes of their facts.
+    idle_bytes: usize,
 }
 
 impl Accounts {
     pub(super) fn find(&self, hash: u64, jid: JidRef<'_>) -> Option<&Account> {
-        let bare = jid.bare().as_str();
-        let found = self.table.find(hash, |&index| {
-            self.slab.get(index as usize).is_some_and(|account| account.hash == hash && account.bare.as_str() == bare)
-        })?;
-        self.slab.get(*found as usize)
+        self.slab.get(self.find_index(hash, jid)? as usize)
     }
 
-    /// The account's index; made if it has no session yet.
-    pub(super) fn find_or_insert(&mut self, hash: u64, bare: &Jid) -> u32 {
-        let slab = &mut self.slab;
-        let entry = self.table.entry(
-            hash,
-            |&index| slab.get(index as usize).is_some_and(|account| account.hash == hash && account.bare == *bare),
-            |&index| slab.get(index as usize).map_or(0, |account| account.hash),
-        );
-        match entry {
-            hashbrown::hash_table::Entry::Occupied(entry) => *entry.get(),
-            hashbrown::hash_table::Entry::Vacant(entry) => {
-                let index = slab.insert(Account { bare: bare.clone(), hash, sessions: SmallVec::new() });
-                let index = u32::try_from(index).expect("sessions are fewer than 2³²");
-                entry.insert(index);
-                index
-            }
+    /// The account's index, if it is in memory.
+    pub(super) fn find_index(&self, hash: u64, jid: JidRef<'_>) -> Option<u32> {
+        let bare = jid.bare().as_str();
+        self.table
+            .find(hash, |&index| {
+                self.slab
+                    .get(index as usize)
+                    .is_some_and(|account| account.hash == hash && account.bare.as_str() == bare)
+            })
+            .copied()
+    }
+
+    /// The account's index; made if it is not in memory.
+    pub(super) fn find_or_insert(&mut self, hash: u64, bare: JidRef<'_>) -> u32 {
+        if let Some(index) = self.find_index(hash, bare) {
+            return index;
         }
+        let account = Account {
+            bare: bare.bare().to_jid(),
+            hash,
+            sessions: SmallVec::new(),
+            facts: None,
+            work: None,
+            idle: false,
+            touched: false,
+        };
+        let index = u32::try_from(self.slab.insert(account)).expect("accounts in memory are fewer than 2³²");
+        let slab = &self.slab;
+        self.table.insert_unique(hash, index, |&index| slab.get(index as usize).map_or(0, |account| account.hash));
+        index
+    }
+
+    pub(super) fn get(&self, index: u32) -> Option<&Account> {
+        self.slab.get(index as usize)
     }
 
     pub(super) fn get_mut(&mut self, index: u32) -> Option<&mut Account> {
         self.slab.get_mut(index as usize)
     }
 
-    /// Takes a session out of its account, and the account out if that was the last one.
-    pub(super) fn unlink(&mut self, index: u32, session: u32) {
+    /// An account lost a session or ended its work: if nothing holds it any more, it goes, or waits on the idle list while
+    /// there is room.
+    pub(super) fn settle(&mut self, index: u32, idle_bytes_max: usize) {
         let Some(account) = self.slab.get_mut(index as usize) else { return };
-        account.sessions.retain(|candidate| *candidate != session);
-        if account.sessions.is_empty() {
-            let hash = account.hash;
-            if let Ok(entry) = self.table.find_entry(hash, |&candidate| candidate == index) {
-                entry.remove();
+        if !account.is_idle() {
+            account.touched = true;
+            return;
+        }
+        let Some(facts) = &account.facts else { return self.remove(index) };
+        if account.idle {
+            account.touched = true;
+            return;
+        }
+        self.idle_bytes += facts.bytes();
+        account.idle = true;
+        account.touched = false;
+        self.idle.push_back(index);
+        self.trim(idle_bytes_max);
+    }
+
+    /// Forgets idle accounts until their facts take no more bytes than that.
+    pub(super) fn trim(&mut self, idle_bytes_max: usize) {
+        while self.idle_bytes > idle_bytes_max {
+            let Some(index) = self.idle.pop_front() else {
+                self.idle_bytes = 0;
+                return;
+            };
+            // An account that was removed left its place in the list behind.
+            let Some(account) = self.slab.get_mut(index as usize).filter(|account| account.idle) else { continue };
+            account.idle = false;
+            let bytes = account.facts.as_ref().map_or(0, |facts| facts.bytes());
+            self.idle_bytes = self.idle_bytes.saturating_sub(bytes);
+            if !account.is_idle() {
+                continue; // In use again: it comes back when it is not.
             }
-            self.slab.remove(index as usize);
+            if std::mem::take(&mut account.touched) && idle_bytes_max > 0 {
+                account.idle = true;
+                self.idle_bytes += bytes;
+                self.idle.push_back(index);
+            } else {
+                self.remove(index);
+            }
         }
     }
 
-    pub(super) fn len(&self) -> usize {
-        self.slab.len()
+    /// Replaces what is known of an account; the bytes of those on the idle list stay right.
+    pub(super) fn set_facts(&mut self, index: u32, facts: Option<Box<Facts>>) {
+        let Some(account) = self.slab.get_mut(index as usize) else { return };
+        let bytes = |facts: &Option<Box<Facts>>| facts.as_ref().map_or(0, |facts| facts.bytes());
+        if account.idle {
+            self.idle_bytes = (self.idle_bytes + bytes(&facts)).saturating_sub(bytes(&account.facts));
+        }
+        account.facts = facts;
+    }
+
+    fn remove(&mut self, index: u32) {
+        let Some(account) = self.slab.try_remove(index as usize) else { return };
+        if let Ok(entry) = self.table.find_entry(account.hash, |&candidate| candidate == index) {
+            entry.remove();
+        }
+    }
+
+    /// Takes a session out of its account.
+    pub(super) fn unlink(&mut self, index: u32, session: u32, idle_bytes_max: usize) {
+        if let Some(account) = self.slab.get_mut(index as usize) {
+            account.sessions.retain(|candidate| *candidate != session);
+        }
+        self.settle(index, idle_bytes_max);
+    }
+
+    /// All of them.
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Account> {
+        self.slab.iter().map(|(_, account)| account)
     }
 }

@@ -4,8 +4,9 @@
 //! answer need, so that nobody scans it again.
 
 use plaza_core::jid::JidRef;
-use plaza_core::stanza::Class;
+use plaza_core::stanza::{Class, PresenceType};
 
+use super::presence::Fan;
 use super::session::SessionId;
 
 /// Bytes of stanzas in a batch beyond which the senders wait.
@@ -31,6 +32,15 @@ pub(super) enum Handoff {
         id_len: Option<u32>,
         stanza_len: u32,
     },
+    /// One presence for many accounts at home on the receiving shard.
+    Fan {
+        presence: PresenceType,
+        /// Text lengths, in the order they lie in the batch's bytes: `from`, the stanza but for `to`, the recipients'
+        /// addresses, each behind its length in two bytes.
+        from_len: u16,
+        text_len: u32,
+        recipients_len: u32,
+    },
     /// The session, at home on the receiving shard, should send no more: a recipient's outbox is full.
     Pause(SessionId),
     /// It may go on.
@@ -42,6 +52,8 @@ pub(super) enum Handoff {
 pub struct Batch {
     pub(super) handoffs: Vec<Handoff>,
     pub(super) bytes: Vec<u8>,
+    /// The number of the fan the last handoff is of, if it is of one.
+    fan: u64,
 }
 
 impl Batch {
@@ -60,7 +72,31 @@ impl Batch {
         self.handoffs.is_empty()
     }
 
+    /// Adds a recipient to fan `number`, which nothing else is appended in between; whether it is the first.
+    pub(super) fn fan(&mut self, number: u64, to: JidRef<'_>, fan: &Fan<'_>) -> bool {
+        let to = to.as_str().as_bytes();
+        let first = self.fan != number || !matches!(self.handoffs.last(), Some(Handoff::Fan { .. }));
+        if first {
+            self.fan = number;
+            self.bytes.extend_from_slice(fan.from.as_bytes());
+            self.bytes.extend_from_slice(fan.text);
+            self.handoffs.push(Handoff::Fan {
+                presence: fan.presence,
+                from_len: fan.from.len() as u16,
+                text_len: fan.text.len() as u32,
+                recipients_len: 0,
+            });
+        }
+        self.bytes.extend_from_slice(&(to.len() as u16).to_le_bytes());
+        self.bytes.extend_from_slice(to);
+        if let Some(Handoff::Fan { recipients_len, .. }) = self.handoffs.last_mut() {
+            *recipients_len += 2 + to.len() as u32;
+        }
+        first
+    }
+
     pub(super) fn clear(&mut self) {
+        self.fan = 0;
         self.handoffs.clear();
         self.bytes.clear();
         self.bytes.shrink_to(BATCH_BYTES_MAX * 2);

@@ -43,6 +43,63 @@ impl Body<'_> {
 impl Shard {
     /// Delivers a stanza to an account at home here (RFC 6121 §8.5). Only a local origin is ever stalled.
     pub(super) fn deliver(&mut self, envelope: &Envelope<'_>, origin: Origin, body: &Body<'_>) -> Flow {
+        let Some(index) = self.accounts.find_index(envelope.hash, envelope.to) else {
+            return self.deliver_unknown(envelope, origin, body);
+        };
+        if self.waits_for_store(index) {
+            return self.queue_inbound(envelope, origin, body);
+        }
+        if envelope.to.resource().is_some()
+            && rules::reaches_resource(envelope.class)
+            && let Some(recipient) = self.session_with(index, envelope.to)
+        {
+            return self.deliver_to(recipient, envelope, origin, body);
+        }
+        self.deliver_unknown(envelope, origin, body)
+    }
+
+    /// Delivers to an account of which perhaps nothing is known: what depends on that waits for the store.
+    fn deliver_unknown(&mut self, envelope: &Envelope<'_>, origin: Origin, body: &Body<'_>) -> Flow {
+        if self.needs_facts(envelope) {
+            return self.queue_inbound(envelope, origin, body);
+        }
+        self.deliver_known(envelope, origin, body, true)
+    }
+
+    /// Whether nobody can say what becomes of a stanza without the account's facts: a message to be kept, a subscription, a
+    /// probe.
+    pub(super) fn needs_facts(&self, envelope: &Envelope<'_>) -> bool {
+        match envelope.class {
+            Class::Presence(_) => {
+                !(rules::reaches_resource(envelope.class) && envelope.to.resource().is_some())
+                    && self.unmatched(envelope, true) == Delivery::HandleForAccount
+            }
+            Class::Message(_) => self.is_kept(envelope, true),
+            Class::Iq(_) => false,
+        }
+    }
+
+    fn unmatched(&self, envelope: &Envelope<'_>, exists: bool) -> Delivery {
+        let best = self.available(envelope).1;
+        rules::unmatched(envelope.class, exists, envelope.to.is_bare(), best)
+    }
+
+    /// Whether a message is to be kept until its account can take it: none of its resources can now.
+    pub(super) fn is_kept(&self, envelope: &Envelope<'_>, exists: bool) -> bool {
+        let here = envelope.to.resource().is_some()
+            && rules::reaches_resource(envelope.class)
+            && self.session_of(envelope.hash, envelope.to).is_some();
+        !here && self.unmatched(envelope, exists) == Delivery::StoreOffline
+    }
+
+    /// Delivers to an account that is known to exist or not.
+    pub(super) fn deliver_known(
+        &mut self,
+        envelope: &Envelope<'_>,
+        origin: Origin,
+        body: &Body<'_>,
+        exists: bool,
+    ) -> Flow {
         if envelope.to.resource().is_some()
             && rules::reaches_resource(envelope.class)
             && let Some(recipient) = self.session_of(envelope.hash, envelope.to)
@@ -50,9 +107,7 @@ impl Shard {
             return self.deliver_to(recipient, envelope, origin, body);
         }
         let (recipients, best) = self.available(envelope);
-        // Without an offline store nobody can tell an account without sessions from one that does not exist, and the
-        // answers are the same (RFC 6121 §8.5.1, §8.5.2.2).
-        match rules::unmatched(envelope.class, true, envelope.to.is_bare(), best) {
+        match rules::unmatched(envelope.class, exists, envelope.to.is_bare(), best) {
             Delivery::MostAvailable => self.deliver_all(
                 recipients.iter().filter(|(_, priority)| Some(*priority) == best),
                 envelope,
@@ -154,6 +209,11 @@ impl Shard {
             return;
         }
         waiters.push(waiter);
+        self.ask_to_pause(shard, sender);
+    }
+
+    /// Asks a session of another shard to send no more until told otherwise.
+    pub(super) fn ask_to_pause(&mut self, shard: ShardId, sender: SessionId) {
         self.counters.backpressure_pauses += 1;
         if let Some(batch) = self.batches.get_mut(usize::from(shard.0)) {
             batch.handoffs.push(Handoff::Pause(sender));
@@ -162,7 +222,7 @@ impl Shard {
 
     /// Answers the sender with an error, wherever it is; what has no answer, an error or a result above all, is dropped
     /// and counted for the reason given (RFC 6120 §8.3.1).
-    fn bounce(&mut self, envelope: &Envelope<'_>, condition: Condition, reason: DropReason) -> Flow {
+    pub(super) fn bounce(&mut self, envelope: &Envelope<'_>, condition: Condition, reason: DropReason) -> Flow {
         let silent = !envelope.class.answerable() || matches!(envelope.class, Class::Presence(_));
         if silent {
             return self.drop_counted(reason);

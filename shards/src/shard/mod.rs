@@ -7,8 +7,11 @@
 mod accounts;
 mod batch;
 mod deliver;
+mod kept;
 mod presence;
+mod roster;
 mod session;
+mod work;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -19,9 +22,14 @@ use plaza_core::rules::{self, Destination, DomainKind};
 use plaza_core::stanza::{
     Class, Condition, IqType, Kind, NotAStanza, PresenceType, Stanza, write_error, write_reply_start,
 };
+use plaza_core::subscription::Request as Subscribing;
 use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
 use plaza_core::{ns, stream};
+use plaza_registry::errands::Errand;
+use plaza_registry::facts::Facts;
+use plaza_registry::offline::OfflineLimits;
 use plaza_registry::services::{Effect as ServiceEffect, Reply, Request, Target};
+use plaza_registry::store::StoreError;
 use slab::Slab;
 
 use crate::home::Homes;
@@ -50,6 +58,12 @@ pub struct ShardConfig {
     pub sessions_per_account_max: u16,
     /// Addresses one session may have sent directed presence to. Default 100.
     pub directed_presence_max: u16,
+    /// Bytes of facts kept of accounts that nobody uses, so that they need not be loaded again. Default 67 108 864.
+    pub facts_bytes_max: usize,
+    /// Open subscription requests of one account (RFC 6121 §3.1.3). Default 100; one more is `resource-constraint`.
+    pub requests_max: u32,
+    /// Bounds of what is kept for who is away (XEP-0160).
+    pub offline: OfflineLimits,
     /// Begins every id the broker makes, unlike any earlier run's: clients remember ids for a minute.
     pub id_prefix: String,
 }
@@ -76,6 +90,10 @@ pub enum Effect {
     End(Key, stream::Condition),
     /// Let the services answer; bring the reply to [`Shard::reply`].
     Service(Box<Request>, ReplyTo),
+    /// Run the errand for the account; bring what it brought to [`Shard::errand_done`].
+    Errand(Jid, Box<Errand>),
+    /// The facts a login waits for ([`Shard::login`]) are there, or cannot be had.
+    Login(Key, Result<(), StoreError>),
 }
 
 /// Whom a service's reply is for.
@@ -114,6 +132,11 @@ pub struct Shard {
     pool: Vec<Vec<u8>>,
     scanner: Scanner,
     ids: u64,
+    /// Presences that went to many, to tell them apart in a batch.
+    fans: u64,
+    /// Accounts with work to go on with, and whether somebody is at it.
+    to_work: VecDeque<u32>,
+    working: bool,
     /// What happened, for the metrics.
     pub counters: Counters,
 }
@@ -139,6 +162,9 @@ impl Shard {
             pool: Vec::new(),
             scanner: Scanner::new(),
             ids: 0,
+            fans: 0,
+            to_work: VecDeque::new(),
+            working: false,
             counters: Counters::default(),
         }
     }
@@ -155,8 +181,9 @@ impl Shard {
 
     /// What the sessions hold. Walks all of them.
     pub fn measure(&self) -> Held {
-        let entries = self.sessions.len() * size_of::<Session>() + self.accounts.len() * size_of::<accounts::Account>();
-        let mut held = Held { held: entries, unsent: 0 };
+        let accounts: usize =
+            self.accounts.iter().map(|account| size_of::<accounts::Account>() + account.heap_bytes()).sum();
+        let mut held = Held { held: self.sessions.len() * size_of::<Session>() + accounts, unsent: 0 };
         for (_, session) in &self.sessions {
             held.held += session.heap_bytes();
             held.unsent += session.unsent();
@@ -192,7 +219,7 @@ impl Shard {
         if count >= usize::from(self.config.sessions_per_account_max) {
             return Err(Condition::ResourceConstraint);
         }
-        let index = self.accounts.find_or_insert(hash, account);
+        let index = self.accounts.find_or_insert(hash, account.as_jid());
         self.generation = (self.generation + 1) & GENERATION_MAX;
         let generation = self.generation;
         let session = self.sessions.insert(Session {
@@ -235,7 +262,7 @@ impl Shard {
         session.flags.ended = true;
         let account = session.account;
         self.presence_gone(id);
-        self.accounts.unlink(account, id.index);
+        self.accounts.unlink(account, id.index, self.config.facts_bytes_max);
         self.release_waiters(id);
     }
 
@@ -255,6 +282,34 @@ impl Shard {
         for id in self.sessions_of(bare) {
             self.terminate(id, condition);
         }
+    }
+
+    /// An account was changed from outside: its facts are loaded again when they are needed.
+    pub fn account_changed(&mut self, bare: JidRef<'_>) {
+        self.forget_facts(bare);
+    }
+
+    /// Forgets facts of accounts that nobody uses until they take no more than that.
+    pub fn trim_facts(&mut self, bytes_max: usize) {
+        self.accounts.trim(bytes_max);
+    }
+
+    // ---- logging in --------------------------------------------------------------------------------------------
+
+    /// A connection names an account at home here. Whether its facts are in memory: if not, [`Effect::Login`] says when
+    /// they are.
+    pub fn login(&mut self, connection: Key, account: JidRef<'_>) -> bool {
+        let index = self.accounts.find_or_insert(self.homes.hash(account), account);
+        if self.knows(index) {
+            return true;
+        }
+        self.enqueue(index, work::Task::Login(connection));
+        false
+    }
+
+    /// What is known of an account; `None` if there is none, or if its facts are not in memory.
+    pub fn facts(&self, account: JidRef<'_>) -> Option<&Facts> {
+        self.accounts.find(self.homes.hash(account), account)?.facts.as_deref()
     }
 
     /// The session's stream ended: forgets it. Bytes still in its outbox are given back for a last write.
@@ -304,6 +359,12 @@ impl Shard {
             return self.refuse(id, &stanza, &from, Condition::JidMalformed);
         };
         let to = parsed.as_jid();
+        if let Class::Presence(presence) = stanza.class
+            && let Some(request) = Subscribing::of(presence)
+        {
+            self.counters.stanzas_in[Kind::Presence] += 1;
+            return self.send_request(id, &from, &stanza, request, to);
+        }
         let destination = rules::destination(from.as_jid(), Some(to), |domain| self.domain_kind(domain));
         let flow = match destination {
             Destination::Resource(to) | Destination::Account(to) => self.route_account(id, &from, &stanza, to),
@@ -380,7 +441,7 @@ impl Shard {
         let namespaces = self.namespaces(id, stanza);
         let body = Body::Stanza { stanza, from: from.as_str(), namespaces: &namespaces };
         let home = self.homes.shard(hash);
-        if home == self.id && to.is_bare() && matches!(stanza.class, Class::Iq(IqType::Get | IqType::Set)) {
+        if home == self.id && Self::is_account_iq(&envelope) {
             // RFC 6121 §8.5.2.1.3: the server answers on behalf of the account.
             return self.call_service(from, stanza, Target::Account(to.to_jid()), true, ReplyTo::Session(id));
         }
@@ -435,13 +496,18 @@ impl Shard {
             unix_millis: 0,
         };
         let mut waits = false;
+        let in_order = work::changes_facts(&request);
         if let ReplyTo::Session(id) = reply_to
             && let Some(session) = self.get_mut(id)
         {
             session.flags.awaits = true;
             waits = true;
         }
-        self.effects.push_back(Effect::Service(Box::new(request), reply_to));
+        if in_order {
+            self.serve_in_order(from.as_jid().bare(), Box::new(request), reply_to);
+        } else {
+            self.effects.push_back(Effect::Service(Box::new(request), reply_to));
+        }
         if waits { Flow::Blocked } else { Flow::Continue }
     }
 
@@ -457,6 +523,11 @@ impl Shard {
                     }
                 }
                 ServiceEffect::RosterPush { payload } => self.push_roster(caller.as_jid(), &payload),
+                ServiceEffect::Contact(item) => self.set_contact_of(caller, &item.jid, Some(&item)),
+                ServiceEffect::ContactRemoved(item) => {
+                    self.set_contact_of(caller, &item.jid, None);
+                    self.contact_removed(&caller.bare(), &item);
+                }
             }
         }
         match reply_to {
@@ -474,7 +545,7 @@ impl Shard {
     }
 
     /// RFC 6121 §2.1.6: every interested resource of the account.
-    fn push_roster(&mut self, account: JidRef<'_>, payload: &str) {
+    pub(super) fn push_roster(&mut self, account: JidRef<'_>, payload: &str) {
         for id in self.sessions_of(account) {
             let Some(session) = self.get(id) else { continue };
             if !session.flags.interested {
@@ -613,6 +684,25 @@ impl Shard {
                     let origin = origin.map_or(Origin::Broker, |session| Origin::Remote(from_shard, session));
                     self.take_handoff(&envelope, origin, stanza);
                 }
+                Handoff::Fan { presence, from_len, text_len, recipients_len } => {
+                    let mut part = |len: usize| {
+                        let part = batch.bytes.get(at..at + len).unwrap_or_default();
+                        at += len;
+                        part
+                    };
+                    let from = std::str::from_utf8(part(usize::from(from_len))).unwrap_or_default();
+                    let text = part(text_len as usize);
+                    let mut recipients = part(recipients_len as usize);
+                    self.counters.handoffs_in += 1;
+                    let fan = presence::Fan { presence, from, text };
+                    while let Some((len, rest)) = recipients.split_first_chunk() {
+                        let (to, rest) =
+                            rest.split_at_checked(usize::from(u16::from_le_bytes(*len))).unwrap_or_default();
+                        recipients = rest;
+                        let to = JidRef::from_normal(std::str::from_utf8(to).unwrap_or_default());
+                        self.present(self.homes.hash(to), to, &fan);
+                    }
+                }
                 Handoff::Pause(id) => {
                     if let Some(session) = self.get_mut(id) {
                         session.paused = session.paused.saturating_add(1);
@@ -632,12 +722,15 @@ impl Shard {
     }
 
     fn take_handoff(&mut self, envelope: &Envelope<'_>, origin: Origin, stanza: &str) {
-        let for_account = envelope.to.is_bare() && matches!(envelope.class, Class::Iq(IqType::Get | IqType::Set));
-        if !for_account {
+        if Self::is_account_iq(envelope) {
+            self.serve_handoff(envelope, stanza);
+        } else {
             self.deliver(envelope, origin, &Body::Bytes(stanza.as_bytes()));
-            return;
         }
-        // An iq the server answers on behalf of an account: rare enough to be scanned again for its payload.
+    }
+
+    /// An iq the server answers on behalf of an account: rare enough to be scanned again for its payload.
+    fn serve_handoff(&mut self, envelope: &Envelope<'_>, stanza: &str) {
         let mut scanner = std::mem::take(&mut self.scanner);
         scanner.reset();
         let namespaces = StreamNamespaces::default();
@@ -687,8 +780,12 @@ impl Shard {
         session.in_flight = 0;
         let waits = !session.outbox.is_empty();
         let waited_for = session.extras.as_ref().is_some_and(|extras| !extras.waiters.is_empty());
+        let given = !waits && session.extras.as_ref().is_some_and(|extras| !extras.given.is_empty());
         if waited_for && session.unsent() <= low {
             self.release_waiters(id);
+        }
+        if given {
+            self.forget_given(id);
         }
         waits
     }
@@ -733,7 +830,11 @@ impl Shard {
     }
 
     fn session_of(&self, hash: u64, full: JidRef<'_>) -> Option<SessionId> {
-        let account = self.accounts.find(hash, full)?;
+        self.session_with(self.accounts.find_index(hash, full)?, full)
+    }
+
+    fn session_with(&self, account: u32, full: JidRef<'_>) -> Option<SessionId> {
+        let account = self.accounts.get(account)?;
         account.sessions.iter().find_map(|&index| {
             let session = self.sessions.get(index as usize)?;
             (session.jid.as_str() == full.as_str()).then_some(SessionId { index, generation: session.generation })
@@ -793,7 +894,12 @@ impl Shard {
 
     fn release_waiters(&mut self, id: SessionId) {
         let Some(extras) = self.get_mut(id).and_then(|session| session.extras.as_mut()) else { return };
-        for waiter in std::mem::take(&mut extras.waiters) {
+        let waiters = std::mem::take(&mut extras.waiters);
+        self.release(waiters);
+    }
+
+    fn release(&mut self, waiters: Vec<Waiter>) {
+        for waiter in waiters {
             match waiter {
                 Waiter::Local(sender) => self.resume(sender),
                 Waiter::Remote(shard, sender) => {
@@ -838,6 +944,9 @@ mod tests {
             outbox_bytes_low: 256,
             sessions_per_account_max: 4,
             directed_presence_max: 4,
+            facts_bytes_max: 0,
+            requests_max: 2,
+            offline: OfflineLimits::default(),
             id_prefix: "plaza-".into(),
         });
         let homes = Homes::new(count, 1);

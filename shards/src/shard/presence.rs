@@ -1,10 +1,15 @@
-//! Presence of one's own resources, and directed presence (RFC 6121 §4.2, §4.4, §4.5, §4.6).
+//! Presence (RFC 6121 §4): among one's own resources, to contacts and from them, and directed.
 
 use plaza_core::jid::{Jid, JidRef};
-use plaza_core::stanza::{Class, Condition, PresenceType, Stamp, Stanza, write_stanza};
+use plaza_core::stanza::{Class, Condition, Kind, PresenceType, Stamp, Stanza, write_stanza};
+use plaza_core::subscription::State;
 use plaza_core::xml::write;
 
+use super::batch::{BATCH_OWN_BYTES_MAX, Envelope};
+use super::deliver::{Body, Origin};
+use super::work::Task;
 use super::{Flow, SessionId, Shard};
+use crate::metrics::DropReason;
 
 impl Shard {
     /// Presence without `to`: available or unavailable, for the account's own resources.
@@ -17,6 +22,13 @@ impl Shard {
     ) -> Flow {
         if presence == PresenceType::Unavailable {
             self.broadcast(id, from, stanza);
+            if self.get(id).is_some_and(|session| session.priority.is_some()) {
+                let namespaces = self.namespaces(id, stanza);
+                let mut text = self.take_buffer();
+                write_stanza(&mut text, stanza, Stamp { from: from.as_str(), to: None }, &namespaces);
+                self.broadcast_to_contacts(id, PresenceType::Unavailable, &text);
+                self.give_buffer(text);
+            }
             self.leave_directed(id, from, true);
             if let Some(session) = self.get_mut(id) {
                 session.priority = None;
@@ -36,13 +48,21 @@ impl Shard {
         });
         let Some(session) = self.get_mut(id) else { return Flow::Continue };
         let initial = session.priority.is_none();
-        session.priority = Some(priority);
+        let reachable = matches!(session.priority.replace(priority), Some(0..));
         if kept.is_some() || session.extras.is_some() {
             session.extras().presence = kept;
         }
         self.broadcast(id, from, stanza);
         if initial {
             self.greet(id, from);
+        }
+        self.announce(id);
+        if initial {
+            self.probe_contacts(id);
+            self.ask_questions(id);
+        }
+        if !reachable && priority >= 0 {
+            self.fetch_kept(id);
         }
         Flow::Continue
     }
@@ -57,10 +77,29 @@ impl Shard {
             }
             let to = session.jid.clone();
             let stamp = Stamp { from: from.as_str(), to: Some(to.as_str()) };
-            if self.tell(other, |out| write_stanza(out, stanza, stamp, &namespaces)) {
+            let write = |out: &mut Vec<u8>| write_stanza(out, stanza, stamp, &namespaces);
+            if self.tell_own((other, &to), (stanza.class, from), write) {
                 self.counters.stanzas_out[stanza.class.kind()] += 1;
             }
         }
+    }
+
+    /// Tells a resource of one of its own account's, behind what waits there; whether it was told at once.
+    fn tell_own(
+        &mut self,
+        (id, to): (SessionId, &Jid),
+        (class, from): (Class, &Jid),
+        write: impl FnOnce(&mut Vec<u8>),
+    ) -> bool {
+        let Some(account) = self.get(id).map(|session| session.account) else { return false };
+        if !self.waits_for_store(account) {
+            return self.tell(id, write);
+        }
+        let mut bytes = self.take_buffer();
+        write(&mut bytes);
+        self.route_own(class, to.as_jid(), from.as_str(), &bytes);
+        self.give_buffer(bytes);
+        false
     }
 
     /// Tells a newly available resource of the others (RFC 6121 §4.2.2).
@@ -73,12 +112,7 @@ impl Shard {
             let from = session.jid.clone();
             let kept = session.extras.as_ref().and_then(|extras| extras.presence.clone());
             self.tell(id, |out| match &kept {
-                // Kept as `<presence from='…'…`: `to` goes in front.
-                Some(text) => {
-                    out.extend_from_slice(b"<presence");
-                    write::attr(out, "to", newcomer.as_str());
-                    out.extend_from_slice(text.strip_prefix("<presence").unwrap_or(text).as_bytes());
-                }
+                Some(text) => write_addressed(out, text.as_bytes(), newcomer.as_str()),
                 None => simple_presence(out, from.as_str(), newcomer.as_str(), false),
             });
         }
@@ -112,9 +146,14 @@ impl Shard {
     /// Those it sent directed presence to learn that it left, but for resources of its own account whom a broadcast has
     /// told already.
     fn leave_directed(&mut self, id: SessionId, from: &Jid, broadcast: bool) {
-        let Some(extras) = self.get_mut(id).and_then(|session| session.extras.as_mut()) else { return };
+        let Some(session) = self.get_mut(id) else { return };
+        let account = session.account;
+        let Some(extras) = session.extras.as_mut() else { return };
         for to in std::mem::take(&mut extras.directed) {
-            if to.as_jid() == from.as_jid() || (broadcast && self.hears_broadcasts(from, to.as_jid())) {
+            let hears = broadcast
+                && (self.hears_broadcasts(from, to.as_jid())
+                    || self.stands(account, to.as_jid()).is_some_and(|state| state.from));
+            if to.as_jid() == from.as_jid() || hears {
                 continue;
             }
             let mut bytes = self.take_buffer();
@@ -141,11 +180,197 @@ impl Shard {
             for other in self.sessions_of(from.as_jid()) {
                 let Some(session) = self.get(other).filter(|session| session.priority.is_some()) else { continue };
                 let to = session.jid.clone();
-                self.tell(other, |out| simple_presence(out, from.as_str(), to.as_str(), true));
+                let write = |out: &mut Vec<u8>| simple_presence(out, from.as_str(), to.as_str(), true);
+                self.tell_own((other, &to), (Class::Presence(PresenceType::Unavailable), &from), write);
             }
+            let mut text = self.take_buffer();
+            simple_presence(&mut text, from.as_str(), "", true);
+            self.broadcast_to_contacts(id, PresenceType::Unavailable, &text);
+            self.give_buffer(text);
         }
         self.leave_directed(id, &from, was_available);
     }
+
+    // ---- contacts ----------------------------------------------------------------------------------------------
+
+    /// Tells all contacts that may know of a session's presence as it is now (RFC 6121 §4.2.2, §4.4.2).
+    pub(super) fn announce(&mut self, id: SessionId) {
+        let Some(session) = self.get(id).filter(|session| session.priority.is_some()) else { return };
+        let account = session.account;
+        if !self.knows(account) {
+            return self.enqueue(account, Task::Announce(id));
+        }
+        let mut text = self.take_buffer();
+        self.write_presence(id, &mut text);
+        self.broadcast_to_contacts(id, PresenceType::Available, &text);
+        self.give_buffer(text);
+    }
+
+    /// Appends a session's available presence, without `to`.
+    fn write_presence(&self, id: SessionId, out: &mut Vec<u8>) {
+        let Some(session) = self.get(id) else { return };
+        match session.extras.as_ref().and_then(|extras| extras.presence.as_ref()) {
+            Some(text) => out.extend_from_slice(text.as_bytes()),
+            None => simple_presence(out, session.jid.as_str(), "", false),
+        }
+    }
+
+    /// Presence, as written but for `to`, to every contact that may see the session's account.
+    fn broadcast_to_contacts(&mut self, id: SessionId, presence: PresenceType, text: &[u8]) {
+        let Some(session) = self.get(id) else { return };
+        let (account, from) = (session.account, session.jid.clone());
+        self.fan_out(account, |state| state.from, &Fan { presence, from: from.as_str(), text });
+    }
+
+    /// Asks every contact whose presence the account may see where it is (RFC 6121 §4.3.1). Contacts at home in this
+    /// process answer from memory; who has no session there is silent.
+    fn probe_contacts(&mut self, id: SessionId) {
+        let Some(session) = self.get(id) else { return };
+        let (account, from) = (session.account, session.jid.clone());
+        self.fan_out(account, |state| state.to, &Fan { presence: PresenceType::Probe, from: from.as_str(), text: b"" });
+    }
+
+    /// Asks again what was not answered (RFC 6121 §3.1.3).
+    fn ask_questions(&mut self, id: SessionId) {
+        let Some(account) = self.get(id).map(|session| session.account) else { return };
+        let facts = self.accounts.get(account).and_then(|account| account.facts.as_ref());
+        if facts.is_none_or(|facts| facts.contacts.requests() > 0) {
+            self.enqueue(account, Task::Questions(id));
+        }
+    }
+
+    /// One presence to many contacts, each told at its home: here at once, elsewhere in one handoff a shard.
+    fn fan_out(&mut self, account: u32, chosen: impl Fn(State) -> bool, fan: &Fan<'_>) {
+        // Nobody else touches the facts meanwhile: presence changes none.
+        let Some(facts) = self.accounts.get_mut(account).and_then(|account| account.facts.take()) else { return };
+        self.fans += 1;
+        for (contact, _) in facts.contacts.iter().filter(|(_, state)| chosen(*state)) {
+            if !self.is_local_account(contact) {
+                self.counters.drops[DropReason::NoRoute] += 1; // No server-to-server stream exists.
+                continue;
+            }
+            let hash = self.homes.hash(contact);
+            let home = self.homes.shard(hash);
+            if home == self.id {
+                self.present(hash, contact, fan);
+            } else if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
+                if batch.bytes() >= BATCH_OWN_BYTES_MAX {
+                    self.counters.drops[DropReason::MeshFull] += 1;
+                } else if batch.fan(self.fans, contact, fan) {
+                    self.counters.handoffs_out += 1;
+                }
+            }
+        }
+        if let Some(account) = self.accounts.get_mut(account) {
+            account.facts = Some(facts);
+        }
+    }
+
+    /// A contact's presence reaches an account at home here, or asks for its.
+    pub(super) fn present(&mut self, hash: u64, to: JidRef<'_>, fan: &Fan<'_>) {
+        let Some(index) = self.accounts.find_index(hash, to) else { return };
+        if fan.presence == PresenceType::Probe {
+            if self.knows(index) {
+                self.answer_probe(index, fan.from);
+            }
+            return;
+        }
+        if self.waits_for_store(index) {
+            let mut text = self.take_buffer();
+            write_addressed(&mut text, fan.text, to.as_str());
+            let envelope = Envelope { class: Class::Presence(fan.presence), hash, to, from: fan.from, id: None };
+            self.queue_inbound(&envelope, Origin::Broker, &Body::Bytes(&text));
+            return self.give_buffer(text);
+        }
+        for at in 0.. {
+            let Some(account) = self.accounts.get(index) else { return };
+            let Some(&session) = account.sessions.get(at) else { return };
+            let Some(session) = self.sessions.get(session as usize).map(|found| (session, found)) else { continue };
+            let (slot, session) = session;
+            let id = SessionId { index: slot, generation: session.generation };
+            if session.priority.is_none() {
+                continue;
+            }
+            if self.tell(id, |out| write_addressed(out, fan.text, to.as_str())) {
+                self.counters.stanzas_out[Kind::Presence] += 1;
+            }
+        }
+    }
+
+    /// Answers a probe for an account whose facts are known, or which is known not to exist (RFC 6121 §4.3.2): where its
+    /// resources are, to who may know; that there is no subscription, to anybody else, whether the account exists or not.
+    pub(super) fn answer_probe(&mut self, index: u32, prober: &str) {
+        let to = JidRef::from_normal(prober);
+        let Some(account) = self.accounts.get(index) else { return };
+        let bare = account.bare.clone();
+        let allowed = to.bare() == bare.as_jid() || self.stands(index, to).is_some_and(|state| state.from);
+        let mut bytes = self.take_buffer();
+        if !allowed {
+            bytes.extend_from_slice(b"<presence");
+            write::attr(&mut bytes, "from", bare.as_str());
+            write::attr(&mut bytes, "to", to.bare().as_str());
+            bytes.extend_from_slice(b" type='unsubscribed'/>");
+            let class = Class::Presence(PresenceType::Unsubscribed);
+            self.route_own(class, to.bare(), bare.as_str(), &bytes);
+            return self.give_buffer(bytes);
+        }
+        for id in self.sessions_of(bare.as_jid()) {
+            let Some(session) = self.get(id).filter(|session| session.priority.is_some()) else { continue };
+            let from = session.jid.clone();
+            let mut text = self.take_buffer();
+            self.write_presence(id, &mut text);
+            bytes.clear();
+            write_addressed(&mut bytes, &text, prober);
+            self.give_buffer(text);
+            self.route_own(Class::Presence(PresenceType::Available), to, from.as_str(), &bytes);
+        }
+        self.give_buffer(bytes);
+    }
+
+    /// Tells a contact where the account's resources are, or that they are gone, for it may see them no longer.
+    pub(super) fn show_presence(&mut self, index: u32, contact: &Jid, gone: bool) {
+        if !self.is_local_account(contact.as_jid()) {
+            return;
+        }
+        let Some(account) = self.accounts.get(index) else { return };
+        let bare = account.bare.clone();
+        for id in self.sessions_of(bare.as_jid()) {
+            let Some(session) = self.get(id).filter(|session| session.priority.is_some()) else { continue };
+            let from = session.jid.clone();
+            let (mut text, mut bytes) = (self.take_buffer(), self.take_buffer());
+            let presence = if gone {
+                simple_presence(&mut text, from.as_str(), "", true);
+                PresenceType::Unavailable
+            } else {
+                self.write_presence(id, &mut text);
+                PresenceType::Available
+            };
+            write_addressed(&mut bytes, &text, contact.as_str());
+            self.route_own(Class::Presence(presence), contact.as_jid(), from.as_str(), &bytes);
+            self.give_buffer(text);
+            self.give_buffer(bytes);
+        }
+    }
+}
+
+/// One presence on its way to many.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fan<'a> {
+    /// Available, unavailable, or a probe.
+    pub(super) presence: PresenceType,
+    /// Full JID of the sender.
+    pub(super) from: &'a str,
+    /// The stanza but for `to`; empty for a probe.
+    pub(super) text: &'a [u8],
+}
+
+/// Appends a stanza written without `to`, addressed.
+fn write_addressed(out: &mut Vec<u8>, text: &[u8], to: &str) {
+    let name_end = text.iter().position(|&byte| byte == b' ').unwrap_or(text.len());
+    let (name, rest) = text.split_at(name_end);
+    out.extend_from_slice(name);
+    write::attr(out, "to", to);
+    out.extend_from_slice(rest);
 }
 
 /// `<priority/>` of an available presence; 0 if absent, `None` if it is no number from -128 to 127 (RFC 6121 §4.7.2.3).
@@ -157,7 +382,9 @@ fn priority(stanza: &Stanza<'_>) -> Option<i8> {
 fn simple_presence(out: &mut Vec<u8>, from: &str, to: &str, unavailable: bool) {
     out.extend_from_slice(b"<presence");
     write::attr(out, "from", from);
-    write::attr(out, "to", to);
+    if !to.is_empty() {
+        write::attr(out, "to", to);
+    }
     if unavailable {
         out.extend_from_slice(b" type='unavailable'");
     }

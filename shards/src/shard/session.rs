@@ -25,6 +25,8 @@ pub(super) struct Extras {
     pub(super) directed: Vec<Jid>,
     /// Senders that wait for this session's outbox to drain.
     pub(super) waiters: Vec<Waiter>,
+    /// Kept messages, by number and bytes, that were given to it and are forgotten once they are written.
+    pub(super) given: Vec<(u64, u64)>,
 }
 
 /// Who waits for room.

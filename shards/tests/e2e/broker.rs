@@ -77,6 +77,16 @@ impl Broker {
         broker
     }
 
+    /// Kills it as a power cut would, and starts it again on what it left.
+    pub(crate) fn restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        let log = File::options().append(true).open(self.data.path().join("log")).unwrap();
+        self.child = Self::command(&self.data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        self.wait("to serve again", |broker| broker.http("/healthz").is_some_and(|answer| answer.contains("200 OK")));
+        self.baseline = self.connections();
+    }
+
     fn command(data: &TempDir) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_plaza"));
         command.arg("--config").arg(data.path().join("plaza.toml")).env_remove("RUST_LOG");

@@ -8,4 +8,5 @@ mod bad_input;
 mod broker;
 mod clients;
 mod flow;
+mod subscriptions;
 mod wire;

@@ -6,10 +6,19 @@ use std::sync::Arc;
 use plaza_core::jid::{Jid, JidRef};
 use plaza_core::limits::ScanLimits;
 use plaza_core::ns;
+use plaza_core::sasl::scram::{Hash, Keys};
 use plaza_core::stanza::{Condition, IqType, Kind, write_error, write_reply_start};
 use plaza_core::stream;
+use plaza_core::subscription::State;
 use plaza_core::xml::{Scanned, Scanner, StreamNamespaces};
-use plaza_registry::services::{Effect as ServiceEffect, Reply, Request, Target};
+use plaza_registry::accounts::{self, NewKeys};
+use plaza_registry::errands::{self, Errand, ErrandConfig};
+use plaza_registry::offline::{self, OfflineLimits};
+use plaza_registry::rosters;
+use plaza_registry::services::{Effect as ServiceEffect, Reply, Request, ServiceConfig, Target};
+use plaza_registry::store::StoreError;
+use plaza_registry::store::memory::MemoryStore;
+use plaza_registry::wait::block_on;
 use plaza_shards::home::Homes;
 use plaza_shards::mesh::ShardId;
 use plaza_shards::metrics::{Counters, DropReason};
@@ -26,6 +35,8 @@ const FRAME_BYTES: usize = 700;
 struct Plan {
     /// Every drop is accounted for: one resource per account, and no presence the broker makes itself.
     exact: bool,
+    /// Of errands, those the store refuses.
+    store_refuses_percent: usize,
     shards: u16,
     accounts: usize,
     clients_max: usize,
@@ -47,6 +58,7 @@ impl Plan {
         let outbox_bytes_max = if large { 262_144 } else { 1024 << random.below(5) };
         Self {
             exact: seed.is_multiple_of(3),
+            store_refuses_percent: random.pick(&[0, 0, 5, 30]),
             shards: 1 + random.below(4) as u16,
             accounts: 1 + random.below(9),
             clients_max: 4 + random.below(16),
@@ -63,10 +75,29 @@ impl Plan {
                 outbox_bytes_low: outbox_bytes_max / 16,
                 sessions_per_account_max: 4,
                 directed_presence_max: 4,
+                facts_bytes_max: random.pick(&[0, 1_000, 1 << 20]),
+                requests_max: 3,
+                offline: OfflineLimits {
+                    messages_max: random.pick(&[0, 3, 100]),
+                    bytes_max: random.pick(&[2_000, 512 * 1024]),
+                    age_millis_max: 1_000_000,
+                },
                 id_prefix: "plaza-".into(),
             },
         }
     }
+}
+
+/// Keys nobody logs in with.
+fn keys() -> NewKeys {
+    let keys = |hash, len| Keys {
+        hash,
+        salt: [1; 16].into(),
+        iterations: 1,
+        stored_key: vec![1; len].into(),
+        server_key: vec![1; len].into(),
+    };
+    NewKeys { sha1: keys(Hash::Sha1, 20), sha256: keys(Hash::Sha256, 32) }
 }
 
 /// A stanza waiting to be fed.
@@ -110,7 +141,7 @@ struct Client {
     available: bool,
     directed: Vec<String>,
     /// Highest number seen from an address.
-    latest: HashMap<String, usize>,
+    latest: HashMap<(String, String, bool), usize>,
     /// By `from` and `to`: whether the last presence said available.
     seen: HashMap<(String, String), bool>,
     /// Whether the last presence from an address, to whichever of ours, said available.
@@ -140,6 +171,10 @@ pub(crate) struct World {
     rebound: HashSet<String>,
     /// Who was told twice in a row that somebody left.
     told_twice: Vec<String>,
+    /// What is kept, by the code that keeps it for the broker.
+    store: MemoryStore,
+    errands: Vec<(usize, Jid, Errand)>,
+    errand_config: ErrandConfig,
 }
 
 impl World {
@@ -152,7 +187,22 @@ impl World {
             .map(|shard| Shard::new(ShardId(shard), plan.shards, homes.clone(), Arc::clone(&config)))
             .collect();
         let count = usize::from(plan.shards);
-        let accounts = (0..plan.accounts).map(|n| Jid::parse(&format!("a{n}@{DOMAIN}")).unwrap()).collect();
+        let accounts: Vec<Jid> = (0..plan.accounts).map(|n| Jid::parse(&format!("a{n}@{DOMAIN}")).unwrap()).collect();
+        let store = MemoryStore::new();
+        for account in &accounts {
+            block_on(accounts::create(&store, account.as_jid(), keys(), false, 0)).unwrap();
+        }
+        let errand_config = ErrandConfig {
+            roster_items_max: 20,
+            requests_max: plan.config.requests_max,
+            offline: plan.config.offline,
+            services: Arc::new(ServiceConfig {
+                name: "Plaza".into(),
+                version: "0".into(),
+                domains: plan.config.domains.clone(),
+                roster_items_max: 20,
+            }),
+        };
         Self {
             random,
             plan,
@@ -168,6 +218,9 @@ impl World {
             activity: 0,
             rebound: HashSet::new(),
             told_twice: Vec::new(),
+            store,
+            errands: Vec::new(),
+            errand_config,
         }
     }
 
@@ -187,7 +240,8 @@ impl World {
                     let most = self.random.below(8);
                     self.carry_out(shard, most);
                 }
-                22 => self.serve(),
+                22 if self.random.percent(50) => self.serve(),
+                22 => self.run_errand(),
                 _ => self.disturb(),
             }
         }
@@ -204,6 +258,7 @@ impl World {
             assert!(!client.paused && !client.awaiting, "{} waits for ever", client.jid);
             assert!(client.pending.is_empty(), "{index}");
         }
+        self.agree();
         // A pause nobody takes back shows only when something is said.
         for index in 0..self.clients.len() {
             if !self.clients[index].ended {
@@ -224,8 +279,9 @@ impl World {
                 self.read(client);
                 self.feed(client);
             }
-            while !self.services.is_empty() {
+            while !self.services.is_empty() || !self.errands.is_empty() {
                 self.serve();
+                self.run_errand();
             }
             for shard in 0..self.shards.len() {
                 self.flush(shard);
@@ -242,7 +298,12 @@ impl World {
     /// What became of every stanza.
     pub(crate) fn check(&self) {
         let mut lost = Vec::new();
+        let kept = self.kept();
         for (number, sent) in self.sent.iter().enumerate() {
+            if kept.contains(&number) {
+                assert!(sent.taken && sent.answers == 0, "n{number} is kept, and was refused");
+                continue;
+            }
             let outcomes = u32::from(!sent.delivered.is_empty()) + sent.answers;
             assert!(sent.taken || outcomes == 0, "n{number} came from nowhere");
             assert!(outcomes <= 1, "n{number}: {} copies, {} answers", sent.delivered.len(), sent.answers);
@@ -259,6 +320,57 @@ impl World {
         self.check_presence();
     }
 
+    /// Numbers of the stanzas that are in the store.
+    fn kept(&self) -> HashSet<usize> {
+        let mut kept = HashSet::new();
+        for account in &self.accounts {
+            for message in block_on(offline::load(&self.store, account.as_jid(), &self.plan.config.offline, 0)).unwrap()
+            {
+                let text = String::from_utf8(message.stanza).unwrap();
+                let number = text.split(" id='n").nth(1).and_then(|rest| rest.split('\'').next());
+                kept.extend(number.and_then(|number| number.parse::<usize>().ok()));
+            }
+        }
+        kept
+    }
+
+    /// Two accounts that talk one after the other agree: what one calls "to" the other calls "from". When their requests
+    /// cross they need not, for the protocol does not say which one an answer is to.
+    fn agree(&mut self) {
+        if self.plan.exact {
+            return; // The presence that follows is followed by nobody.
+        }
+        let store_refuses_percent = std::mem::take(&mut self.plan.store_refuses_percent);
+        for _ in 0..3 {
+            let (Some(one), Some(other)) = (self.someone(), self.someone()) else { break };
+            let [ours, theirs] = [one, other].map(|client| self.clients[client].jid.bare());
+            if ours == theirs {
+                continue;
+            }
+            let request = |world: &mut Self, client: usize, to: &Jid, kind: &str| {
+                world.queue(client, format!("<presence type='{kind}' to='{to}'/>"), None);
+                world.settle();
+            };
+            for kind in ["unsubscribe", "unsubscribed"] {
+                request(self, one, &theirs, kind);
+                request(self, other, &ours, kind);
+            }
+            assert_eq!(self.states(&ours, &theirs).map(|state| state.to || state.from), [false, false]);
+            request(self, one, &theirs, "subscribe");
+            request(self, other, &ours, "subscribed");
+            let [state, their_state] = self.states(&ours, &theirs);
+            assert_eq!((state.to, their_state.to), (their_state.from, state.from), "{ours} and {theirs}");
+        }
+        self.plan.store_refuses_percent = store_refuses_percent;
+    }
+
+    fn states(&self, one: &Jid, other: &Jid) -> [State; 2] {
+        [(one, other), (other, one)].map(|(owner, contact)| {
+            let item = block_on(rosters::get(&self.store, owner.as_jid(), contact.as_jid())).unwrap();
+            item.map(|item| item.state()).unwrap_or_default()
+        })
+    }
+
     /// Who saw a session available and was there all the time has seen it go.
     fn check_presence(&self) {
         let full = |shard: &Shard| {
@@ -270,7 +382,13 @@ impl World {
         assert!(self.told_twice.is_empty(), "{:?}", self.told_twice);
         let gone: HashSet<&str> =
             self.clients.iter().filter(|client| client.ended).map(|client| client.jid.as_str()).collect();
-        for client in self.clients.iter().filter(|client| !client.ended && !client.hid) {
+        // Whoever never was available hears what it asked for, and no more; and what was under way to a resource arrives at
+        // the next session that has it.
+        let there = |client: &&Client| {
+            let anew = self.rebound.contains(client.jid.as_str());
+            !client.ended && !client.hid && client.available && !anew
+        };
+        for client in self.clients.iter().filter(there) {
             for (from, available) in &client.last {
                 if gone.contains(from.as_str()) && !self.rebound.contains(from) {
                     assert!(!available, "{} never learnt that {from} left", client.jid);
@@ -289,6 +407,7 @@ impl World {
         }
         self.settle();
         for (index, shard) in self.shards.iter_mut().enumerate() {
+            shard.trim_facts(0);
             assert_eq!(shard.sessions(), 0);
             assert_eq!(shard.measure().held, 0, "tables of shard {index}");
             assert!(shard.next_dirty().is_none());
@@ -414,8 +533,15 @@ impl World {
     fn say_directed(&mut self, client: usize) {
         let to = self.address();
         if self.random.percent(30) {
-            let kind = self.random.pick(&["subscribe", "probe", "error", "subscribed"]);
-            return self.send(client, "presence", kind, &to, "");
+            return self.send(client, "presence", "error", &to, "");
+        }
+        if self.random.percent(50) {
+            // Not followed: what becomes of them is looked at when all is quiet.
+            let kinds = ["subscribe", "subscribe", "subscribed", "subscribed", "unsubscribe", "unsubscribed", "probe"];
+            let kind = self.random.pick(&kinds);
+            // Who asks before it is available is answered, and not told what follows.
+            self.clients[client].hid |= kind == "probe";
+            return self.queue(client, format!("<presence type='{kind}' to='{to}'/>"), None);
         }
         let known = self.clients[client].directed.iter().position(|known| *known == to);
         match known {
@@ -516,6 +642,7 @@ impl World {
         let namespaces = StreamNamespaces::default();
         let scanned = self.scanner.next(&ScanLimits::AFTER_AUTH, &namespaces, next.text.as_bytes());
         let Ok(Scanned::Element { element, .. }) = scanned else { panic!("not an element: {}", next.text) };
+        let iq = element.name() == "iq";
         let shard = &mut self.shards[client.shard];
         let stale = shard.counters.drops[DropReason::Stale];
         let flow = shard.stanza(client.id, element);
@@ -532,7 +659,7 @@ impl World {
                 }
                 client.pending.pop_front();
                 client.paused = flow == Flow::Blocked;
-                client.awaiting = flow == Flow::Blocked;
+                client.awaiting = flow == Flow::Blocked && iq;
             }
         }
     }
@@ -650,7 +777,34 @@ impl World {
                 }
                 Effect::End(key, _) => self.disconnect(key.index as usize),
                 Effect::Service(request, reply_to) => self.services.push((shard, request, reply_to)),
+                Effect::Errand(account, errand) => self.errands.push((shard, account, *errand)),
+                Effect::Login(..) => panic!("nobody logs in here"),
             }
+        }
+    }
+
+    /// Some errand is run, in no order; at times the store cannot.
+    fn run_errand(&mut self) {
+        if self.errands.is_empty() {
+            return;
+        }
+        let at = self.random.below(self.errands.len());
+        let (shard, account, errand) = self.errands.swap_remove(at);
+        self.activity += 1;
+        let refused = self.random.percent(self.plan.store_refuses_percent);
+        self.store.refuse(refused.then_some(StoreError::Busy));
+        let serves = if let Errand::Serve(request) = &errand { Some(request.caller.clone()) } else { None };
+        let brought = block_on(errands::run(&self.errand_config, &self.store, &account, errand, 0));
+        self.store.refuse(None);
+        if let Some(caller) = serves {
+            self.no_longer_awaits(shard, &caller);
+        }
+        self.shards[shard].errand_done(&account, brought);
+    }
+
+    fn no_longer_awaits(&mut self, shard: usize, caller: &Jid) {
+        for client in self.clients.iter_mut().filter(|client| client.shard == shard && client.jid == *caller) {
+            client.awaiting = false;
         }
     }
 
@@ -704,7 +858,8 @@ impl World {
             let attr = |name| element.attr(name).map(|attr| attr.value().into_owned()).unwrap_or_default();
             let (id, kind, from, to) = (attr("id"), attr("type"), attr("from"), attr("to"));
             if let Some(number) = id.strip_prefix('n').and_then(|digits| digits.parse().ok()) {
-                self.see(client, number, element.name(), &kind, &from, &to);
+                let late = element.children().any(|child| child.is("delay", ns::DELAY));
+                self.see(client, number, element.name(), &kind, (&from, &to), late);
             }
             if element.name() == "presence" && matches!(&*kind, "" | "unavailable") {
                 self.see_presence(client, kind.is_empty(), from, to);
@@ -712,7 +867,7 @@ impl World {
         }
     }
 
-    fn see(&mut self, index: usize, number: usize, name: &str, kind: &str, from: &str, to: &str) {
+    fn see(&mut self, index: usize, number: usize, name: &str, kind: &str, (from, to): (&str, &str), late: bool) {
         let sender = self.clients[self.sent[number].sender].jid.clone();
         let sent = &mut self.sent[number];
         let client = &mut self.clients[index];
@@ -726,10 +881,17 @@ impl World {
         let bare = client.jid.bare();
         let addressed = to.is_empty() || JidRef::from_normal(to).bare() == bare.as_jid();
         assert!(addressed, "{} got a {name} for {to}", client.jid);
-        assert!(!sent.delivered.contains(&index), "n{number} was delivered twice to {}", client.jid);
+        // A message that could not be forgotten is given again.
+        let again = late && self.plan.store_refuses_percent > 0;
+        assert!(again || !sent.delivered.contains(&index), "n{number} was delivered twice to {}", client.jid);
         sent.delivered.push(index);
-        let latest = client.latest.entry(from.to_owned()).or_insert(0);
-        assert!(*latest <= number, "{} got n{number} of {from} after n{latest}", client.jid);
+        if again {
+            return;
+        }
+        // Between two addresses. What was kept comes late, and in order; what a resource that took no messages was sent
+        // may be before it.
+        let latest = client.latest.entry((from.to_owned(), to.to_owned(), late)).or_insert(0);
+        assert!(*latest <= number, "{} got n{number} of {from} after n{latest}, to {to}: {}", client.jid, sent.tag);
         *latest = number;
     }
 

@@ -1,0 +1,552 @@
+//! Work: what an account has to do that needs the store, one thing at a time and in order.
+//!
+//! While an account's facts are not in memory, or something of it is being stored, what concerns it waits in its queue:
+//! stanzas from others above all, so that order between two addresses holds across the store as well. An [`Errand`] goes
+//! out as an effect, and [`Shard::errand_done`] brings what came of it.
+
+use std::collections::VecDeque;
+
+use plaza_core::jid::{Jid, JidRef};
+use plaza_core::stanza::{Class, Condition, IqType, PresenceType};
+use plaza_core::subscription::{Request as Subscribing, State};
+use plaza_registry::errands::{Errand, Return};
+use plaza_registry::rosters::RosterError;
+use plaza_registry::services::{Request, Target};
+use plaza_registry::store::{CommitError, StoreError};
+use plaza_registry::subscriptions::Way;
+
+use super::batch::Envelope;
+use super::deliver::{Body, Origin};
+use super::session::{SessionId, Waiter};
+use super::{Effect, Flow, ReplyTo, Shard};
+use crate::metrics::DropReason;
+use crate::ring::Key;
+
+/// What waits for an account's facts or for what is before it.
+#[derive(Debug, Default)]
+pub(super) struct Work {
+    queue: VecDeque<Task>,
+    running: Option<Running>,
+    /// Of the queue and what runs: how many others' stanzas may not overtake.
+    inbound: u32,
+    /// Bytes of stanzas in the queue.
+    bytes: usize,
+    /// Senders that wait for the queue to empty.
+    pub(super) waiters: Vec<Waiter>,
+    /// The store says that there is no such account.
+    absent: bool,
+    /// The store could not say.
+    failed: Option<StoreError>,
+    /// The account was changed from outside while its facts were being loaded: they are not to be trusted.
+    stale: bool,
+}
+
+/// One thing to do.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// A connection wants to log in.
+    Login(Key),
+    /// A stanza for the account, from wherever.
+    Inbound(Inbound),
+    /// A subscription request of a session's.
+    Outbound { session: SessionId, contact: Jid, request: Subscribing, stanza: Box<str> },
+    /// A session became available before the account's facts were there: its contacts have to be told.
+    Announce(SessionId),
+    /// A service that changes what the facts say.
+    Serve(Box<Request>, ReplyTo),
+    /// Messages that were kept, for a session that can take them.
+    Fetch(SessionId),
+    /// Messages that were delivered.
+    Forget(Vec<(u64, u64)>),
+    /// Open questions, for a session that became available.
+    Questions(SessionId),
+}
+
+/// A stanza that waits, with what delivery needs.
+#[derive(Debug)]
+pub(super) struct Inbound {
+    pub(super) class: Class,
+    pub(super) to: Jid,
+    pub(super) from: Box<str>,
+    pub(super) id: Option<Box<str>>,
+    pub(super) stanza: Box<[u8]>,
+}
+
+/// The errand that is out, with what its return is for.
+#[derive(Debug)]
+enum Running {
+    Load,
+    Sent { session: SessionId, contact: Jid, request: Subscribing, stanza: Box<str> },
+    Received { contact: Jid, request: Subscribing, inbound: Inbound },
+    Keep(Vec<Inbound>),
+    Fetch(SessionId),
+    Forget,
+    Questions(SessionId),
+    Serve { caller: Jid, reply_to: ReplyTo },
+}
+
+impl Task {
+    /// Whether it is for others, who must not be overtaken by their own later stanzas.
+    fn is_inbound(&self) -> bool {
+        match self {
+            Self::Inbound(_) | Self::Fetch(_) => true,
+            Self::Login(_)
+            | Self::Outbound { .. }
+            | Self::Announce(_)
+            | Self::Serve(..)
+            | Self::Forget(_)
+            | Self::Questions(_) => false,
+        }
+    }
+
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Inbound(inbound) => inbound.stanza.len() + size_of::<Inbound>(),
+            Self::Outbound { stanza, .. } => stanza.len(),
+            Self::Serve(request, _) => request.payload.len(),
+            Self::Login(_) | Self::Announce(_) | Self::Fetch(_) | Self::Forget(_) | Self::Questions(_) => 0,
+        }
+    }
+}
+
+/// Messages stored by one errand at most.
+const KEPT_AT_ONCE_MAX: usize = 64;
+
+impl Shard {
+    /// Whether others' stanzas for the account must queue behind what waits there.
+    pub(super) fn waits_for_store(&self, index: u32) -> bool {
+        self.accounts.get(index).and_then(|account| account.work.as_ref()).is_some_and(|work| work.inbound > 0)
+    }
+
+    /// Queues a stanza for an account. A local sender waits if there is no room, one elsewhere is asked to.
+    pub(super) fn queue_inbound(&mut self, envelope: &Envelope<'_>, origin: Origin, body: &Body<'_>) -> Flow {
+        let index = self.accounts.find_or_insert(envelope.hash, envelope.to);
+        let bytes = self.accounts.get(index).and_then(|account| account.work.as_ref()).map_or(0, |work| work.bytes);
+        // A subscription request that is lost leaves two rosters that do not agree; each session has one under way at most.
+        let request = matches!(envelope.class, Class::Presence(presence) if Subscribing::of(presence).is_some());
+        if bytes >= self.config.outbox_bytes_max as usize && !request {
+            return self.bounce(envelope, Condition::ResourceConstraint, DropReason::OutboxFull);
+        }
+        if bytes >= self.config.outbox_bytes_high as usize {
+            match origin {
+                Origin::Local(sender) => return self.wait_for_work(index, sender),
+                Origin::Remote(shard, sender) => {
+                    let waiter = Waiter::Remote(shard, sender);
+                    let Some(account) = self.accounts.get_mut(index) else { return Flow::Continue };
+                    let work = account.work.get_or_insert_default();
+                    if !work.waiters.contains(&waiter) {
+                        work.waiters.push(waiter);
+                        self.ask_to_pause(shard, sender);
+                    }
+                }
+                Origin::Broker => {}
+            }
+        }
+        let mut stanza = Vec::new();
+        body.append(&mut stanza, None);
+        let inbound = Inbound {
+            class: envelope.class,
+            to: envelope.to.to_jid(),
+            from: envelope.from.into(),
+            id: envelope.id.map(Into::into),
+            stanza: stanza.into(),
+        };
+        self.enqueue(index, Task::Inbound(inbound));
+        Flow::Continue
+    }
+
+    fn wait_for_work(&mut self, index: u32, sender: SessionId) -> Flow {
+        let waiter = Waiter::Local(sender);
+        let Some(account) = self.accounts.get_mut(index) else { return Flow::Continue };
+        let waiters = &mut account.work.get_or_insert_default().waiters;
+        if !waiters.contains(&waiter) {
+            waiters.push(waiter);
+        }
+        self.counters.backpressure_pauses += 1;
+        Flow::Stalled
+    }
+
+    /// Adds to an account's work and begins it if nothing is under way.
+    pub(super) fn enqueue(&mut self, index: u32, task: Task) {
+        let Some(account) = self.accounts.get_mut(index) else { return };
+        let work = account.work.get_or_insert_default();
+        work.inbound += u32::from(task.is_inbound());
+        work.bytes += task.bytes();
+        work.queue.push_back(task);
+        self.work_off(index);
+    }
+
+    /// Goes on with an account's work; if some account's is being done already, after it.
+    fn work_off(&mut self, index: u32) {
+        self.to_work.push_back(index);
+        if std::mem::replace(&mut self.working, true) {
+            return;
+        }
+        while let Some(index) = self.to_work.pop_front() {
+            self.go_on(index);
+        }
+        self.working = false;
+    }
+
+    /// Does what can be done without the store, and sends the next errand.
+    fn go_on(&mut self, index: u32) {
+        loop {
+            let Some(account) = self.accounts.get_mut(index) else { return };
+            let Some(work) = &mut account.work else { return };
+            if work.running.is_some() {
+                return;
+            }
+            if work.queue.is_empty() {
+                let waiters = std::mem::take(&mut work.waiters);
+                account.work = None;
+                self.release(waiters);
+                return self.accounts.settle(index, self.config.facts_bytes_max);
+            }
+            if account.facts.is_none() && !work.absent && work.failed.is_none() {
+                return self.send(index, Running::Load, Errand::Load);
+            }
+            let Some(task) = work.queue.pop_front() else { return };
+            work.inbound -= u32::from(task.is_inbound());
+            work.bytes -= task.bytes();
+            self.perform(index, task);
+        }
+    }
+
+    fn send(&mut self, index: u32, running: Running, errand: Errand) {
+        let Some(account) = self.accounts.get_mut(index) else { return };
+        let work = account.work.get_or_insert_default();
+        work.inbound += u32::from(running.is_inbound());
+        work.running = Some(running);
+        self.effects.push_back(Effect::Errand(account.bare.clone(), Box::new(errand)));
+    }
+
+    fn perform(&mut self, index: u32, task: Task) {
+        let Some(account) = self.accounts.get(index) else { return };
+        let failed = account.work.as_ref().and_then(|work| work.failed.clone());
+        match task {
+            Task::Login(key) => self.effects.push_back(Effect::Login(key, failed.map_or(Ok(()), Err))),
+            Task::Inbound(inbound) => match failed {
+                Some(error) => self.resolve_without_facts(&inbound, condition(&error)),
+                None => self.resolve(index, inbound),
+            },
+            Task::Outbound { session, contact, request, stanza } => match failed {
+                Some(error) => self.refuse_request(session, &contact, request, condition(&error)),
+                None => {
+                    let errand = Errand::Subscription {
+                        contact: contact.clone(),
+                        way: Way::Sent,
+                        request,
+                        stanza: stanza.clone(),
+                        requests_left: 0,
+                    };
+                    self.send(index, Running::Sent { session, contact, request, stanza }, errand);
+                }
+            },
+            // Without facts there is nobody to tell.
+            Task::Announce(session) if account.facts.is_some() => self.announce(session),
+            Task::Announce(_) => {}
+            Task::Serve(request, reply_to) => {
+                let running = Running::Serve { caller: request.caller.clone(), reply_to };
+                self.send(index, running, Errand::Serve(request));
+            }
+            Task::Fetch(session) => {
+                let waits = account.facts.as_ref().is_some_and(|facts| facts.offline.count > 0);
+                if waits && self.can_take_messages(session) {
+                    self.send(index, Running::Fetch(session), Errand::Fetch);
+                }
+            }
+            Task::Forget(messages) => {
+                let Some(facts) = self.accounts.get_mut(index).and_then(|account| account.facts.as_mut()) else {
+                    return;
+                };
+                let bytes: u64 = messages.iter().map(|&(_, bytes)| bytes).sum();
+                facts.offline.count = facts.offline.count.saturating_sub(messages.len() as u32);
+                facts.offline.bytes = facts.offline.bytes.saturating_sub(bytes);
+                let head = facts.offline;
+                let numbers = messages.into_iter().map(|(number, _)| number).collect();
+                self.send(index, Running::Forget, Errand::Forget { head, numbers });
+            }
+            Task::Questions(session) => {
+                if account.facts.as_ref().is_some_and(|facts| facts.contacts.requests() > 0) {
+                    self.send(index, Running::Questions(session), Errand::Requests);
+                }
+            }
+        }
+    }
+
+    /// What becomes of a stanza now that all is known about the account.
+    fn resolve(&mut self, index: u32, inbound: Inbound) {
+        let Some(account) = self.accounts.get(index) else { return };
+        let exists = account.facts.is_some();
+        if let Class::Presence(presence) = inbound.class
+            && let Some(request) = Subscribing::of(presence)
+        {
+            if exists {
+                self.receive_request(index, request, inbound);
+            } else {
+                self.counters.drops[DropReason::NoRoute] += 1;
+            }
+            return;
+        }
+        if inbound.class == Class::Presence(PresenceType::Probe) {
+            return self.answer_probe(index, &inbound.from);
+        }
+        let hash = self.homes.hash(inbound.to.as_jid());
+        let to = inbound.to.clone();
+        let envelope =
+            Envelope { class: inbound.class, hash, to: to.as_jid(), from: &inbound.from, id: inbound.id.as_deref() };
+        if matches!(inbound.class, Class::Iq(IqType::Get | IqType::Set)) && to.as_jid().is_bare() {
+            let stanza = std::str::from_utf8(&inbound.stanza).unwrap_or_default();
+            return self.serve_handoff(&envelope, stanza);
+        }
+        if !self.is_kept(&envelope, exists) {
+            self.deliver_known(&envelope, Origin::Broker, &Body::Bytes(&inbound.stanza), exists);
+            return;
+        }
+        self.keep(index, inbound);
+    }
+
+    /// What becomes of a stanza when the store cannot say what the account is: what somebody is there for arrives.
+    fn resolve_without_facts(&mut self, inbound: &Inbound, condition: Condition) {
+        let to = inbound.to.as_jid();
+        let (class, hash) = (inbound.class, self.homes.hash(to));
+        let envelope = Envelope { class, hash, to, from: &inbound.from, id: inbound.id.as_deref() };
+        if self.needs_facts(&envelope) {
+            self.bounce(&envelope, condition, DropReason::Unanswerable);
+        } else {
+            self.deliver_known(&envelope, Origin::Broker, &Body::Bytes(&inbound.stanza), true);
+        }
+    }
+
+    /// Stores a message, and those right behind it that are to be stored as well.
+    fn keep(&mut self, index: u32, first: Inbound) {
+        let mut kept = Vec::new();
+        let mut next = Some(first);
+        while let Some(inbound) = next.take() {
+            let len = inbound.stanza.len();
+            let limits = self.config.offline;
+            if !self.is_worth_keeping(&inbound) {
+                self.counters.drops[DropReason::NotKept] += 1;
+            } else if self.facts_mut(index).is_some_and(|facts| facts.offline.admit(&limits, len)) {
+                kept.push(inbound);
+            } else {
+                self.bounce_inbound(&inbound, Condition::ServiceUnavailable);
+            }
+            if kept.len() < KEPT_AT_ONCE_MAX {
+                next = self.next_to_keep(index);
+            }
+        }
+        let Some(head) = self.facts_mut(index).map(|facts| facts.offline).filter(|_| !kept.is_empty()) else { return };
+        let messages = kept.iter().map(|inbound| inbound.stanza.clone()).collect();
+        self.send(index, Running::Keep(kept), Errand::Keep { head, messages });
+    }
+
+    /// Takes the next in the queue if it is a message to be kept.
+    fn next_to_keep(&mut self, index: u32) -> Option<Inbound> {
+        let Task::Inbound(inbound) = self.accounts.get(index)?.work.as_ref()?.queue.front()? else { return None };
+        let to = inbound.to.as_jid();
+        let envelope = Envelope { class: inbound.class, hash: self.homes.hash(to), to, from: "", id: None };
+        if !self.is_kept(&envelope, true) {
+            return None;
+        }
+        let work = self.accounts.get_mut(index)?.work.as_mut()?;
+        let task = work.queue.pop_front()?;
+        work.inbound -= 1;
+        work.bytes -= task.bytes();
+        let Task::Inbound(inbound) = task else { return None };
+        Some(inbound)
+    }
+
+    /// Whether a kept message was delivered and waits to be forgotten.
+    pub(super) fn is_being_forgotten(&self, index: u32, number: u64) -> bool {
+        let work = self.accounts.get(index).and_then(|account| account.work.as_ref());
+        work.is_some_and(|work| {
+            let mut tasks = work.queue.iter();
+            tasks.any(|task| matches!(task, Task::Forget(given) if given.iter().any(|&(known, _)| known == number)))
+        })
+    }
+
+    fn facts_mut(&mut self, index: u32) -> Option<&mut plaza_registry::facts::Facts> {
+        self.accounts.get_mut(index)?.facts.as_deref_mut()
+    }
+
+    fn receive_request(&mut self, index: u32, request: Subscribing, inbound: Inbound) {
+        let contact = JidRef::from_normal(&inbound.from).bare().to_jid();
+        let open = self.accounts.get(index).and_then(|account| account.facts.as_ref());
+        let open = open.map_or(0, |facts| facts.contacts.requests());
+        let requests_left = self.config.requests_max.saturating_sub(open as u32);
+        let stanza = std::str::from_utf8(&inbound.stanza).unwrap_or_default().into();
+        let errand =
+            Errand::Subscription { contact: contact.clone(), way: Way::Received, request, stanza, requests_left };
+        self.send(index, Running::Received { contact, request, inbound }, errand);
+    }
+
+    /// What an errand for an account brought.
+    pub fn errand_done(&mut self, bare: &Jid, brought: Return) {
+        let Some(index) = self.accounts.find_index(self.homes.hash(bare.as_jid()), bare.as_jid()) else { return };
+        let Some(work) = self.accounts.get_mut(index).and_then(|account| account.work.as_mut()) else { return };
+        let Some(running) = work.running.take() else { return };
+        work.inbound -= u32::from(running.is_inbound());
+        match (running, brought) {
+            (Running::Load, Return::Load(found)) => self.loaded(index, found),
+            (Running::Sent { session, contact, request, stanza }, Return::Subscription(done)) => match done {
+                Ok(applied) => {
+                    self.set_contact(index, &contact, applied.item.as_ref());
+                    self.request_sent(index, (&contact, request), &stanza, &applied);
+                    self.answered(session);
+                }
+                Err(error) => self.refuse_request(session, &contact, request, roster_condition(&error)),
+            },
+            (Running::Received { contact, request, inbound }, Return::Subscription(done)) => match done {
+                Ok(applied) => {
+                    self.set_contact(index, &contact, applied.item.as_ref());
+                    self.request_received(index, (&contact, request), &inbound.stanza, &applied);
+                }
+                // Of the four only a question has somebody who waits to hear of it.
+                Err(error) if request == Subscribing::Subscribe => {
+                    self.bounce_request(bare, &inbound, roster_condition(&error));
+                }
+                Err(_) => self.counters.drops[DropReason::Unhandled] += 1,
+            },
+            (Running::Keep(messages), Return::Keep(done)) => {
+                if let Err(error) = done {
+                    self.accounts.set_facts(index, None);
+                    for inbound in &messages {
+                        self.bounce_inbound(inbound, commit_condition(&error));
+                    }
+                } else {
+                    self.counters.offline_kept += messages.len() as u64;
+                }
+            }
+            (Running::Fetch(session), Return::Fetch(Ok(messages))) => self.give_messages(index, session, messages),
+            (Running::Questions(session), Return::Requests(Ok(questions))) => {
+                for question in questions {
+                    self.tell(session, |out| out.extend_from_slice(question.as_bytes()));
+                }
+            }
+            // They stay where they are, and are given at the next login.
+            (Running::Fetch(_) | Running::Questions(_), _) => {}
+            (Running::Forget, Return::Forget(done)) => {
+                if done.is_err() {
+                    self.accounts.set_facts(index, None);
+                }
+            }
+            (Running::Serve { caller, reply_to }, Return::Serve(reply)) => self.reply(&caller, reply_to, *reply),
+            (running, brought) => debug_assert!(false, "{brought:?} answers no {running:?}"),
+        }
+        self.work_off(index);
+    }
+
+    fn loaded(&mut self, index: u32, found: Result<Option<plaza_registry::facts::Facts>, StoreError>) {
+        let Some(work) = self.accounts.get_mut(index).and_then(|account| account.work.as_mut()) else { return };
+        if std::mem::take(&mut work.stale) {
+            return;
+        }
+        match found {
+            Ok(Some(facts)) => self.accounts.set_facts(index, Some(Box::new(facts))),
+            Ok(None) => work.absent = true,
+            Err(error) => work.failed = Some(error),
+        }
+    }
+
+    /// An account was changed from outside: what is known of it is not true any more.
+    pub(super) fn forget_facts(&mut self, bare: JidRef<'_>) {
+        let Some(index) = self.accounts.find_index(self.homes.hash(bare), bare) else { return };
+        self.accounts.set_facts(index, None);
+        if let Some(work) = self.accounts.get_mut(index).and_then(|account| account.work.as_mut()) {
+            work.stale = matches!(work.running, Some(Running::Load));
+            (work.absent, work.failed) = (false, None);
+        }
+        self.accounts.settle(index, self.config.facts_bytes_max);
+    }
+
+    fn set_contact(&mut self, index: u32, contact: &Jid, item: Option<&plaza_registry::rosters::RosterItem>) {
+        if let Some(facts) = self.facts_mut(index) {
+            facts.contacts.set(contact, item.map(plaza_registry::rosters::RosterItem::state));
+        }
+    }
+
+    /// As [`Self::set_contact`], for a service's caller.
+    pub(super) fn set_contact_of(
+        &mut self,
+        caller: &Jid,
+        contact: &Jid,
+        item: Option<&plaza_registry::rosters::RosterItem>,
+    ) {
+        if let Some(index) = self.accounts.find_index(self.homes.hash(caller.as_jid()), caller.as_jid()) {
+            self.set_contact(index, contact, item);
+        }
+    }
+
+    /// How an account stands with somebody, if its facts are in memory.
+    pub(super) fn stands(&self, index: u32, contact: JidRef<'_>) -> Option<State> {
+        Some(self.accounts.get(index)?.facts.as_ref()?.contacts.get(contact))
+    }
+
+    /// Whether what is known of the account suffices to decide about it.
+    pub(super) fn knows(&self, index: u32) -> bool {
+        self.accounts.get(index).is_some_and(|account| account.facts.is_some())
+    }
+
+    /// Serves a request that changes what the facts say, behind what is under way.
+    pub(super) fn serve_in_order(&mut self, owner: JidRef<'_>, request: Box<Request>, reply_to: ReplyTo) {
+        let index = self.accounts.find_or_insert(self.homes.hash(owner), owner);
+        self.enqueue(index, Task::Serve(request, reply_to));
+    }
+
+    fn bounce_inbound(&mut self, inbound: &Inbound, condition: Condition) {
+        let envelope = Envelope {
+            class: inbound.class,
+            hash: 0,
+            to: inbound.to.as_jid(),
+            from: &inbound.from,
+            id: inbound.id.as_deref(),
+        };
+        self.bounce(&envelope, condition, DropReason::Unanswerable);
+    }
+
+    /// The answer a session waited for has been given: it may say more.
+    pub(super) fn answered(&mut self, session: SessionId) {
+        if let Some(session) = self.get_mut(session) {
+            session.flags.awaits = false;
+        }
+        self.resume(session);
+    }
+}
+
+impl Running {
+    fn is_inbound(&self) -> bool {
+        match self {
+            Self::Received { .. } | Self::Keep(_) | Self::Fetch(_) => true,
+            Self::Load | Self::Sent { .. } | Self::Forget | Self::Questions(_) | Self::Serve { .. } => false,
+        }
+    }
+}
+
+/// Whether a service changes what an account's facts say, so that it takes its turn.
+pub(super) fn changes_facts(request: &Request) -> bool {
+    let own = matches!(&request.target, Target::Account(account) if account.as_jid() == request.caller.as_jid().bare());
+    own && request.iq_type == IqType::Set && &*request.payload_ns == plaza_core::ns::ROSTER
+}
+
+const fn condition(error: &StoreError) -> Condition {
+    match error {
+        StoreError::Busy => Condition::ResourceConstraint,
+        StoreError::Failed | StoreError::Corrupt => Condition::InternalServerError,
+    }
+}
+
+const fn roster_condition(error: &RosterError) -> Condition {
+    match error {
+        RosterError::Full => Condition::ResourceConstraint,
+        RosterError::NoAccount | RosterError::NotFound => Condition::ServiceUnavailable,
+        RosterError::Store(error) => condition(error),
+    }
+}
+
+const fn commit_condition(error: &CommitError) -> Condition {
+    match error {
+        CommitError::Guard(_) => Condition::ServiceUnavailable,
+        CommitError::Store(error) => condition(error),
+    }
+}
