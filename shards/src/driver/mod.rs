@@ -1282,13 +1282,48 @@ fn unix_millis() -> u64 {
     u64::try_from(since_epoch.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// Fresh randomness for a stream.
+/// Randomness fetched ahead: a login takes four draws, and each would be a system call.
+struct Ahead {
+    bytes: [u8; 4096],
+    left: usize,
+}
+
+thread_local! {
+    static AHEAD: RefCell<Ahead> = const { RefCell::new(Ahead { bytes: [0; 4096], left: 0 }) };
+}
+
+/// Fresh randomness for a stream: the system's, fetched ahead and wiped as it is drawn.
 ///
 /// The system's generator does not fail once it is up; if it did, nothing here would be safe to go on with.
 fn entropy() -> stream::Entropy {
-    let mut bytes = [0; 32];
-    if let Err(error) = getrandom::fill(&mut bytes) {
-        crate::fatal(&format!("no randomness: {error}"));
+    let mut drawn = [0; 32];
+    AHEAD.with_borrow_mut(|Ahead { bytes, left }| {
+        if *left < drawn.len() {
+            if let Err(error) = getrandom::fill(bytes) {
+                crate::fatal(&format!("no randomness: {error}"));
+            }
+            *left = bytes.len();
+        }
+        let start = *left - drawn.len();
+        if let Some(fresh) = bytes.get_mut(start..*left) {
+            drawn.copy_from_slice(fresh);
+            fresh.fill(0);
+        }
+        *left = start;
+    });
+    stream::Entropy(drawn)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    #[test]
+    fn no_randomness_is_drawn_twice() {
+        let drawn: HashSet<[u8; 32]> = (0..1_000).map(|_| entropy().0).collect();
+        assert_eq!(drawn.len(), 1_000);
+        assert!(!drawn.contains(&[0; 32]));
     }
-    stream::Entropy(bytes)
 }
