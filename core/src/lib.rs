@@ -9,6 +9,7 @@ pub mod ns;
 pub mod precis;
 pub mod rules;
 pub mod sasl;
+pub mod sm;
 pub mod stanza;
 pub mod stream;
 pub mod subscription;

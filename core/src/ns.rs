@@ -42,5 +42,7 @@ pub const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
 pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 /// Stream limits advertisement (XEP-0478).
 pub const STREAM_LIMITS: &str = "urn:xmpp:stream-limits:0";
+/// Stream management (XEP-0198).
+pub const SM: &str = "urn:xmpp:sm:3";
 /// The `xml` prefix (Namespaces in XML §3).
 pub const XML: &str = "http://www.w3.org/XML/1998/namespace";

@@ -1,10 +1,11 @@
 //! How a stream ends badly: what the peer did, the RFC's word for it, and the bytes that say so.
 //!
-//! Spec: RFC 6120 §4.9.
+//! Spec: RFC 6120 §4.9; XEP-0198 v1.6.3 §6.
 
 use std::fmt;
 
 use crate::ns;
+use crate::sm::HandledCountTooHigh;
 use crate::xml::{XmlError, write};
 
 /// Stream error conditions (RFC 6120 §4.9.3).
@@ -217,14 +218,47 @@ impl fmt::Display for Violation {
 
 impl std::error::Error for Violation {}
 
+/// What a stream error says: a defined condition, and for some protocols a word of their own beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StreamError {
+    /// The defined condition (RFC 6120 §4.9.3).
+    pub condition: Condition,
+    /// The application-specific condition (RFC 6120 §4.9.4).
+    pub application: Option<Application>,
+}
+
+/// Application-specific conditions (RFC 6120 §4.9.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Application {
+    /// More stanzas acknowledged than sent (XEP-0198 v1.6.3 §6).
+    HandledCountTooHigh(HandledCountTooHigh),
+}
+
+impl From<Condition> for StreamError {
+    fn from(condition: Condition) -> Self {
+        Self { condition, application: None }
+    }
+}
+
+impl From<HandledCountTooHigh> for StreamError {
+    fn from(counts: HandledCountTooHigh) -> Self {
+        Self { condition: Condition::UndefinedCondition, application: Some(Application::HandledCountTooHigh(counts)) }
+    }
+}
+
 /// Appends `<stream:error>…</stream:error></stream:stream>` for a stream whose header was sent already. `text` is for the
 /// peer's developer, "" for none.
-pub fn write_error(out: &mut Vec<u8>, condition: Condition, text: &str) {
+pub fn write_error(out: &mut Vec<u8>, error: impl Into<StreamError>, text: &str) {
+    let StreamError { condition, application } = error.into();
     write_parts(out, &["<stream:error><", condition.name(), " xmlns='", ns::STREAM_ERRORS, "'/>"]);
     if !text.is_empty() {
         write_parts(out, &["<text xmlns='", ns::STREAM_ERRORS, "' xml:lang='en'>"]);
         write::text(out, text);
         out.extend_from_slice(b"</text>");
+    }
+    match application {
+        Some(Application::HandledCountTooHigh(counts)) => counts.write(out),
+        None => {}
     }
     out.extend_from_slice(b"</stream:error>");
     write_close(out);
@@ -253,6 +287,18 @@ mod tests {
         assert_eq!(
             String::from_utf8(out).unwrap(),
             "<stream:error><system-shutdown xmlns='urn:ietf:params:xml:ns:xmpp-streams'/></stream:error></stream:stream>"
+        );
+    }
+
+    #[test]
+    fn an_application_has_its_own_word_behind_the_condition() {
+        let mut out = Vec::new();
+        write_error(&mut out, HandledCountTooHigh { h: 10, send_count: 8 }, "count again");
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "<stream:error><undefined-condition xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>\
+             <text xmlns='urn:ietf:params:xml:ns:xmpp-streams' xml:lang='en'>count again</text>\
+             <handled-count-too-high xmlns='urn:xmpp:sm:3' h='10' send-count='8'/></stream:error></stream:stream>"
         );
     }
 

@@ -16,7 +16,7 @@ use std::fmt;
 use std::mem;
 use std::sync::Arc;
 
-pub use error::{Condition, Violation, write_close, write_error};
+pub use error::{Application, Condition, StreamError, Violation, write_close, write_error};
 
 use authenticating::{Authenticating, Verifying};
 use binding::{Binding, Claiming};
