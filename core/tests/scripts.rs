@@ -12,9 +12,10 @@
 //!   client takes, `{proof}` for what must convince it.
 //! - `! config key=value …`, `! tls [exporter] [end-point] [cert=jid,…]`, `! direct-tls`, `! whole` (only as written):
 //!   before the first line of either side.
-//! - `! scram hash user password [binding [data]]`, `! bind condition` (answers the next request to bind), `! timeout`,
-//!   `! abort`: what happens next.
-//! - `! closed [reason]`, `! bound jid`: what must have happened.
+//! - `! scram hash user password [binding [data]]`, `! bind condition` (answers the next request to bind), `! resume jid h`,
+//!   `! resume condition [h]`, `! resume too-high sent` (answer the next request to resume), `! timeout`, `! abort`: what
+//!   happens next.
+//! - `! closed [reason]`, `! bound jid`, `! asked …` (the last request to bind or resume): what must have happened.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fmt::Write;
@@ -29,9 +30,11 @@ use plaza_core::limits::ScanLimits;
 use plaza_core::sasl::SaslFailure;
 use plaza_core::sasl::client::ScramClient;
 use plaza_core::sasl::scram::{Hash, Keys, derive, verify_password};
+use plaza_core::sm::{Failed, HandledCountTooHigh};
 use plaza_core::stanza;
 use plaza_core::stream::{
-    Action, Bound, Condition, Credentials, Entropy, Need, Stream, StreamConfig, TlsFacts, Violation,
+    Action, Bound, Condition, Credentials, Entropy, Need, NotResumed, Resumed, Stream, StreamConfig, TlsFacts,
+    Violation,
 };
 use plaza_core::xml::Scanner;
 
@@ -129,6 +132,10 @@ struct Run {
     scram: Option<ScramClient>,
     scram_says: String,
     bind_answer: Option<stanza::Condition>,
+    /// The words of the last `! resume`.
+    resume_answer: Vec<String>,
+    /// The last request to bind or resume.
+    asked: String,
     bound: Option<Bound>,
     closed: Option<Option<Violation>>,
 }
@@ -145,6 +152,7 @@ impl Run {
                 plain: true,
                 plain_without_tls: false,
                 legacy_session: true,
+                offers_sm: false,
                 sasl_attempts_max: 3,
                 before_auth: ScanLimits::BEFORE_AUTH,
                 after_auth: ScanLimits::AFTER_AUTH,
@@ -166,6 +174,8 @@ impl Run {
             scram: None,
             scram_says: String::new(),
             bind_answer: None,
+            resume_answer: Vec::new(),
+            asked: String::new(),
             bound: None,
             closed: None,
         }
@@ -224,12 +234,13 @@ impl Run {
             "whole" => {}
             "scram" => self.begin_scram(&words[1..]),
             "bind" => {
-                self.bind_answer = Some(match words[1] {
-                    "conflict" => stanza::Condition::Conflict,
-                    "resource-constraint" => stanza::Condition::ResourceConstraint,
-                    "not-allowed" => stanza::Condition::NotAllowed,
-                    other => panic!("what is {other}?"),
-                });
+                self.bind_answer = Some(stanza::Condition::from_name(words[1]).expect("a condition"));
+            }
+            "resume" => self.resume_answer = words[1..].iter().copied().map(str::to_owned).collect(),
+            "asked" => {
+                if self.asked != words[1..].join(" ") {
+                    return Err(format!("asked {}", self.asked));
+                }
             }
             "timeout" => {
                 self.begin();
@@ -267,6 +278,7 @@ impl Run {
             "tls_required" => self.config.tls_required = flag,
             "plain" => self.config.plain = flag,
             "plain_without_tls" => self.config.plain_without_tls = flag,
+            "offers_sm" => self.config.offers_sm = flag,
             "legacy_session" => self.config.legacy_session = flag,
             "idle_seconds" => self.config.idle_seconds = value.parse().unwrap(),
             "stanza_bytes_max" => self.config.after_auth.stanza_bytes_max = value.parse().unwrap(),
@@ -378,8 +390,13 @@ impl Run {
                 stream.handle_password(Some(verify_password(&keys, &password)), &mut self.output);
             }
             Action::Bind { account, resource } => {
+                self.asked = format!("bind {account} {}", resource.as_deref().unwrap_or("-"));
                 let full = account.with_resource(resource.as_deref().unwrap_or("made")).unwrap();
                 stream.handle_bind(self.bind_answer.take().map_or(Ok(full), Err), &mut self.output);
+            }
+            Action::Resume { account, previd, h } => {
+                self.asked = format!("resume {account} {previd} {h}");
+                stream.handle_resume(resume_answer(&std::mem::take(&mut self.resume_answer), h), &mut self.output);
             }
             Action::Established(bound) => self.bound = Some(bound),
             Action::Close(violation) => self.closed = Some(violation),
@@ -430,6 +447,19 @@ fn credentials(account: &Jid, need: Need) -> Credentials {
         ("expired@things.example", _) => Credentials::Refused(SaslFailure::CredentialsExpired),
         ("busy@things.example", _) => Credentials::Refused(SaslFailure::TemporaryAuthFailure),
         _ => Credentials::Unknown { secret: [7; 32] },
+    }
+}
+
+/// The registry's answer to a request to resume, by the words of the script: there is no such session if it says nothing.
+fn resume_answer(words: &[String], h: u32) -> Result<Resumed, NotResumed> {
+    let number = |index: usize| words.get(index).map(|word| word.parse().unwrap());
+    let first = words.first().map_or("item-not-found", String::as_str);
+    match stanza::Condition::from_name(first) {
+        Some(condition) => Err(NotResumed::Failed(Failed { condition, h: number(1) })),
+        None if first == "too-high" => {
+            Err(NotResumed::HandledCountTooHigh(HandledCountTooHigh { h, send_count: number(1).unwrap() }))
+        }
+        None => Ok(Resumed { jid: Jid::parse(first).unwrap(), h: number(1).unwrap() }),
     }
 }
 

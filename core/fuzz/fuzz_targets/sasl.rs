@@ -28,6 +28,7 @@ static CONFIG: LazyLock<Arc<StreamConfig>> = LazyLock::new(|| {
         plain: true,
         plain_without_tls: false,
         legacy_session: true,
+        offers_sm: true,
         sasl_attempts_max: 3,
         before_auth: ScanLimits::BEFORE_AUTH,
         after_auth: ScanLimits::AFTER_AUTH,

@@ -1,18 +1,19 @@
-//! Binding: the authenticated client asks for a resource.
+//! Binding: the authenticated client asks for a resource, or for the session it had.
 //!
-//! Spec: RFC 6120 §7.
+//! Spec: RFC 6120 §7; XEP-0198 v1.6.3 §3, §5.
 
 use std::borrow::Cow;
 
 use super::error::{Violation, write_parts};
-use super::{Action, Link, State, outsider};
+use super::{Action, Link, NotResumed, State, outsider};
 use crate::jid::Jid;
 use crate::ns;
+use crate::sm::{self, Resume, SmId};
 use crate::stanza::{self, Class, IqType, Kind, NotAStanza, Stanza, StanzaError};
 use crate::xml::read::Node;
 use crate::xml::{Child, Element, write};
 
-/// Requests to bind on one stream, refused ones included. The fifth refusal is plenty to find a free resource.
+/// Requests to bind or resume on one stream, refused ones included. The fifth refusal is plenty to find a free resource.
 const BINDS_MAX: u8 = 5;
 
 /// The request to bind is awaited.
@@ -30,6 +31,13 @@ pub(super) struct Claiming {
     id: Box<str>,
 }
 
+/// The registry is asked for a session that was cut off.
+#[derive(Debug)]
+pub(super) struct Resuming {
+    binding: Binding,
+    previd: SmId,
+}
+
 impl Binding {
     pub(super) const fn new(account: Jid) -> Self {
         Self { account, binds_left: BINDS_MAX }
@@ -38,15 +46,18 @@ impl Binding {
     /// Takes an element.
     ///
     /// # Errors
-    /// Anything but a request to bind ends the stream (RFC 6120 §7.1); an ill-formed request does not.
+    /// Anything but a request to bind or resume ends the stream (RFC 6120 §7.1); an ill-formed request to bind does not.
     pub(super) fn on_element(
         mut self,
         link: &mut Link,
         element: &Element<'_>,
         out: &mut Vec<u8>,
     ) -> Result<State, Violation> {
+        if element.ns() == ns::SM {
+            return self.on_stream_management(link, element, out);
+        }
         let request = Request::read(element)?;
-        self.binds_left = self.binds_left.checked_sub(1).ok_or(Violation::TooManyBinds { max: BINDS_MAX })?;
+        self.count()?;
         let id = match request {
             Request::Bind { id, resource } => {
                 match resource.map(|text| self.account.with_resource(&text)).transpose() {
@@ -62,6 +73,66 @@ impl Binding {
         };
         write_refusal(id, stanza::Condition::BadRequest, out);
         Ok(State::Binding(self))
+    }
+
+    /// Takes an element of stream management: only resuming is possible before a resource is bound (XEP-0198 §3, §5).
+    /// What we have never named, we don't look for.
+    fn on_stream_management(
+        mut self,
+        link: &mut Link,
+        element: &Element<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<State, Violation> {
+        let refusal = match element.name() {
+            "enable" => stanza::Condition::UnexpectedRequest,
+            "resume" if !link.config.offers_sm => stanza::Condition::FeatureNotImplemented,
+            "resume" => match sm::Request::read(element) {
+                Ok(Some(sm::Request::Resume(Resume { h, previd }))) => match SmId::parse(&previd) {
+                    Some(previd) => {
+                        self.count()?;
+                        link.action = Some(Action::Resume { account: self.account.clone(), previd, h });
+                        return Ok(State::Resuming(Resuming { binding: self, previd }));
+                    }
+                    None => stanza::Condition::ItemNotFound,
+                },
+                Ok(_) | Err(sm::Malformed) => return Err(Violation::MalformedStreamManagement),
+            },
+            _ => return Err(outsider(element)),
+        };
+        self.count()?;
+        sm::Failed::from(refusal).write(out);
+        Ok(State::Binding(self))
+    }
+
+    /// Uses up one request.
+    fn count(&mut self) -> Result<(), Violation> {
+        self.binds_left = self.binds_left.checked_sub(1).ok_or(Violation::TooManyBinds { max: BINDS_MAX })?;
+        Ok(())
+    }
+}
+
+impl Resuming {
+    pub(super) const fn account(&self) -> &Jid {
+        &self.binding.account
+    }
+
+    /// Tells the client that it has its session again; `h`: the stanzas that we have handled of it (XEP-0198 §5).
+    pub(super) fn on_resumed(&self, h: u32, out: &mut Vec<u8>) {
+        sm::write_resumed(out, h, &self.previd);
+    }
+
+    /// Tells the client why not; it may bind a resource instead (XEP-0198 §5).
+    ///
+    /// # Errors
+    /// [`Violation::HandledCountTooHigh`] if that is the reason.
+    pub(super) fn on_refused(self, refusal: NotResumed, out: &mut Vec<u8>) -> Result<State, Violation> {
+        match refusal {
+            NotResumed::Failed(failed) => {
+                failed.write(out);
+                Ok(State::Binding(self.binding))
+            }
+            NotResumed::HandledCountTooHigh(counts) => Err(Violation::HandledCountTooHigh(counts)),
+        }
     }
 }
 

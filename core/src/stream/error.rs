@@ -114,6 +114,10 @@ pub enum Violation {
         /// How many are allowed.
         max: u8,
     },
+    /// An element of stream management whose attributes are missing or of the wrong type.
+    MalformedStreamManagement,
+    /// A request to resume that acknowledges more stanzas than were sent.
+    HandledCountTooHigh(HandledCountTooHigh),
     /// Negotiation took too long.
     Timeout,
 }
@@ -126,7 +130,9 @@ impl Violation {
             Self::Xml(XmlError::NotWellFormed) => Condition::NotWellFormed, // §4.9.3.13
             Self::Xml(XmlError::Encoding) => Condition::UnsupportedEncoding, // §4.9.3.22
             Self::Xml(XmlError::Restricted) => Condition::RestrictedXml,    // §4.9.3.18
-            Self::Xml(XmlError::TextBetween) | Self::NotAStream => Condition::BadFormat, // §4.9.3.1
+            Self::Xml(XmlError::TextBetween) | Self::NotAStream | Self::MalformedStreamManagement => {
+                Condition::BadFormat
+            } // §4.9.3.1
             Self::Xml(XmlError::Limit(_))
             | Self::TooManyAttempts { .. }
             | Self::TooManyBinds { .. }
@@ -139,8 +145,14 @@ impl Violation {
             Self::InvalidFrom => Condition::InvalidFrom,                    // §4.9.3.9
             Self::DomainChanged | Self::StanzaBeforeAuth | Self::StanzaBeforeBind => Condition::NotAuthorized, // §4.9.3.12
             Self::UnsupportedElement => Condition::UnsupportedStanzaType, // §4.9.3.24
+            Self::HandledCountTooHigh(_) => Condition::UndefinedCondition, // §4.9.3.21
             Self::Timeout => Condition::ConnectionTimeout,                // §4.9.3.4
         }
+    }
+
+    /// The stream error with all that it says.
+    pub(super) fn error(self) -> StreamError {
+        if let Self::HandledCountTooHigh(counts) = self { counts.into() } else { self.condition().into() }
     }
 
     /// The violation as a metric's label; for a limit, the limit's name.
@@ -165,6 +177,8 @@ impl Violation {
             Self::PlaintextBehindStartTls { .. } => "plaintext-behind-starttls",
             Self::TooManyAttempts { .. } => "too-many-attempts",
             Self::TooManyBinds { .. } => "too-many-binds",
+            Self::MalformedStreamManagement => "malformed-stream-management",
+            Self::HandledCountTooHigh(_) => "handled-count-too-high",
             Self::Timeout => "timeout",
         }
     }
@@ -178,6 +192,7 @@ impl Violation {
             Self::TooManyAttempts { .. } => "too many attempts to authenticate",
             Self::TooManyBinds { .. } => "too many attempts to bind",
             Self::StanzaBeforeBind => "bind a resource first",
+            Self::MalformedStreamManagement => "'h' must be a number below 2^32, and 'previd' be there",
             Self::Xml(XmlError::NotWellFormed | XmlError::Encoding | XmlError::Restricted | XmlError::TextBetween)
             | Self::NotAStream
             | Self::InvalidNamespace
@@ -188,6 +203,7 @@ impl Violation {
             | Self::UnsupportedElement
             | Self::UnexpectedStartTls
             | Self::PlaintextBehindStartTls { .. }
+            | Self::HandledCountTooHigh(_)
             | Self::Timeout => "",
         }
     }
@@ -199,6 +215,7 @@ impl fmt::Display for Violation {
         match self {
             Self::PlaintextBehindStartTls { bytes } => write!(f, " ({bytes} bytes)"),
             Self::TooManyAttempts { max } | Self::TooManyBinds { max } => write!(f, " (at most {max})"),
+            Self::HandledCountTooHigh(HandledCountTooHigh { h, send_count }) => write!(f, " ({h} of {send_count})"),
             Self::Xml(_)
             | Self::NotAStream
             | Self::InvalidNamespace
@@ -211,6 +228,7 @@ impl fmt::Display for Violation {
             | Self::StanzaBeforeBind
             | Self::UnsupportedElement
             | Self::UnexpectedStartTls
+            | Self::MalformedStreamManagement
             | Self::Timeout => Ok(()),
         }
     }

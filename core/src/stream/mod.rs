@@ -19,7 +19,7 @@ use std::sync::Arc;
 pub use error::{Application, Condition, StreamError, Violation, write_close, write_error};
 
 use authenticating::{Authenticating, Verifying};
-use binding::{Binding, Claiming};
+use binding::{Binding, Claiming, Resuming};
 use opening::{Next, Opening};
 use securing::Securing;
 
@@ -28,6 +28,7 @@ use crate::limits::ScanLimits;
 use crate::ns;
 use crate::sasl::scram::{Hash, Keys};
 use crate::sasl::{ChannelBinding, SaslFailure};
+use crate::sm::{self, SmId};
 use crate::stanza;
 use crate::xml::{Element, Scanned, Scanner, StreamNamespaces};
 
@@ -49,6 +50,8 @@ pub struct StreamConfig {
     pub plain_without_tls: bool,
     /// Offer the legacy `<session/>` feature, marked optional.
     pub legacy_session: bool,
+    /// Offer stream management (XEP-0198).
+    pub offers_sm: bool,
     /// SASL attempts per stream (RFC 6120 §6.4.5: 2 to 5).
     pub sasl_attempts_max: u8,
     /// Limits before authentication.
@@ -116,7 +119,18 @@ pub enum Action {
         /// The resource asked for.
         resource: Option<Box<str>>,
     },
-    /// A resource is bound and the result written: the stream is a session. Drop the `Stream`, keep this.
+    /// Give the account back its session of that name, of which the client has handled `h` stanzas, modulo 2³²
+    /// (XEP-0198 §5). Answer with [`Stream::handle_resume`].
+    Resume {
+        /// The account's bare JID.
+        account: Jid,
+        /// The session.
+        previd: SmId,
+        /// What the client has handled.
+        h: u32,
+    },
+    /// A resource is bound, or a session resumed, and the result written: the stream is a session. Drop the `Stream`,
+    /// keep this.
     Established(Bound),
     /// Flush what was written and close; nothing more is read.
     Close(Option<Violation>),
@@ -135,6 +149,9 @@ impl fmt::Debug for Action {
             }
             Self::Bind { account, resource } => {
                 f.debug_struct("Bind").field("account", account).field("resource", resource).finish()
+            }
+            Self::Resume { account, previd, h } => {
+                f.debug_struct("Resume").field("account", account).field("previd", previd).field("h", h).finish()
             }
             Self::Established(bound) => f.debug_tuple("Established").field(bound).finish(),
             Self::Close(violation) => f.debug_tuple("Close").field(violation).finish(),
@@ -166,6 +183,30 @@ pub enum Credentials {
     },
     /// Known, but refused: `account-disabled` or `temporary-auth-failure`.
     Refused(SaslFailure),
+}
+
+/// The session that [`Action::Resume`] asked for, which now belongs to this connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Resumed {
+    /// Its full JID.
+    pub jid: Jid,
+    /// Stanzas we have handled of it, modulo 2³².
+    pub h: u32,
+}
+
+/// Why [`Action::Resume`] did not get its session.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotResumed {
+    /// There is none, or not for this account: `item-not-found`. The client may bind a resource instead.
+    Failed(sm::Failed),
+    /// There is one, and the client claims to have handled more than it was sent. Ends the stream.
+    HandledCountTooHigh(sm::HandledCountTooHigh),
+}
+
+impl From<stanza::Condition> for NotResumed {
+    fn from(condition: stanza::Condition) -> Self {
+        Self::Failed(condition.into())
+    }
 }
 
 /// What remains of a stream once bound.
@@ -221,6 +262,8 @@ enum State {
     Binding(Binding),
     /// [`Action::Bind`] is to be answered.
     Claiming(Claiming),
+    /// [`Action::Resume`] is to be answered.
+    Resuming(Resuming),
     /// The stream is a session, and no longer ours.
     Bound,
     /// The last words are written.
@@ -352,19 +395,40 @@ impl Stream {
 
     /// The answer to [`Action::Bind`]: the full JID, or the stanza error to give.
     pub fn handle_bind(&mut self, bound: Result<Jid, stanza::Condition>, out: &mut Vec<u8>) {
-        let Self { link, state, namespaces } = self;
-        *state = match mem::replace(state, State::Closing) {
+        self.state = match mem::replace(&mut self.state, State::Closing) {
             State::Claiming(claiming) => match bound {
                 Ok(jid) => {
                     claiming.on_bound(&jid, out);
-                    let (namespaces, lang) = (mem::take(namespaces), link.lang.take());
-                    link.action = Some(Action::Established(Bound { jid, namespaces, lang }));
-                    State::Bound
+                    self.establish(jid)
                 }
                 Err(condition) => State::Binding(claiming.on_refused(condition, out)),
             },
             other => other,
         };
+    }
+
+    /// The answer to [`Action::Resume`]; `<resumed/>` is written here, what is sent again comes behind it.
+    pub fn handle_resume(&mut self, resumed: Result<Resumed, NotResumed>, out: &mut Vec<u8>) {
+        self.state = match mem::replace(&mut self.state, State::Closing) {
+            State::Resuming(resuming) => match resumed {
+                Ok(Resumed { jid, h }) => {
+                    resuming.on_resumed(h, out);
+                    self.establish(jid)
+                }
+                Err(refusal) => {
+                    let next = resuming.on_refused(refusal, out);
+                    next.unwrap_or_else(|violation| self.link.on_violation(violation, out))
+                }
+            },
+            other => other,
+        };
+    }
+
+    /// The stream becomes a session.
+    fn establish(&mut self, jid: Jid) -> State {
+        let (namespaces, lang) = (mem::take(&mut self.namespaces), self.link.lang.take());
+        self.link.action = Some(Action::Established(Bound { jid, namespaces, lang }));
+        State::Bound
     }
 
     /// The negotiation deadline passed: `connection-timeout`.
@@ -401,7 +465,12 @@ impl Stream {
     pub fn wants_bytes(&self) -> bool {
         match self.state {
             State::Opening(_) | State::Securing(_) | State::Authenticating(_) | State::Binding(_) => true,
-            State::Handshaking | State::Verifying(_) | State::Claiming(_) | State::Bound | State::Closing => false,
+            State::Handshaking
+            | State::Verifying(_)
+            | State::Claiming(_)
+            | State::Resuming(_)
+            | State::Bound
+            | State::Closing => false,
         }
     }
 
@@ -411,6 +480,7 @@ impl Stream {
             State::Opening(Opening { next: Next::Binding(account), .. }) => Some(account.as_jid()),
             State::Binding(binding) => Some(binding.account.as_jid()),
             State::Claiming(claiming) => Some(claiming.account().as_jid()),
+            State::Resuming(resuming) => Some(resuming.account().as_jid()),
             State::Opening(_)
             | State::Securing(_)
             | State::Handshaking
@@ -473,6 +543,7 @@ mod tests {
             plain: true,
             plain_without_tls: true,
             legacy_session: true,
+            offers_sm: true,
             sasl_attempts_max: 3,
             before_auth: ScanLimits::BEFORE_AUTH,
             after_auth: ScanLimits::AFTER_AUTH,
@@ -532,6 +603,7 @@ mod tests {
         stream.handle_credentials(Credentials::Unknown { secret: [0; 32] }, Entropy([2; 32]), &mut out);
         stream.handle_password(Some(true), &mut out);
         stream.handle_bind(Err(stanza::Condition::Conflict), &mut out);
+        stream.handle_resume(Err(stanza::Condition::ItemNotFound.into()), &mut out);
         stream.handle_timeout(&mut out);
         assert!(out.is_empty() && stream.poll_action().is_none() && stream.account().is_none());
     }

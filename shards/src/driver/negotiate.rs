@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use plaza_core::jid::Jid;
 use plaza_core::sasl::{SaslFailure, scram};
+use plaza_core::sm::SmId;
 use plaza_core::stream::{Action, Credentials, Need, Stream, TlsFacts};
 use plaza_core::xml::Scanner;
 use plaza_registry::store::StoreError;
@@ -71,8 +72,9 @@ impl Driver {
                     });
                 }
                 Action::Bind { account, resource } => self.bind(key, &account, resource.as_deref()),
+                Action::Resume { account, previd, h } => self.resume(key, &account, &previd, h),
                 Action::Established(bound) => {
-                    // `bind` has made the session; the stream is not needed any more.
+                    // `bind` or `resume` has the session; the stream is not needed any more.
                     if let Some(id) = self.binding.take() {
                         self.shard.describe(id, bound.namespaces, bound.lang);
                         if let Some(connection) = self.connection_mut(key) {
@@ -108,6 +110,19 @@ impl Driver {
                 self.binding = Some(id);
             }
             Err(condition) => stream.handle_bind(Err(condition), &mut connection.out),
+        }
+    }
+
+    fn resume(&mut self, key: Key, account: &Jid, previd: &SmId, h: u32) {
+        let resumed = self.shard.resume_session(key, account, previd, h);
+        let Some(connection) = self.connection_mut(key) else { return };
+        let Phase::Negotiating(stream) = &mut connection.phase else { return };
+        match resumed {
+            Ok((id, resumed)) => {
+                stream.handle_resume(Ok(resumed), &mut connection.out);
+                self.binding = Some(id);
+            }
+            Err(refusal) => stream.handle_resume(Err(refusal), &mut connection.out),
         }
     }
 

@@ -8,6 +8,7 @@ mod accounts;
 mod batch;
 mod deliver;
 mod kept;
+mod managed;
 mod presence;
 mod roster;
 mod session;
