@@ -15,7 +15,7 @@ const SERVER_NONCE: &str = "3rfcNHYJY1ZVvWVs7jAAAA";
 
 fn exchange(first: &str, hash: Hash, keys: Keys) -> plaza_core::sasl::scram::Challenged {
     let first = ClientFirst::parse(first.as_bytes()).unwrap();
-    first.open(hash, false, &ChannelBinding::default()).unwrap().challenge(keys, SERVER_NONCE, true)
+    first.open(hash, false, &ChannelBinding::default()).unwrap().challenge(keys, SERVER_NONCE, true, None)
 }
 
 fn server_verify(c: &mut Criterion) {

@@ -9,7 +9,7 @@
 //!   last `! scram` says (in Base64), `{repeat:N:text}` what it says.
 //! - `S: …`: all that the server has said since, compared whole. `…` stands for anything, `{any}` for anything but
 //!   nothing, `{header}`, `{features}`, `{error:…}`, `{failure:…}` for what they say, `{challenge}` for what the SCRAM
-//!   client takes, `{proof}` for what must convince it.
+//!   client takes, `{proof}` for what must convince it. A SCRAM client has read the features and checks their hash.
 //! - `! config key=value …`, `! tls [exporter] [end-point] [cert=jid,…]`, `! direct-tls`, `! whole` (only as written):
 //!   before the first line of either side.
 //! - `! scram hash user password [binding [data]]`, `! bind condition` (answers the next request to bind), `! resume jid h`,
@@ -131,6 +131,8 @@ struct Run {
     random: u64,
     scram: Option<ScramClient>,
     scram_says: String,
+    /// The last features that offered mechanisms.
+    features: String,
     bind_answer: Option<stanza::Condition>,
     /// The words of the last `! resume`.
     resume_answer: Vec<String>,
@@ -173,6 +175,7 @@ impl Run {
             },
             scram: None,
             scram_says: String::new(),
+            features: String::new(),
             bind_answer: None,
             resume_answer: Vec::new(),
             asked: String::new(),
@@ -416,6 +419,11 @@ impl Run {
             }
             self.ids.push(id);
         }
+        if let Some((_, features)) =
+            output.rsplit_once("<stream:features>").filter(|(_, text)| text.contains("<mechanism>"))
+        {
+            self.features = features.to_owned();
+        }
         let mut captured = Vec::new();
         if !matches(&pattern(&expected), &output, &mut captured) {
             return Err(format!("expected {expected}\n    said {output}"));
@@ -424,6 +432,11 @@ impl Run {
             let text = String::from_utf8(STANDARD.decode(text).unwrap()).unwrap();
             let scram = self.scram.as_mut().unwrap();
             if token == Token::Challenge {
+                let (mechanisms, bindings) = advertised(&self.features);
+                scram.expect_advertised(&mechanisms, (!bindings.is_empty()).then_some(&bindings));
+                if !text.contains(",h=") {
+                    return Err(format!("no downgrade protection in {text}"));
+                }
                 self.scram_says = scram.answer(&text, None).ok_or(format!("refused {text}"))?;
             } else if !scram.verify(&text) {
                 return Err(format!("{text} proves nothing"));
@@ -435,6 +448,14 @@ impl Run {
 
 const HEADER: &str = "<stream:stream to='things.example' version='1.0' xmlns='jabber:client' \
                       xmlns:stream='http://etherx.jabber.org/streams'>";
+
+/// What the features advertise: mechanisms, and types of channel binding.
+fn advertised(features: &str) -> (Vec<&str>, Vec<&str>) {
+    let between = |before: &str, after: char| -> Vec<&str> {
+        features.split(before).skip(1).map(|rest| rest.split(after).next().unwrap()).collect()
+    };
+    (between("<mechanism>", '<'), between("<channel-binding type='", '\''))
+}
 
 /// The registry's answer for the accounts that scripts know.
 fn credentials(account: &Jid, need: Need) -> Credentials {

@@ -5,6 +5,7 @@ use base64::engine::general_purpose::STANDARD;
 use subtle::ConstantTimeEq;
 use zeroize::Zeroizing;
 
+use super::downgrade;
 use super::scram::{self, Hash, Output};
 
 /// Most iterations we let a server ask of us: beyond it, it wastes our time on purpose.
@@ -21,6 +22,8 @@ pub struct ScramClient {
     bare: String,
     salted: Zeroizing<Vec<u8>>,
     expected: Option<Output>,
+    /// The hash of the lists as they reached us.
+    advertised: Option<String>,
 }
 
 impl std::fmt::Debug for ScramClient {
@@ -54,8 +57,15 @@ impl ScramClient {
             bare,
             salted: Zeroizing::default(),
             expected: None,
+            advertised: None,
         };
         (client, first)
+    }
+
+    /// Remembers what the server advertised, so that [`Self::answer`] notices if somebody in between has changed it
+    /// (XEP-0474 v0.5.0 §6.2). Arguments as of [`downgrade::hash`].
+    pub fn expect_advertised(&mut self, mechanisms: &[&str], bindings: Option<&[&str]>) {
+        self.advertised = Some(downgrade::hash(self.hash, mechanisms, bindings));
     }
 
     /// Answers the server-first-message with the client-final-message. `salted` caches SaltedPassword across logins that
@@ -67,6 +77,12 @@ impl ScramClient {
         let iterations: u32 = attributes.next()?.strip_prefix("i=")?.parse().ok()?;
         let ours = nonce.len() > self.nonce.len() && nonce.starts_with(&*self.nonce);
         if !ours || !(1..=ITERATIONS_MAX).contains(&iterations) || self.password.is_empty() {
+            return None;
+        }
+        let sent = attributes.find_map(|attribute| attribute.strip_prefix("h="));
+        if let (Some(sent), Some(received)) = (sent, &self.advertised)
+            && sent != received
+        {
             return None;
         }
 
@@ -111,8 +127,8 @@ fn escape(name: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::ChannelBinding;
     use super::super::scram::{ClientFirst, derive};
+    use super::super::{ChannelBinding, SaslFailure};
     use super::*;
 
     #[test]
@@ -160,10 +176,40 @@ mod tests {
             let server = ClientFirst::parse(first.as_bytes()).unwrap();
             assert_eq!(server.username, "a=b,c");
             let keys = derive(hash, "pass wörd", b"0123456789abcdef", 3).unwrap();
-            let server = server.open(hash, true, &binding).unwrap().challenge(keys, "xyz", true);
+            let server = server.open(hash, true, &binding).unwrap().challenge(keys, "xyz", true, None);
             let last = client.answer(server.server_first(), None).unwrap();
             assert!(client.verify(&server.finish(last.as_bytes()).unwrap().server_final()));
         }
+    }
+
+    #[test]
+    fn lists_that_were_changed_on_the_way_are_noticed_by_one_side_or_the_other() {
+        let all = ["SCRAM-SHA-256-PLUS", "SCRAM-SHA-256", "SCRAM-SHA-1"];
+        let few = ["SCRAM-SHA-1"];
+        let begin = |advertised: &[&str]| {
+            let (mut client, first) = ScramClient::start(Hash::Sha1, "user", "pencil", "abc", None);
+            client.expect_advertised(advertised, None);
+            let keys = derive(Hash::Sha1, "pencil", b"0123456789abcdef", 3).unwrap();
+            let opened = ClientFirst::parse(first.as_bytes()).unwrap();
+            let opened = opened.open(Hash::Sha1, false, &ChannelBinding::default()).unwrap();
+            (client, opened.challenge(keys, "xyz", true, Some(&downgrade::hash(Hash::Sha1, &all, None))))
+        };
+        let (mut client, server) = begin(&all);
+        let last = client.answer(server.server_first(), None).unwrap();
+        assert!(client.verify(&server.finish(last.as_bytes()).unwrap().server_final()));
+
+        // XEP-0474 §5.2: the stronger mechanisms were taken out.
+        let (mut client, server) = begin(&few);
+        assert_eq!(client.answer(server.server_first(), None), None);
+        // §6.2: and the hash was changed to fit, or taken out.
+        let changed = |from: &str, to: &str| {
+            let (mut client, server) = begin(&few);
+            let last = client.answer(&server.server_first().replace(from, to), None).unwrap();
+            assert_eq!(server.finish(last.as_bytes()).unwrap_err(), SaslFailure::NotAuthorized);
+        };
+        let sent = downgrade::hash(Hash::Sha1, &all, None);
+        changed(&sent, &downgrade::hash(Hash::Sha1, &few, None));
+        changed(&format!(",h={sent}"), "");
     }
 
     #[test]

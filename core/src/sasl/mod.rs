@@ -4,6 +4,7 @@
 //! here, never Base64. Randomness is passed in; nothing is looked up.
 
 pub mod client;
+pub mod downgrade;
 pub mod plain;
 pub mod scram;
 

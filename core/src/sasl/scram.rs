@@ -286,7 +286,7 @@ impl<'a> ClientFirst<'a> {
 }
 
 /// Room for the server-first-message beside the client's nonce, and for what is appended to it.
-const FIRST_BYTES: usize = 96;
+const FIRST_BYTES: usize = 144;
 
 /// An exchange whose account is known, and its keys are not yet.
 #[derive(Debug)]
@@ -307,8 +307,9 @@ impl Opened {
 
     /// Takes the account's keys and our part of the nonce (printable ASCII without comma); the exchange's challenge is
     /// then [`Challenged::server_first`]. `known`: the account exists; otherwise the keys are imaginary, and whatever the
-    /// proof, it is refused.
-    pub fn challenge(self, keys: Keys, server_nonce: &str, known: bool) -> Challenged {
+    /// proof, it is refused. `advertised`: [`super::downgrade::hash`] of the lists, to be sent as attribute `h`
+    /// (XEP-0474 v0.5.0 §6.1).
+    pub fn challenge(self, keys: Keys, server_nonce: &str, known: bool, advertised: Option<&str>) -> Challenged {
         let Self { mut messages, nonce, binding, hash: _ } = self;
         let bare_bytes = messages.len();
         messages.push_str(",r=");
@@ -319,6 +320,10 @@ impl Opened {
         STANDARD.encode_string(&keys.salt, &mut messages);
         messages.push_str(",i=");
         messages.push_str(&keys.iterations.to_string());
+        if let Some(advertised) = advertised {
+            messages.push_str(",h=");
+            messages.push_str(advertised);
+        }
         Challenged { keys, known, messages, bare_bytes, nonce_bytes, binding }
     }
 }
@@ -510,7 +515,7 @@ mod tests {
             .unwrap()
             .open(vector.hash, false, &ChannelBinding::default())
             .unwrap()
-            .challenge(keys(vector), vector.server_nonce, known)
+            .challenge(keys(vector), vector.server_nonce, known, None)
     }
 
     #[test]

@@ -3,10 +3,11 @@
 //! Each exchange walks `Idle → (Begun) → Verifying → (Challenged) → success or failure`, and each `<auth/>` uses up one of
 //! the attempts. Nothing here tells an account that does not exist from one whose password is wrong.
 //!
-//! Spec: RFC 6120 §6; XEP-0178 v1.2 §2 (EXTERNAL); RFC 5802 §5 (SCRAM).
+//! Spec: RFC 6120 §6; XEP-0178 v1.2 §2 (EXTERNAL); RFC 5802 §5 (SCRAM); XEP-0474 v0.5.0 (downgrade protection).
 
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
 use super::error::{Violation, write_parts};
@@ -17,7 +18,7 @@ use crate::jid::{Jid, ParsedJid};
 use crate::ns;
 use crate::sasl::plain::Plain;
 use crate::sasl::scram::{Challenged, ClientFirst, Hash, Keys, Opened};
-use crate::sasl::{Mechanism, SaslFailure};
+use crate::sasl::{Mechanism, SaslFailure, downgrade};
 use crate::xml::Element;
 
 /// The hash whose keys PLAIN is verified against.
@@ -171,6 +172,18 @@ impl Link {
         self.tls.certificate_jids.iter().filter(|jid| jid.as_jid().domain() == self.domain())
     }
 
+    /// The mechanisms that may be used on this connection.
+    pub(super) fn permitted(&self) -> impl Iterator<Item = Mechanism> {
+        Mechanism::OFFERED.into_iter().filter(|mechanism| self.permits(*mechanism).is_ok())
+    }
+
+    /// The hash of what the features have advertised (XEP-0474).
+    fn advertised(&self, hash: Hash) -> String {
+        let mechanisms: SmallVec<[_; Mechanism::OFFERED.len()]> = self.permitted().map(Mechanism::name).collect();
+        let bindings: SmallVec<[_; 2]> = self.tls.binding.types().map(|(name, _)| name).collect();
+        downgrade::hash(hash, &mechanisms, (!bindings.is_empty()).then_some(&bindings))
+    }
+
     /// Whether a mechanism may be used on this connection: what is permitted is offered.
     ///
     /// # Errors
@@ -267,7 +280,8 @@ impl Verifying {
         };
         match evidence {
             Evidence::Scram(opened) => {
-                let challenged = opened.challenge(keys, &URL_SAFE_NO_PAD.encode(nonce), known);
+                let advertised = link.advertised(opened.hash());
+                let challenged = opened.challenge(keys, &URL_SAFE_NO_PAD.encode(nonce), known, Some(&advertised));
                 write_challenge(challenged.server_first().as_bytes(), out);
                 let exchange = Exchange::Challenged(account, Box::new(challenged));
                 State::Authenticating(Authenticating { attempts_left, exchange })

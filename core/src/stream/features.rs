@@ -10,7 +10,6 @@ use super::Link;
 use super::error::write_parts;
 use crate::limits::ScanLimits;
 use crate::ns;
-use crate::sasl::Mechanism;
 use crate::xml::write;
 
 impl Link {
@@ -41,8 +40,7 @@ impl Link {
 
     /// The mechanisms and the types of channel binding they may use; nothing if no mechanism can be used yet.
     fn write_mechanisms(&self, out: &mut Vec<u8>) {
-        let mut permitted =
-            Mechanism::OFFERED.into_iter().filter(|mechanism| self.permits(*mechanism).is_ok()).peekable();
+        let mut permitted = self.permitted().peekable();
         if permitted.peek().is_none() {
             return;
         }
