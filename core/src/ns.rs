@@ -38,6 +38,8 @@ pub const VERSION: &str = "jabber:iq:version";
 pub const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
 /// Service discovery, items (XEP-0030).
 pub const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
+/// Extensible SASL profile, SASL2 (XEP-0388).
+pub const SASL2: &str = "urn:xmpp:sasl:2";
 /// SASL channel-binding type capability (XEP-0440).
 pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 /// Stream limits advertisement (XEP-0478).

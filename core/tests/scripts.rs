@@ -5,10 +5,11 @@
 //! A comment line opens a script; then come, in any order:
 //!
 //! - `C: …`: bytes from the client. `\xNN` is a byte, `{header}` a stream header, `{auth:M:text}` an `<auth/>` with its
-//!   text in Base64, `{response:text}` the same for `<response/>`, `{first}` and `{final}` what the SCRAM client of the
+//!   text in Base64, `{response:text}` the same for `<response/>`, `{authenticate:M:text}` and `{response2:text}` those of
+//!   XEP-0388, whose first goes on with what is behind a further colon; `{first}` and `{final}` what the SCRAM client of the
 //!   last `! scram` says (in Base64), `{repeat:N:text}` what it says.
 //! - `S: …`: all that the server has said since, compared whole. `…` stands for anything, `{any}` for anything but
-//!   nothing, `{header}`, `{features}`, `{error:…}`, `{failure:…}` for what they say, `{challenge}` for what the SCRAM
+//!   nothing, `{header}`, `{features}`, `{error:…}`, `{failure:…}`, `{failure2:…}` for what they say, `{challenge}` for what the SCRAM
 //!   client takes, `{proof}` for what must convince it. A SCRAM client has read the features and checks their hash.
 //! - `! config key=value …`, `! tls [exporter] [end-point] [cert=jid,…]`, `! direct-tls`, `! whole` (only as written):
 //!   before the first line of either side.
@@ -326,6 +327,16 @@ impl Run {
                     format!("<auth {sasl} mechanism='{mechanism}'>{}</auth>", encoded(text))
                 }
                 "response" => format!("<response {sasl}>{}</response>", encoded(argument)),
+                "authenticate" => {
+                    let mut parts = argument.splitn(3, ':');
+                    let (mechanism, text) = (parts.next().unwrap(), encoded(parts.next().unwrap()));
+                    format!(
+                        "<authenticate xmlns='urn:xmpp:sasl:2' mechanism='{mechanism}'>\
+                         <initial-response>{text}</initial-response>{}</authenticate>",
+                        parts.next().unwrap_or("")
+                    )
+                }
+                "response2" => format!("<response xmlns='urn:xmpp:sasl:2'>{}</response>", encoded(argument)),
                 "first" | "final" => STANDARD.encode(&self.scram_says),
                 "repeat" => {
                     let (times, text) = argument.split_once(':').unwrap();
@@ -432,7 +443,7 @@ impl Run {
             let text = String::from_utf8(STANDARD.decode(text).unwrap()).unwrap();
             let scram = self.scram.as_mut().unwrap();
             if token == Token::Challenge {
-                let (mechanisms, bindings) = advertised(&self.features);
+                let (mechanisms, bindings) = advertised(&self.features, output.contains("urn:xmpp:sasl:2'>"));
                 scram.expect_advertised(&mechanisms, (!bindings.is_empty()).then_some(&bindings));
                 if !text.contains(",h=") {
                     return Err(format!("no downgrade protection in {text}"));
@@ -449,12 +460,15 @@ impl Run {
 const HEADER: &str = "<stream:stream to='things.example' version='1.0' xmlns='jabber:client' \
                       xmlns:stream='http://etherx.jabber.org/streams'>";
 
-/// What the features advertise: mechanisms, and types of channel binding.
-fn advertised(features: &str) -> (Vec<&str>, Vec<&str>) {
-    let between = |before: &str, after: char| -> Vec<&str> {
-        features.split(before).skip(1).map(|rest| rest.split(after).next().unwrap()).collect()
+/// What the features advertise for one profile of SASL: mechanisms, and types of channel binding.
+fn advertised(features: &str, sasl2: bool) -> (Vec<&str>, Vec<&str>) {
+    let (profile, end) = if sasl2 { ("<authentication ", "<inline>") } else { ("<mechanisms ", "</mechanisms>") };
+    let mechanisms = features.split(profile).nth(1).unwrap().split(end).next().unwrap();
+    let mechanisms = mechanisms.split("</authentication>").next().unwrap();
+    let between = |text, before: &str, after: char| -> Vec<&str> {
+        str::split(text, before).skip(1).map(|rest| rest.split(after).next().unwrap()).collect()
     };
-    (between("<mechanism>", '<'), between("<channel-binding type='", '\''))
+    (between(mechanisms, "<mechanism>", '<'), between(features, "<channel-binding type='", '\''))
 }
 
 /// The registry's answer for the accounts that scripts know.
@@ -522,6 +536,9 @@ fn pattern(expected: &str) -> Vec<Token> {
             ))),
             "failure" => tokens.push(Token::Text(format!(
                 "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><{argument}/></failure>"
+            ))),
+            "failure2" => tokens.push(Token::Text(format!(
+                "<failure xmlns='urn:xmpp:sasl:2'><{argument} xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></failure>"
             ))),
             other => panic!("what is {other}?"),
         }

@@ -1,28 +1,26 @@
-//! Authenticating: SASL names an account and proves it.
+//! Authenticating: SASL names an account and proves it, in either of its profiles.
 //!
-//! Each exchange walks `Idle → (Begun) → Verifying → (Challenged) → success or failure`, and each `<auth/>` uses up one of
-//! the attempts. Nothing here tells an account that does not exist from one whose password is wrong.
+//! Each exchange walks `Idle → (Begun) → Verifying → (Challenged) → success or failure`, and each `<auth/>` or
+//! `<authenticate/>` uses up one of the attempts. Nothing here tells an account that does not exist from one whose
+//! password is wrong.
 //!
-//! Spec: RFC 6120 §6; XEP-0178 v1.2 §2 (EXTERNAL); RFC 5802 §5 (SCRAM); XEP-0474 v0.5.0 (downgrade protection).
+//! Spec: RFC 6120 §6; XEP-0388 v1.0.4 §2; XEP-0178 v1.2 §2 (EXTERNAL); RFC 5802 §5 (SCRAM); XEP-0474
+//! v0.5.0 (downgrade protection).
 
-use base64::Engine;
-use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
-use super::error::{Violation, write_parts};
-use super::opening::{Next, Opening};
+use super::error::Violation;
+use super::profile::{Profile, Said};
 use super::securing::on_starttls;
-use super::{Action, Credentials, Entropy, Link, Need, State, outsider};
+use super::verifying::{Evidence, Verifying};
+use super::{Action, Link, State, outsider};
 use crate::jid::{Jid, ParsedJid};
 use crate::ns;
 use crate::sasl::plain::Plain;
-use crate::sasl::scram::{Challenged, ClientFirst, Hash, Keys, Opened};
+use crate::sasl::scram::{Challenged, ClientFirst, Hash};
 use crate::sasl::{Mechanism, SaslFailure, downgrade};
 use crate::xml::Element;
-
-/// The hash whose keys PLAIN is verified against.
-const PLAIN_HASH: Hash = Hash::Sha256;
 
 /// An element of SASL is awaited.
 #[derive(Debug)]
@@ -36,15 +34,30 @@ pub(super) struct Authenticating {
 enum Exchange {
     /// None is under way.
     Idle,
-    /// `<auth/>` came without an initial response, and our empty challenge asked for it (RFC 6120 §6.4.2).
-    Begun(Mechanism),
+    /// It was begun without an initial response, and our empty challenge asked for it (RFC 6120 §6.4.2).
+    Begun(Profile, Mechanism),
     /// SCRAM's challenge is sent.
-    Challenged(Jid, Box<Challenged>),
+    Challenged(Profile, Jid, Box<Challenged>),
+}
+
+impl Exchange {
+    /// The profile that is spoken, if any.
+    const fn profile(&self) -> Option<Profile> {
+        match self {
+            Self::Idle => None,
+            Self::Begun(profile, _) | Self::Challenged(profile, ..) => Some(*profile),
+        }
+    }
 }
 
 impl Authenticating {
     pub(super) const fn new(attempts_left: u8) -> Self {
         Self { attempts_left, exchange: Exchange::Idle }
+    }
+
+    /// SCRAM's challenge is sent.
+    pub(super) fn challenged(attempts_left: u8, profile: Profile, account: Jid, exchange: Challenged) -> Self {
+        Self { attempts_left, exchange: Exchange::Challenged(profile, account, Box::new(exchange)) }
     }
 
     /// Takes an element; `behind` bytes have already arrived behind it.
@@ -61,45 +74,50 @@ impl Authenticating {
         if element.is("starttls", ns::TLS) {
             return on_starttls(link, behind, out);
         }
-        if !is_sasl(element) {
-            return Err(outsider(element));
+        let Some((profile, said)) = Said::of(element) else { return Err(outsider(element)) };
+        // XEP-0388 §2.4: nothing but its own elements may come in between.
+        // Differs from it: white space may, as everywhere between elements; it does no harm, and line ends are common.
+        let spoken = self.exchange.profile();
+        if spoken == Some(Profile::Sasl2) && (profile != Profile::Sasl2 || said == Said::Begin) {
+            return Err(Violation::UnsupportedElement);
         }
-        let step = match (element.name(), self.exchange) {
-            ("auth", exchange) => {
+        let profile = if said == Said::Begin { profile } else { spoken.unwrap_or(profile) };
+        let step = match (said, self.exchange) {
+            (Said::Begin, exchange) => {
                 self.attempts_left = next_attempt(self.attempts_left, link)?;
                 match exchange {
-                    Exchange::Idle => on_auth(link, element),
-                    Exchange::Begun(_) | Exchange::Challenged(..) => Err(SaslFailure::MalformedRequest),
+                    Exchange::Idle => on_begin(link, profile, element),
+                    Exchange::Begun(..) | Exchange::Challenged(..) => Err(SaslFailure::MalformedRequest),
                 }
             }
-            ("response", Exchange::Begun(mechanism)) => {
-                message(element).and_then(|message| begin(link, mechanism, &message.unwrap_or_default()))
+            // `<response/>` or `<abort/>` to nothing: counted, so that it can't go on for ever.
+            (said, Exchange::Idle) => {
+                self.attempts_left = next_attempt(self.attempts_left, link)?;
+                Err(if said == Said::Abort { SaslFailure::Aborted } else { SaslFailure::MalformedRequest })
             }
-            ("response", Exchange::Challenged(account, exchange)) => {
-                return Ok(match message(element).and_then(|message| exchange.finish(&message.unwrap_or_default())) {
-                    Ok(signature) => succeed(link, account, signature.server_final().as_bytes(), out),
-                    Err(failure) => fail(link, self.attempts_left, failure, out),
+            (Said::Abort, Exchange::Begun(..) | Exchange::Challenged(..)) => Err(SaslFailure::Aborted),
+            (Said::Response, _) if !profile.owns(element) => Err(SaslFailure::MalformedRequest),
+            (Said::Response, Exchange::Begun(_, mechanism)) => {
+                profile.response(element).and_then(|message| begin(link, profile, mechanism, &message))
+            }
+            (Said::Response, Exchange::Challenged(_, account, exchange)) => {
+                return Ok(match profile.response(element).and_then(|message| exchange.finish(&message)) {
+                    Ok(signature) => profile.succeed(link, account, signature.server_final().as_bytes(), out),
+                    Err(failure) => profile.fail(link, self.attempts_left, failure, out),
                 });
             }
-            ("abort", Exchange::Begun(_) | Exchange::Challenged(..)) => Err(SaslFailure::Aborted),
-            // `<response/>` or `<abort/>` to nothing: counted, so that it can't go on for ever.
-            (name, Exchange::Idle) => {
-                self.attempts_left = next_attempt(self.attempts_left, link)?;
-                Err(if name == "abort" { SaslFailure::Aborted } else { SaslFailure::MalformedRequest })
-            }
-            // `is_sasl` lets nothing else through.
-            (_, Exchange::Begun(_) | Exchange::Challenged(..)) => Err(SaslFailure::MalformedRequest),
         };
         Ok(match step {
             Ok(Step::Ask(mechanism)) => {
-                write_challenge(b"", out);
-                State::Authenticating(Self { attempts_left: self.attempts_left, exchange: Exchange::Begun(mechanism) })
+                profile.write_challenge(b"", out);
+                let exchange = Exchange::Begun(profile, mechanism);
+                State::Authenticating(Self { attempts_left: self.attempts_left, exchange })
             }
             Ok(Step::Verify(account, evidence)) => {
                 link.action = Some(Action::Authenticate { account: account.clone(), need: evidence.need() });
-                State::Verifying(Verifying { attempts_left: self.attempts_left, account, evidence })
+                State::Verifying(Verifying::new(self.attempts_left, profile, account, evidence))
             }
-            Err(failure) => fail(link, self.attempts_left, failure, out),
+            Err(failure) => profile.fail(link, self.attempts_left, failure, out),
         })
     }
 }
@@ -112,36 +130,43 @@ enum Step {
     Verify(Jid, Evidence),
 }
 
-/// Takes `<auth/>` (RFC 6120 §6.4.2).
-fn on_auth(link: &Link, element: &Element<'_>) -> Result<Step, SaslFailure> {
+/// Takes `<auth/>` (RFC 6120 §6.4.2) or `<authenticate/>` (XEP-0388 §2.3).
+fn on_begin(link: &Link, profile: Profile, element: &Element<'_>) -> Result<Step, SaslFailure> {
+    if profile == Profile::Sasl2 && !link.offers_sasl2() {
+        return Err(SaslFailure::EncryptionRequired);
+    }
     let mechanism = element.attr("mechanism").ok_or(SaslFailure::InvalidMechanism)?;
     let mechanism = Mechanism::from_name(&mechanism.value()).ok_or(SaslFailure::InvalidMechanism)?;
     link.permits(mechanism)?;
-    match message(element)? {
-        Some(message) => begin(link, mechanism, &message),
+    match profile.initial_response(element)? {
+        Some(message) => begin(link, profile, mechanism, &message),
         None => Ok(Step::Ask(mechanism)),
     }
 }
 
 /// Takes a mechanism's first message: it names the account.
-fn begin(link: &Link, mechanism: Mechanism, message: &[u8]) -> Result<Step, SaslFailure> {
-    match mechanism {
-        Mechanism::ScramSha256Plus | Mechanism::ScramSha256 => begin_scram(link, mechanism, Hash::Sha256, message),
-        Mechanism::ScramSha1Plus | Mechanism::ScramSha1 => begin_scram(link, mechanism, Hash::Sha1, message),
-        Mechanism::External => Ok(Step::Verify(certified_account(link, message)?, Evidence::Certificate)),
+fn begin(link: &Link, profile: Profile, mechanism: Mechanism, message: &[u8]) -> Result<Step, SaslFailure> {
+    let (account, authzid_given, evidence) = match mechanism {
+        Mechanism::ScramSha256Plus | Mechanism::ScramSha256 | Mechanism::ScramSha1Plus | Mechanism::ScramSha1 => {
+            let hash = mechanism.hash().ok_or(SaslFailure::InvalidMechanism)?;
+            let first = ClientFirst::parse(message)?;
+            let opened = first.open(hash, mechanism.binds_channel(), &link.tls.binding)?;
+            let account = account_of(link, &first.username, &first.authzid)?;
+            (account, !first.authzid.is_empty(), Evidence::Scram(opened))
+        }
+        Mechanism::External => (certified_account(link, message)?, !message.is_empty(), Evidence::Certificate),
         Mechanism::Plain => {
             let plain = Plain::parse(message)?;
             let account = account_of(link, plain.username, plain.authzid)?;
-            Ok(Step::Verify(account, Evidence::Plain(Zeroizing::new(plain.password.into()))))
+            (account, !plain.authzid.is_empty(), Evidence::Plain(Zeroizing::new(plain.password.into())))
         }
+    };
+    // XEP-0388 §2.3, §4.4: an authorization string must not be another than the address that the stream is from.
+    let from = link.from.as_ref().filter(|_| profile == Profile::Sasl2 && authzid_given);
+    if from.is_some_and(|from| *from != account) {
+        return Err(SaslFailure::InvalidAuthzid);
     }
-}
-
-fn begin_scram(link: &Link, mechanism: Mechanism, hash: Hash, message: &[u8]) -> Result<Step, SaslFailure> {
-    let first = ClientFirst::parse(message)?;
-    let opened = first.open(hash, mechanism.binds_channel(), &link.tls.binding)?;
-    let account = account_of(link, &first.username, &first.authzid)?;
-    Ok(Step::Verify(account, Evidence::Scram(opened)))
+    Ok(Step::Verify(account, evidence))
 }
 
 /// The account a user name means at this domain. `authzid` may only repeat it (RFC 6120 §6.3.8): nobody may act for
@@ -177,8 +202,13 @@ impl Link {
         Mechanism::OFFERED.into_iter().filter(|mechanism| self.permits(*mechanism).is_ok())
     }
 
-    /// The hash of what the features have advertised (XEP-0474).
-    fn advertised(&self, hash: Hash) -> String {
+    /// Whether XEP-0388's profile is offered: only under TLS (§3), or where everything is offered without.
+    pub(super) fn offers_sasl2(&self) -> bool {
+        (self.secure || self.config.plain_without_tls) && self.permitted().next().is_some()
+    }
+
+    /// The hash of what the features have advertised, the same in both profiles (XEP-0474).
+    pub(super) fn advertised(&self, hash: Hash) -> String {
         let mechanisms: SmallVec<[_; Mechanism::OFFERED.len()]> = self.permitted().map(Mechanism::name).collect();
         let bindings: SmallVec<[_; 2]> = self.tls.binding.types().map(|(name, _)| name).collect();
         downgrade::hash(hash, &mechanisms, (!bindings.is_empty()).then_some(&bindings))
@@ -210,156 +240,7 @@ impl Link {
     }
 }
 
-/// An account is named; the registry, or the helper that verifies a password, is to answer.
-#[derive(Debug)]
-pub(super) struct Verifying {
-    attempts_left: u8,
-    account: Jid,
-    evidence: Evidence,
-}
-
-/// What the client has shown for itself so far.
-enum Evidence {
-    /// SCRAM's first message.
-    Scram(Opened),
-    /// A password, to be verified once the keys are known.
-    Plain(Zeroizing<Box<str>>),
-    /// A password that is being verified; against imaginary keys, if the account is not `known`.
-    Password { known: bool },
-    /// A certificate, which TLS has verified.
-    Certificate,
-}
-
-impl Evidence {
-    const fn need(&self) -> Need {
-        match self {
-            Self::Scram(opened) => Need::Keys(opened.hash()),
-            Self::Plain(_) | Self::Password { .. } => Need::Keys(PLAIN_HASH),
-            Self::Certificate => Need::Account,
-        }
-    }
-}
-
-impl std::fmt::Debug for Evidence {
-    /// Leaves the password out.
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Scram(_) => "Scram",
-            Self::Plain(_) => "Plain",
-            Self::Password { .. } => "Password",
-            Self::Certificate => "Certificate",
-        })
-    }
-}
-
-impl Verifying {
-    /// Takes the registry's answer. Keys that don't fit what was asked are our own mistake, not the client's.
-    pub(super) fn on_credentials(
-        self,
-        link: &mut Link,
-        credentials: Credentials,
-        entropy: Entropy,
-        out: &mut Vec<u8>,
-    ) -> State {
-        let Self { attempts_left, account, evidence } = self;
-        let (nonce, id) = entropy.halves();
-        link.id = id;
-        let (keys, known) = match (credentials, evidence.need()) {
-            (Credentials::Refused(failure), _) => return fail(link, attempts_left, failure, out),
-            (Credentials::Granted | Credentials::Keys(_), Need::Account) => return succeed(link, account, b"", out),
-            (Credentials::Unknown { .. }, Need::Account) => {
-                return fail(link, attempts_left, SaslFailure::NotAuthorized, out);
-            }
-            (Credentials::Keys(keys), Need::Keys(hash)) if keys.hash == hash && keys.is_sound() => (keys, true),
-            (Credentials::Unknown { secret }, Need::Keys(hash)) => {
-                (Keys::imaginary(hash, &secret, link.config.scram_iterations), false)
-            }
-            (Credentials::Keys(_) | Credentials::Granted, Need::Keys(_)) => {
-                return fail(link, attempts_left, SaslFailure::TemporaryAuthFailure, out);
-            }
-        };
-        match evidence {
-            Evidence::Scram(opened) => {
-                let advertised = link.advertised(opened.hash());
-                let challenged = opened.challenge(keys, &URL_SAFE_NO_PAD.encode(nonce), known, Some(&advertised));
-                write_challenge(challenged.server_first().as_bytes(), out);
-                let exchange = Exchange::Challenged(account, Box::new(challenged));
-                State::Authenticating(Authenticating { attempts_left, exchange })
-            }
-            Evidence::Plain(mut password) => {
-                link.action = Some(Action::VerifyPassword { keys, password: std::mem::take(&mut *password) });
-                State::Verifying(Self { attempts_left, account, evidence: Evidence::Password { known } })
-            }
-            // The verdict on the password is what we wait for: this answers nothing we asked.
-            Evidence::Password { .. } | Evidence::Certificate => {
-                State::Verifying(Self { attempts_left, account, evidence })
-            }
-        }
-    }
-
-    /// Takes the verdict on the password; `None`: nobody had the time to verify it.
-    pub(super) fn on_password(self, link: &mut Link, matches: Option<bool>, out: &mut Vec<u8>) -> State {
-        match self.evidence {
-            Evidence::Password { .. } if matches.is_none() => {
-                fail(link, self.attempts_left, SaslFailure::TemporaryAuthFailure, out)
-            }
-            Evidence::Password { known } if matches == Some(true) && known => succeed(link, self.account, b"", out),
-            Evidence::Password { .. } => fail(link, self.attempts_left, SaslFailure::NotAuthorized, out),
-            Evidence::Scram(_) | Evidence::Plain(_) | Evidence::Certificate => State::Verifying(self),
-        }
-    }
-}
-
 /// Uses up one attempt (RFC 6120 §6.4.5).
 pub(super) fn next_attempt(attempts_left: u8, link: &Link) -> Result<u8, Violation> {
     attempts_left.checked_sub(1).ok_or(Violation::TooManyAttempts { max: link.config.sasl_attempts_max })
-}
-
-/// Whether this is one of the three elements a client says in SASL.
-pub(super) fn is_sasl(element: &Element<'_>) -> bool {
-    element.ns() == ns::SASL && matches!(element.name(), "auth" | "response" | "abort")
-}
-
-/// The message inside `<auth/>` or `<response/>`: `None` if there is none at all, empty if it is `=` (RFC 6120 §6.4.2).
-fn message(element: &Element<'_>) -> Result<Option<Zeroizing<Vec<u8>>>, SaslFailure> {
-    match &*element.text() {
-        "" => Ok(None),
-        "=" => Ok(Some(Zeroizing::default())),
-        text => match STANDARD.decode(text) {
-            Ok(message) => Ok(Some(Zeroizing::new(message))),
-            Err(_) => Err(SaslFailure::IncorrectEncoding),
-        },
-    }
-}
-
-/// Ends the exchange with success: the client opens a new stream (RFC 6120 §6.4.6).
-fn succeed(link: &mut Link, account: Jid, data: &[u8], out: &mut Vec<u8>) -> State {
-    link.attempt = Some(Ok(()));
-    write_sasl("success", data, out);
-    link.header_sent = false;
-    State::Opening(Opening::new(Next::Binding(account)))
-}
-
-/// Ends the exchange with failure; the client may try again (RFC 6120 §6.4.5).
-fn fail(link: &mut Link, attempts_left: u8, failure: SaslFailure, out: &mut Vec<u8>) -> State {
-    link.attempt = Some(Err(failure));
-    write_failure(failure, out);
-    State::Authenticating(Authenticating::new(attempts_left))
-}
-
-pub(super) fn write_failure(failure: SaslFailure, out: &mut Vec<u8>) {
-    write_parts(out, &["<failure xmlns='", ns::SASL, "'><", failure.name(), "/></failure>"]);
-}
-
-fn write_challenge(data: &[u8], out: &mut Vec<u8>) {
-    write_sasl("challenge", data, out);
-}
-
-/// Writes an element of SASL with its data in Base64.
-fn write_sasl(name: &str, data: &[u8], out: &mut Vec<u8>) {
-    write_parts(out, &["<", name, " xmlns='", ns::SASL]);
-    if data.is_empty() {
-        return out.extend_from_slice(b"'/>");
-    }
-    write_parts(out, &["'>", &STANDARD.encode(data), "</", name, ">"]);
 }

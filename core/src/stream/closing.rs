@@ -33,7 +33,8 @@ impl Link {
     /// Writes a stream error; behind our header, if that was not sent yet (RFC 6120 §4.9.1.2).
     fn write_last_words(&mut self, error: StreamError, text: &str, out: &mut Vec<u8>) {
         if !self.header_sent {
-            self.write_header(None, out);
+            self.from = None;
+            self.write_header(out);
         }
         write_error(out, error, text);
     }

@@ -1,6 +1,6 @@
 //! What we say at the start of each stream: our header and the features open to the client in its present state.
 //!
-//! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; XEP-0198 v1.6.3 §2; XEP-0440 v1.0.0; XEP-0478
+//! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; XEP-0198 v1.6.3 §2; XEP-0388 v1.0.4 §2.1; XEP-0440 v1.0.0; XEP-0478
 //! v0.2.0.
 
 use base64::Engine;
@@ -13,13 +13,13 @@ use crate::ns;
 use crate::xml::write;
 
 impl Link {
-    /// Writes our header; `to` is the bare JID the client named as its own (RFC 6120 §4.7.2).
-    pub(super) fn write_header(&mut self, to: Option<&str>, out: &mut Vec<u8>) {
+    /// Writes our header, to the bare JID that the client has named as its own, if it has (RFC 6120 §4.7.2).
+    pub(super) fn write_header(&mut self, out: &mut Vec<u8>) {
         self.header_sent = true;
         out.extend_from_slice(b"<?xml version='1.0'?><stream:stream");
         write::attr(out, "from", self.domain());
-        if let Some(to) = to {
-            write::attr(out, "to", to);
+        if let Some(from) = &self.from {
+            write::attr(out, "to", from.as_str());
         }
         write::attr(out, "id", &URL_SAFE_NO_PAD.encode(self.id));
         write::attr(out, "xml:lang", self.lang.as_deref().unwrap_or("en"));
@@ -38,23 +38,32 @@ impl Link {
         out.extend_from_slice(b"</stream:features>");
     }
 
-    /// The mechanisms and the types of channel binding they may use; nothing if no mechanism can be used yet.
+    /// The mechanisms, in both profiles of SASL, and the types of channel binding they may use; nothing if no mechanism can be used yet.
     fn write_mechanisms(&self, out: &mut Vec<u8>) {
-        let mut permitted = self.permitted().peekable();
-        if permitted.peek().is_none() {
+        if self.permitted().next().is_none() {
             return;
         }
         write_parts(out, &["<mechanisms xmlns='", ns::SASL, "'>"]);
-        for mechanism in permitted {
-            write_parts(out, &["<mechanism>", mechanism.name(), "</mechanism>"]);
-        }
+        self.write_permitted(out);
         out.extend_from_slice(b"</mechanisms>");
+        if self.offers_sasl2() {
+            write_parts(out, &["<authentication xmlns='", ns::SASL2, "'>"]);
+            self.write_permitted(out);
+            out.extend_from_slice(b"</authentication>");
+        }
         if !self.tls.binding.is_empty() {
             write_parts(out, &["<sasl-channel-binding xmlns='", ns::SASL_CHANNEL_BINDING, "'>"]);
             for (name, _) in self.tls.binding.types() {
                 write_parts(out, &["<channel-binding type='", name, "'/>"]);
             }
             out.extend_from_slice(b"</sasl-channel-binding>");
+        }
+    }
+
+    /// The mechanisms. They don't depend on who the client says it is (XEP-0388 §2.1): that would tell accounts apart.
+    fn write_permitted(&self, out: &mut Vec<u8>) {
+        for mechanism in self.permitted() {
+            write_parts(out, &["<mechanism>", mechanism.name(), "</mechanism>"]);
         }
     }
 

@@ -10,7 +10,9 @@ mod closing;
 mod error;
 mod features;
 mod opening;
+mod profile;
 mod securing;
+mod verifying;
 
 use std::fmt;
 use std::mem;
@@ -18,10 +20,11 @@ use std::sync::Arc;
 
 pub use error::{Application, Condition, StreamError, Violation, write_close, write_error};
 
-use authenticating::{Authenticating, Verifying};
+use authenticating::Authenticating;
 use binding::{Binding, Claiming, Resuming};
 use opening::{Next, Opening};
 use securing::Securing;
+use verifying::Verifying;
 
 use crate::jid::{Jid, JidRef};
 use crate::limits::ScanLimits;
@@ -238,6 +241,8 @@ struct Link {
     /// The domain the client named, by index in the configuration.
     domain: Option<usize>,
     lang: Option<Box<str>>,
+    /// The bare JID that the client says the stream is from.
+    from: Option<Jid>,
     /// Whether the header of the present stream is written.
     header_sent: bool,
     action: Option<Action>,
@@ -282,6 +287,7 @@ impl Stream {
             id,
             domain: None,
             lang: None,
+            from: None,
             header_sent: false,
             action: None,
             attempt: None,

@@ -47,8 +47,8 @@ impl Opening {
         check_version(header)?;
         self.choose_domain(link, header)?;
         link.lang = header.lang.map(|lang| lang.value()).filter(|lang| is_language(lang)).map(|lang| (*lang).into());
-        let to = self.peer(header)?;
-        link.write_header(to.as_deref(), out);
+        link.from = self.peer(link, header)?;
+        link.write_header(out);
         match self.next {
             Next::Authentication => {
                 link.write_features_before_auth(out);
@@ -89,15 +89,16 @@ impl Opening {
     }
 
     /// Takes `from` (RFC 6120 §4.7.1): the bare JID to answer to. Before SASL nobody has vouched for it, so it is only
-    /// echoed.
-    fn peer(&self, header: &StreamHeader<'_>) -> Result<Option<Box<str>>, Violation> {
+    /// echoed; but it must be of the domain that is spoken to (XEP-0388 v1.0.4 §2.1).
+    fn peer(&self, link: &Link, header: &StreamHeader<'_>) -> Result<Option<Jid>, Violation> {
         let Some(from) = header.from else { return Ok(None) };
         let from = from.value();
         let from = ParsedJid::parse(&from).map_err(|_| Violation::ImproperAddressing)?;
         let bare = from.as_jid().bare();
         match &self.next {
             Next::Binding(account) if account.as_jid() != bare => Err(Violation::InvalidFrom),
-            Next::Authentication | Next::Binding(_) => Ok(Some(bare.as_str().into())),
+            Next::Authentication if bare.domain() != link.domain() => Err(Violation::InvalidFrom),
+            Next::Authentication | Next::Binding(_) => Ok(Some(bare.to_jid())),
         }
     }
 }

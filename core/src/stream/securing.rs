@@ -2,8 +2,9 @@
 //!
 //! Spec: RFC 6120 §5.
 
-use super::authenticating::{is_sasl, next_attempt, write_failure};
+use super::authenticating::next_attempt;
 use super::error::{Violation, write_parts};
+use super::profile::Said;
 use super::{Action, Link, State, outsider};
 use crate::ns;
 use crate::sasl::SaslFailure;
@@ -30,11 +31,9 @@ impl Securing {
         if element.is("starttls", ns::TLS) {
             return on_starttls(link, behind, out);
         }
-        if !is_sasl(element) {
-            return Err(outsider(element));
-        }
+        let Some((profile, _)) = Said::of(element) else { return Err(outsider(element)) };
         let attempts_left = next_attempt(self.attempts_left, link)?;
-        write_failure(SaslFailure::EncryptionRequired, out);
+        profile.write_failure(SaslFailure::EncryptionRequired, out);
         Ok(State::Securing(Self { attempts_left }))
     }
 }

@@ -1,0 +1,125 @@
+//! Verifying: an account is named, and the registry or a helper is asked about it.
+//!
+//! Spec: RFC 6120 §6; RFC 5802 §5.
+
+use base64::Engine;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use zeroize::Zeroizing;
+
+use super::authenticating::Authenticating;
+use super::profile::Profile;
+use super::{Action, Credentials, Entropy, Link, Need, State};
+use crate::jid::Jid;
+use crate::sasl::SaslFailure;
+use crate::sasl::scram::{Hash, Keys, Opened};
+
+/// The hash whose keys PLAIN is verified against.
+const PLAIN_HASH: Hash = Hash::Sha256;
+
+/// An account is named; the registry, or the helper that verifies a password, is to answer.
+#[derive(Debug)]
+pub(super) struct Verifying {
+    attempts_left: u8,
+    profile: Profile,
+    account: Jid,
+    evidence: Evidence,
+}
+
+/// What the client has shown for itself so far.
+pub(super) enum Evidence {
+    /// SCRAM's first message.
+    Scram(Opened),
+    /// A password, to be verified once the keys are known.
+    Plain(Zeroizing<Box<str>>),
+    /// A password that is being verified; against imaginary keys, if the account is not `known`.
+    Password { known: bool },
+    /// A certificate, which TLS has verified.
+    Certificate,
+}
+
+impl Evidence {
+    pub(super) const fn need(&self) -> Need {
+        match self {
+            Self::Scram(opened) => Need::Keys(opened.hash()),
+            Self::Plain(_) | Self::Password { .. } => Need::Keys(PLAIN_HASH),
+            Self::Certificate => Need::Account,
+        }
+    }
+}
+
+impl std::fmt::Debug for Evidence {
+    /// Leaves the password out.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Scram(_) => "Scram",
+            Self::Plain(_) => "Plain",
+            Self::Password { .. } => "Password",
+            Self::Certificate => "Certificate",
+        })
+    }
+}
+
+impl Verifying {
+    pub(super) const fn new(attempts_left: u8, profile: Profile, account: Jid, evidence: Evidence) -> Self {
+        Self { attempts_left, profile, account, evidence }
+    }
+
+    /// Takes the registry's answer. Keys that don't fit what was asked are our own mistake, not the client's.
+    pub(super) fn on_credentials(
+        self,
+        link: &mut Link,
+        credentials: Credentials,
+        entropy: Entropy,
+        out: &mut Vec<u8>,
+    ) -> State {
+        let Self { attempts_left, profile, account, evidence } = self;
+        let (nonce, id) = entropy.halves();
+        link.id = id;
+        let (keys, known) = match (credentials, evidence.need()) {
+            (Credentials::Refused(failure), _) => return profile.fail(link, attempts_left, failure, out),
+            (Credentials::Granted | Credentials::Keys(_), Need::Account) => {
+                return profile.succeed(link, account, b"", out);
+            }
+            (Credentials::Unknown { .. }, Need::Account) => {
+                return profile.fail(link, attempts_left, SaslFailure::NotAuthorized, out);
+            }
+            (Credentials::Keys(keys), Need::Keys(hash)) if keys.hash == hash && keys.is_sound() => (keys, true),
+            (Credentials::Unknown { secret }, Need::Keys(hash)) => {
+                (Keys::imaginary(hash, &secret, link.config.scram_iterations), false)
+            }
+            (Credentials::Keys(_) | Credentials::Granted, Need::Keys(_)) => {
+                return profile.fail(link, attempts_left, SaslFailure::TemporaryAuthFailure, out);
+            }
+        };
+        match evidence {
+            Evidence::Scram(opened) => {
+                let advertised = link.advertised(opened.hash());
+                let challenged = opened.challenge(keys, &URL_SAFE_NO_PAD.encode(nonce), known, Some(&advertised));
+                profile.write_challenge(challenged.server_first().as_bytes(), out);
+                State::Authenticating(Authenticating::challenged(attempts_left, profile, account, challenged))
+            }
+            Evidence::Plain(mut password) => {
+                link.action = Some(Action::VerifyPassword { keys, password: std::mem::take(&mut *password) });
+                State::Verifying(Self { attempts_left, profile, account, evidence: Evidence::Password { known } })
+            }
+            // The verdict on the password is what we wait for: this answers nothing we asked.
+            Evidence::Password { .. } | Evidence::Certificate => {
+                State::Verifying(Self { attempts_left, profile, account, evidence })
+            }
+        }
+    }
+
+    /// Takes the verdict on the password; `None`: nobody had the time to verify it.
+    pub(super) fn on_password(self, link: &mut Link, matches: Option<bool>, out: &mut Vec<u8>) -> State {
+        match self.evidence {
+            Evidence::Password { .. } if matches.is_none() => {
+                self.profile.fail(link, self.attempts_left, SaslFailure::TemporaryAuthFailure, out)
+            }
+            Evidence::Password { known } if matches == Some(true) && known => {
+                self.profile.succeed(link, self.account, b"", out)
+            }
+            Evidence::Password { .. } => self.profile.fail(link, self.attempts_left, SaslFailure::NotAuthorized, out),
+            Evidence::Scram(_) | Evidence::Plain(_) | Evidence::Certificate => State::Verifying(self),
+        }
+    }
+}
