@@ -37,6 +37,8 @@ impl Broker {
             sessions_per_account_max: 20,
             facts_bytes_max: 0,
             requests_max: 100,
+            managed: plaza_shards::shard::ManagedLimits::default(),
+            managed_key: [7; 32],
             offline: plaza_registry::offline::OfflineLimits::default(),
             directed_presence_max: 100,
             id_prefix: "plaza-".into(),

@@ -20,6 +20,8 @@ use plaza_core::limits::ScanLimits;
 use plaza_core::stream::StreamConfig;
 use plaza_registry::offline::OfflineLimits;
 use plaza_registry::store::embedded::EmbeddedOptions;
+
+use crate::shard::ManagedLimits;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
@@ -89,6 +91,10 @@ pub struct LimitsConfig {
     pub offline_bytes_max: ByteSize,
     pub offline_age_max: Span,
     pub facts_bytes_max: ByteSize,
+    pub unacknowledged_stanzas_max: u32,
+    pub unacknowledged_bytes_max: ByteSize,
+    pub resume_max: Span,
+    pub hibernated_per_account_max: u16,
     pub sasl_attempts_max: u8,
     pub stanzas_per_turn_max: u16,
     pub handshake_timeout: Span,
@@ -223,6 +229,9 @@ pub struct Limits {
     /// Facts kept in memory per shard of accounts that nobody uses, in bytes. Default 64 MiB. Beyond it those least recently
     /// used are forgotten, and loaded again when they are needed.
     pub facts_bytes_max: u64,
+    /// Stream management (XEP-0198): at most 500 stanzas of 512 KiB that the client has not acknowledged, then the stream ends
+    /// with `resource-constraint`; sessions that were cut off can be resumed for 10 minutes, at most 4 of an account.
+    pub managed: ManagedLimits,
     /// Stanzas taken from one session per turn, so that it can't starve its neighbours. Default 64. The rest waits for the
     /// next turn.
     pub stanzas_per_turn_max: u16,
@@ -395,6 +404,10 @@ impl Default for LimitsConfig {
             offline_bytes_max: ByteSize(512 * 1024),
             offline_age_max: Span::seconds(30 * 24 * 3600),
             facts_bytes_max: ByteSize(64 << 20),
+            unacknowledged_stanzas_max: 500,
+            unacknowledged_bytes_max: ByteSize(512 * 1024),
+            resume_max: Span::seconds(600),
+            hibernated_per_account_max: 4,
             sasl_attempts_max: 3,
             stanzas_per_turn_max: 64,
             handshake_timeout: Span::seconds(15),
@@ -565,7 +578,7 @@ impl Settings {
             plain: listener.plain,
             plain_without_tls: in_the_clear && listener.plain,
             legacy_session: self.legacy_session,
-            offers_sm: false,
+            offers_sm: true,
             sasl_attempts_max: self.limits.sasl_attempts_max,
             scram_iterations: self.scram_iterations,
             before_auth: self.limits.before_auth,
@@ -726,6 +739,24 @@ impl Checks {
                 .unwrap_or(u64::MAX),
             },
             facts_bytes_max: self.bytes("limits.facts_bytes_max", limits.facts_bytes_max, 0..=1 << 40),
+            managed: ManagedLimits {
+                stanzas_max: self.within(
+                    "limits.unacknowledged_stanzas_max",
+                    limits.unacknowledged_stanzas_max,
+                    10..=100_000,
+                ),
+                bytes_max: self.bytes_u32(
+                    "limits.unacknowledged_bytes_max",
+                    limits.unacknowledged_bytes_max,
+                    16 << 10..=1 << 30,
+                ),
+                resume_seconds_max: self.seconds("limits.resume_max", limits.resume_max, 0..=86_400).as_secs() as u32,
+                hibernated_max: self.within(
+                    "limits.hibernated_per_account_max",
+                    limits.hibernated_per_account_max,
+                    0..=1_000,
+                ),
+            },
             sasl_attempts_max: self.within("limits.sasl_attempts_max", limits.sasl_attempts_max, 2..=5),
             stanzas_per_turn_max: self.within("limits.stanzas_per_turn_max", limits.stanzas_per_turn_max, 1..=10_000),
             before_auth: self.scan("limits.before_auth", &limits.before_auth, 2_048),

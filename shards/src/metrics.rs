@@ -253,6 +253,8 @@ macro_rules! families {
 
 families! {
     sessions => "plaza_sessions", Gauge, "Bound sessions held";
+    hibernated => "plaza_hibernated_sessions", Gauge, "Sessions cut off that wait to be resumed";
+    resumed => "plaza_resumed_sessions_total", Counter, "Sessions resumed over another connection";
     connections => "plaza_connections", Gauge, "Connections held, negotiating or bound";
     negotiating => "plaza_negotiating_connections", Gauge, "Connections that have not bound a resource";
     accepted => "plaza_accepted_connections_total", Counter, "Connections accepted";

@@ -102,6 +102,8 @@ impl Broker {
         let mut key = [0; 16];
         getrandom::fill(&mut key).map_err(|error| StartError(format!("no randomness: {error}")))?;
         let homes = Homes::new(shards, u64::from_le_bytes(key.first_chunk().copied().unwrap_or_default()));
+        let mut managed_key = [0; 32];
+        getrandom::fill(&mut managed_key).map_err(|error| StartError(format!("no randomness: {error}")))?;
         let shard_config = Arc::new(ShardConfig {
             domains: settings.domains.clone(),
             outbox_bytes_max: settings.limits.outbox_bytes_max,
@@ -112,6 +114,8 @@ impl Broker {
             facts_bytes_max: usize::try_from(settings.limits.facts_bytes_max).unwrap_or(usize::MAX),
             requests_max: settings.limits.requests_max,
             offline: settings.limits.offline,
+            managed: settings.limits.managed,
+            managed_key,
             id_prefix: format!("{:016x}-", u64::from_le_bytes(key.last_chunk().copied().unwrap_or_default())),
         });
         let services = Arc::new(ServiceConfig {

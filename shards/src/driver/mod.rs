@@ -141,6 +141,8 @@ const WAITING_BYTES: usize = 16 * 1024;
 const MEASURE_TICKS: u32 = 50;
 /// Wheel token that re-arms the listeners.
 const REARM: u64 = u64::MAX;
+/// Set in wheel tokens that name a session; the others name a connection, whose generation leaves the bit free.
+const SESSION: u64 = 1 << 63;
 
 /// One shard's loop.
 pub struct Driver {
@@ -164,8 +166,8 @@ pub struct Driver {
     measured_at: u32,
     sends: u32,
     carrying: u32,
-    /// The session made for the bind being answered.
-    binding: Option<SessionId>,
+    /// The session made for the bind being answered, or resumed: then it is sent again what its client does not have.
+    binding: Option<(SessionId, bool)>,
     #[expect(clippy::vec_box, reason = "a batch moves through the mesh as a pointer")]
     spares: Vec<Box<Batch>>,
     departures: VecDeque<(ShardId, Box<Migrant>)>,
@@ -287,7 +289,7 @@ impl Driver {
         loop {
             self.turn()?;
             if let Some(deadline) = self.stopping
-                && (self.connections.is_empty() || Instant::now() >= deadline)
+                && ((self.connections.is_empty() && !self.shard.is_storing()) || Instant::now() >= deadline)
             {
                 self.publish();
                 return Ok(());
@@ -574,11 +576,7 @@ impl Driver {
 
     /// The peer closed its side, or the connection broke.
     fn on_end(&mut self, key: Key) {
-        if let Some(connection) = self.connection(key)
-            && let Phase::Session(_) = connection.phase
-        {
-            self.forget_session(key);
-        }
+        self.lose_session(key);
         self.close(key);
     }
 
@@ -606,10 +604,10 @@ impl Driver {
                 self.shard.counters.tls_handshakes[Handshake::Failed] += 1;
             }
             tracing::debug!(shard = self.parts.id.0, connection = key.index, error = ?error.0, "TLS failed");
-            self.forget_session(key);
+            self.lose_session(key);
             self.finish(key);
         } else if closed {
-            self.forget_session(key);
+            self.lose_session(key);
             self.finish(key);
         }
     }
@@ -831,15 +829,49 @@ impl Driver {
     }
 
     /// Ends a bound stream with an error, after what its outbox still holds (RFC 6120 §4.9).
-    fn end_stream(&mut self, key: Key, condition: stream::Condition) {
-        self.shard.counters.stream_errors[condition] += 1;
+    fn end_stream(&mut self, key: Key, error: impl Into<stream::StreamError>) {
+        let error = error.into();
+        self.shard.counters.stream_errors[error.condition] += 1;
         let last = self.forget_session(key);
         if let Some(connection) = self.connection_mut(key) {
             connection.out.extend_from_slice(&last);
-            stream::write_error(&mut connection.out, condition, "");
+            stream::write_error(&mut connection.out, error, "");
         }
         self.shard.give_buffer(last);
         self.finish(key);
+    }
+
+    /// The session went to another connection: this one's stream ends with `conflict` (XEP-0198 v1.6.3 §5).
+    fn displace(&mut self, key: Key) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        if !matches!(connection.phase, Phase::Session(_)) {
+            return;
+        }
+        connection.phase = Phase::Closing;
+        stream::write_error(&mut connection.out, stream::Condition::Conflict, "");
+        self.shard.counters.stream_errors[stream::Condition::Conflict] += 1;
+        self.finish(key);
+    }
+
+    /// The connection was cut off: its session waits to be resumed if it may, and ends otherwise.
+    fn lose_session(&mut self, key: Key) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        let Phase::Session(id) = connection.phase else { return };
+        let tick = u64::from(self.tick);
+        let due = |seconds: u32| tick + u64::from(seconds) * 1_000 / TICK.as_millis() as u64;
+        let mut until = 0;
+        let waits = self.shard.hibernate(id, |seconds| {
+            until = due(seconds);
+            until
+        });
+        if !waits {
+            drop(self.forget_session(key));
+            return;
+        }
+        self.wheel.insert(until, SESSION | id.to_token());
+        if let Some(connection) = self.connection_mut(key) {
+            connection.phase = Phase::Closing;
+        }
     }
 
     /// The peer closed its stream: answer the close (RFC 6120 §4.4).
@@ -1081,6 +1113,8 @@ impl Driver {
                 Effect::Service(request, reply_to) => self.call_service(*request, reply_to),
                 Effect::Errand(account, errand) => self.run_errand(account, *errand),
                 Effect::Login(key, known) => self.on_known(key, known),
+                Effect::Displace(key) => self.displace(key),
+                Effect::Expire(id) => self.shard.expire(id, None),
             }
         }
     }
@@ -1133,6 +1167,10 @@ impl Driver {
         for token in fired {
             if token == REARM {
                 self.arm_listeners();
+                continue;
+            }
+            if token & SESSION != 0 {
+                self.shard.expire(SessionId::from_token(token & !SESSION), Some(u64::from(self.tick)));
                 continue;
             }
             let key = Key { index: token as u32, generation: (token >> 32) as u32 };
@@ -1221,6 +1259,7 @@ impl Driver {
         for key in stuck {
             if self.connection(key).is_some_and(|connection| connection.flags.sending) {
                 self.shard.counters.drops[DropReason::OutboxFull] += 1;
+                self.lose_session(key);
                 self.close(key);
             } else {
                 self.end_stream(key, stream::Condition::ConnectionTimeout);

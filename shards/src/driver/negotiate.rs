@@ -75,7 +75,10 @@ impl Driver {
                 Action::Resume { account, previd, h } => self.resume(key, &account, &previd, h),
                 Action::Established(bound) => {
                     // `bind` or `resume` has the session; the stream is not needed any more.
-                    if let Some(id) = self.binding.take() {
+                    if let Some((id, resumed)) = self.binding.take() {
+                        if resumed {
+                            self.shard.send_again(id);
+                        }
                         self.shard.describe(id, bound.namespaces, bound.lang);
                         if let Some(connection) = self.connection_mut(key) {
                             connection.phase = Phase::Session(id);
@@ -107,7 +110,7 @@ impl Driver {
         match bound {
             Ok((id, jid)) => {
                 stream.handle_bind(Ok(jid), &mut connection.out);
-                self.binding = Some(id);
+                self.binding = Some((id, false));
             }
             Err(condition) => stream.handle_bind(Err(condition), &mut connection.out),
         }
@@ -120,7 +123,7 @@ impl Driver {
         match resumed {
             Ok((id, resumed)) => {
                 stream.handle_resume(Ok(resumed), &mut connection.out);
-                self.binding = Some(id);
+                self.binding = Some((id, true));
             }
             Err(refusal) => stream.handle_resume(Err(refusal), &mut connection.out),
         }

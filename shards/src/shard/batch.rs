@@ -45,6 +45,10 @@ pub(super) enum Handoff {
     Pause(SessionId),
     /// It may go on.
     Resume(SessionId),
+    /// A session of the sending shard wants to know when all that it sent here is stored.
+    Settle(SessionId),
+    /// All that the session, at home on the receiving shard, sent there is stored.
+    Settled(SessionId),
 }
 
 /// A turn's handoffs from one shard to another.

@@ -5,6 +5,7 @@ use plaza_core::rules::{self, Delivery};
 use plaza_core::stanza::{
     Class, Condition, IqType, MessageType, PresenceType, Stamp, Stanza, write_error, write_stanza,
 };
+use plaza_core::stream;
 use plaza_core::xml::StreamNamespaces;
 use smallvec::SmallVec;
 
@@ -160,6 +161,9 @@ impl Shard {
             }
         }
         if !taken {
+            if self.get(first).is_none_or(|session| session.flags.ended) {
+                return self.deliver_unknown(envelope, origin, body); // It was given up just now.
+            }
             return self.bounce(envelope, Condition::ResourceConstraint, DropReason::OutboxFull);
         }
         // It arrived: an error would deny that.
@@ -172,6 +176,9 @@ impl Shard {
             return stalled;
         }
         if !self.append(recipient, envelope, origin, body) {
+            if self.get(recipient).is_none_or(|session| session.flags.ended) {
+                return self.deliver_unknown(envelope, origin, body); // It was given up just now.
+            }
             return self.bounce(envelope, Condition::ResourceConstraint, DropReason::OutboxFull);
         }
         Flow::Continue
@@ -180,15 +187,21 @@ impl Shard {
     /// Lets a sender of this shard wait if the recipient's outbox is high.
     fn stall(&mut self, recipient: SessionId, origin: Origin) -> Option<Flow> {
         let Origin::Local(sender) = origin else { return None };
-        let high = self.get(recipient)?.unsent() >= self.config.outbox_bytes_high as usize;
+        let high = self.unsent(recipient) >= self.config.outbox_bytes_high as usize;
         high.then(|| self.wait_for(sender, recipient))
     }
 
     /// Appends to a recipient's outbox, within its bound. Whether it had room.
     fn append(&mut self, recipient: SessionId, envelope: &Envelope<'_>, origin: Origin, body: &Body<'_>) -> bool {
-        let Some(session) = self.get_mut(recipient) else { return false };
-        let unsent = session.unsent();
+        if self.get(recipient).is_none() {
+            return false;
+        }
+        let unsent = self.unsent(recipient);
         if unsent >= self.config.outbox_bytes_max as usize {
+            // A client that acknowledges nothing is given up; what it was sent goes on to its account, and so does this.
+            if self.is_managed(recipient) {
+                self.terminate(recipient, stream::Condition::ResourceConstraint);
+            }
             return false;
         }
         if unsent >= self.config.outbox_bytes_high as usize

@@ -45,13 +45,14 @@ impl Shard {
                 continue;
             }
             self.write(id, |out| out.extend_from_slice(&message.stanza));
+            self.mark_kept(id);
             self.counters.stanzas_out[Kind::Message] += 1;
         }
         let Some(session) = self.get_mut(id) else { return };
         if given.is_empty() {
             return;
         }
-        if session.unsent() == 0 {
+        if session.unsent() == 0 && session.managed.is_none() {
             return self.enqueue(index, Task::Forget(given));
         }
         session.extras().given.extend(given);

@@ -1,26 +1,479 @@
-//! Stream management of sessions (XEP-0198 v1.6.3), as far as negotiation asks for it.
+//! Stream management of sessions (XEP-0198 v1.6.3): what was sent is kept until the client has it, a session that is cut
+//! off waits to be resumed, and what never arrived goes where it would have gone without it.
+//!
+//! The driver tells of connections that were cut off ([`Shard::hibernate`]) and of time that is over ([`Shard::expire`]).
 
-use plaza_core::jid::Jid;
-use plaza_core::sm::SmId;
-use plaza_core::stanza::Condition;
-use plaza_core::stream::{NotResumed, Resumed};
+use std::collections::VecDeque;
 
-use super::{SessionId, Shard};
-use crate::ring::Key;
+use aws_lc_rs::hmac;
+use plaza_core::jid::{Jid, JidRef};
+use plaza_core::limits::ScanLimits;
+use plaza_core::ns;
+use plaza_core::sm::{self, SmId};
+use plaza_core::stanza::{Class, Condition, IqType, MessageType, Stanza};
+use plaza_core::stream::{self, NotResumed, Resumed};
+use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
+use smallvec::SmallVec;
 
-impl Shard {
-    /// Gives the connection a session of this account that was cut off (XEP-0198 v1.6.3 §5). A session ends with its
-    /// stream, so there is never one to resume.
-    ///
-    /// # Errors
-    /// [`Condition::ItemNotFound`].
-    pub fn resume_session(
-        &mut self,
-        _connection: Key,
-        _account: &Jid,
-        _previd: &SmId,
-        _h: u32,
-    ) -> Result<(SessionId, Resumed), NotResumed> {
-        Err(Condition::ItemNotFound.into())
+use super::batch::{Envelope, Handoff};
+use super::deliver::{Body, Origin};
+use super::session::SessionId;
+use super::{Effect, Flow, Shard};
+use crate::mesh::ShardId;
+use crate::metrics::DropReason;
+use crate::ring::{GENERATION_MAX, Key};
+
+/// The connection of a session that has none.
+pub(super) const NO_CONNECTION: Key = Key { index: u32::MAX, generation: 0 };
+
+/// So many times its bounds may a connected session hold unacknowledged: what was under way when its senders were told to
+/// wait.
+const PATIENCE: usize = 4;
+
+/// Bounds of stream management.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ManagedLimits {
+    /// Stanzas sent and not acknowledged. Default 500. Beyond it senders wait; a session that has no connection is given up,
+    /// and so is one, with `resource-constraint`, that has four times as many. What did not arrive goes on to the account.
+    pub stanzas_max: u32,
+    /// Bytes of them. Default 524 288; the same.
+    pub bytes_max: u32,
+    /// Seconds for which a session that was cut off can be resumed. Default 600.
+    pub resume_seconds_max: u32,
+    /// Sessions of one account that wait to be resumed. Default 4; one more ends the one that has waited longest.
+    pub hibernated_max: u16,
+}
+
+impl Default for ManagedLimits {
+    fn default() -> Self {
+        Self { stanzas_max: 500, bytes_max: 512 * 1024, resume_seconds_max: 600, hibernated_max: 4 }
     }
 }
+
+/// A session's stream management.
+#[derive(Debug, Default)]
+pub(super) struct Managed {
+    /// Names the session if it may be resumed.
+    id: Option<SmId>,
+    /// For so many seconds.
+    seconds: u32,
+    /// Stanzas taken from the client, modulo 2³².
+    pub(super) handled: u32,
+    /// Stanzas sent to it, modulo 2³².
+    sent: u32,
+    /// Of these, acknowledged.
+    acked: u32,
+    /// Sent and not acknowledged, the oldest first.
+    unacked: VecDeque<Unacked>,
+    /// Their bytes, from `start` on.
+    bytes: Vec<u8>,
+    start: usize,
+    /// We asked how much it has, and it has not said.
+    requested: bool,
+    /// It asked how much we have: the answer, and shards that have not said that theirs is stored.
+    asked: Option<(u32, u16)>,
+    /// Shards that may be storing something of what it sent.
+    touched: SmallVec<[ShardId; 4]>,
+    /// Cut off, until this moment of the driver's.
+    hibernated: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Unacked {
+    len: u32,
+    /// A message that was kept: it stays stored until it is acknowledged.
+    kept: bool,
+}
+
+impl Managed {
+    /// Whether the session has no connection.
+    pub(super) fn is_hibernated(&self) -> bool {
+        self.hibernated.is_some()
+    }
+
+    /// Keeps a stanza that was just written.
+    fn keep(&mut self, stanza: &[u8]) {
+        self.bytes.extend_from_slice(stanza);
+        self.unacked.push_back(Unacked { len: u32::try_from(stanza.len()).unwrap_or(u32::MAX), kept: false });
+        self.sent = self.sent.wrapping_add(1);
+    }
+
+    fn waiting(&self) -> &[u8] {
+        self.bytes.get(self.start..).unwrap_or_default()
+    }
+
+    /// Forgets the oldest stanzas; whether one of them was a kept message.
+    fn forget(&mut self, count: u32) -> bool {
+        let mut kept = false;
+        for _ in 0..count {
+            let Some(oldest) = self.unacked.pop_front() else { break };
+            self.start += oldest.len as usize;
+            kept |= oldest.kept;
+        }
+        self.acked = self.acked.wrapping_add(count);
+        if self.unacked.is_empty() {
+            self.bytes.clear();
+            self.start = 0;
+            // An idle session owns no memory for what it might be sent.
+            self.bytes.shrink_to(0);
+            self.unacked.shrink_to(0);
+        } else if self.start > self.bytes.len() / 2 {
+            self.bytes.drain(..self.start);
+            self.start = 0;
+        }
+        kept
+    }
+
+    /// How full it is, in bytes of an outbox of `outbox_max`: senders wait from a quarter on.
+    pub(super) fn pressure(&self, limits: &ManagedLimits, outbox_max: u32) -> usize {
+        let share = |part: usize, whole: u32| part.saturating_mul(outbox_max as usize) / whole.max(1) as usize;
+        share(self.unacked.len(), limits.stanzas_max).max(share(self.waiting().len(), limits.bytes_max)) / PATIENCE
+    }
+
+    fn is_over(&self, limits: &ManagedLimits) -> bool {
+        let times = if self.is_hibernated() { 1 } else { PATIENCE };
+        let (stanzas_max, bytes_max) = (limits.stanzas_max as usize, limits.bytes_max as usize);
+        self.unacked.len() > times * stanzas_max || self.waiting().len() > times * bytes_max
+    }
+
+    /// User-space bytes it holds.
+    pub(super) fn heap_bytes(&self) -> usize {
+        size_of::<Self>() + self.bytes.capacity() + self.unacked.capacity() * size_of::<Unacked>()
+    }
+}
+
+impl Shard {
+    /// An element that is no stanza: one of stream management, or none we know.
+    pub(super) fn manage(&mut self, id: SessionId, element: &Element<'_>) -> Flow {
+        let request = match sm::Request::read(element) {
+            Ok(Some(request)) => request,
+            Ok(None) => return Flow::End(stream::Condition::UnsupportedStanzaType.into()),
+            Err(sm::Malformed) => return Flow::End(stream::Condition::BadFormat.into()),
+        };
+        match request {
+            sm::Request::Enable(enable) => {
+                let answer = self.enable_management(id, enable);
+                self.write_unmanaged(id, |out| match answer {
+                    Ok(enabled) => enabled.write(out),
+                    Err(failed) => failed.write(out),
+                });
+                Flow::Continue
+            }
+            // §5: before a resource is bound, or not at all.
+            sm::Request::Resume(_) => {
+                let failed = sm::Failed::from(Condition::UnexpectedRequest);
+                self.write_unmanaged(id, |out| failed.write(out));
+                Flow::Continue
+            }
+            sm::Request::Count => self.count_handled(id),
+            sm::Request::Handled(h) => match self.acknowledge(id, h) {
+                Ok(()) => Flow::Continue,
+                Err(counts) => Flow::End(counts.into()),
+            },
+        }
+    }
+
+    /// Manages a session's stream from here on (§3).
+    ///
+    /// # Errors
+    /// `unexpected-request` if it is managed already.
+    pub fn enable_management(&mut self, id: SessionId, enable: sm::Enable) -> Result<sm::Enabled, sm::Failed> {
+        let (limits, own) = (self.config.managed, self.fresh_id());
+        let Some(session) = self.get_mut(id).filter(|session| session.managed.is_none()) else {
+            return Err(Condition::UnexpectedRequest.into());
+        };
+        let seconds = enable.max.unwrap_or(u32::MAX).min(limits.resume_seconds_max);
+        let resumable = enable.resume && seconds > 0;
+        let managed = Managed { id: resumable.then_some(own), seconds, ..Managed::default() };
+        session.managed = Some(Box::new(managed));
+        if resumable {
+            self.resumables.insert(own.session, id);
+        }
+        Ok(sm::Enabled { resumable: resumable.then_some((own, seconds)) })
+    }
+
+    /// A name nobody can guess: a keyed hash of a number never used before.
+    fn fresh_id(&mut self) -> SmId {
+        self.ids += 1;
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &self.config.managed_key);
+        let mut text = [0; 10];
+        let (shard, number) = text.split_at_mut(2);
+        shard.copy_from_slice(&self.id.0.to_be_bytes());
+        number.copy_from_slice(&self.ids.to_be_bytes());
+        let tag = hmac::sign(&key, &text);
+        let (secret, rest) = tag.as_ref().split_first_chunk().unwrap_or((&[0; 16], &[]));
+        let session = rest.first_chunk().map_or(self.ids, |bytes| u64::from_be_bytes(*bytes));
+        SmId { secret: *secret, session }
+    }
+
+    // ---- what we have ------------------------------------------------------------------------------------------
+
+    /// The session gave a stanza to an account on a shard, which may be storing it: an acknowledgement has to wait for that.
+    pub(super) fn touch(&mut self, id: SessionId, shard: ShardId) {
+        if let Some(managed) = self.get_mut(id).and_then(|session| session.managed.as_mut())
+            && !managed.touched.contains(&shard)
+        {
+            managed.touched.push(shard);
+        }
+    }
+
+    /// `<r/>` (§4): what we have handled, once all of it that is to be stored is stored.
+    fn count_handled(&mut self, id: SessionId) -> Flow {
+        let own = self.id;
+        let Some(managed) = self.get_mut(id).and_then(|session| session.managed.as_mut()) else {
+            return Flow::End(stream::Condition::UnsupportedStanzaType.into());
+        };
+        if managed.asked.is_some() {
+            // The answer is on its way, and may say less: then it asks again.
+            return Flow::Continue;
+        }
+        let touched = std::mem::take(&mut managed.touched);
+        managed.asked = Some((managed.handled, touched.len() as u16));
+        for shard in &touched {
+            if *shard == own {
+                self.settle_for(own, id);
+            } else if let Some(batch) = self.batches.get_mut(usize::from(shard.0)) {
+                batch.handoffs.push(Handoff::Settle(id));
+            }
+        }
+        if touched.is_empty() {
+            self.answer_count(id);
+        }
+        Flow::Continue
+    }
+
+    /// Another shard, or this one, has stored what a session sent it.
+    pub(super) fn settled(&mut self, id: SessionId) {
+        let Some(managed) = self.get_mut(id).and_then(|session| session.managed.as_mut()) else { return };
+        let Some((_, waits)) = &mut managed.asked else { return };
+        *waits = waits.saturating_sub(1);
+        if *waits == 0 {
+            self.answer_count(id);
+        }
+    }
+
+    fn answer_count(&mut self, id: SessionId) {
+        let Some(managed) = self.get_mut(id).and_then(|session| session.managed.as_mut()) else { return };
+        let Some((h, _)) = managed.asked.take() else { return };
+        self.write_unmanaged(id, |out| sm::write_ack(out, h));
+    }
+
+    // ---- what the client has -----------------------------------------------------------------------------------
+
+    fn acknowledge(&mut self, id: SessionId, h: u32) -> Result<(), sm::HandledCountTooHigh> {
+        let low = self.config.outbox_bytes_low as usize;
+        let Some(session) = self.get_mut(id) else { return Ok(()) };
+        let Some(managed) = session.managed.as_mut() else { return Ok(()) };
+        let fresh = sm::acknowledged(managed.acked, managed.sent, h)?;
+        managed.requested = false;
+        let kept = managed.forget(fresh);
+        let more_kept = managed.unacked.iter().any(|unacked| unacked.kept);
+        let waited_for = session.extras.as_ref().is_some_and(|extras| !extras.waiters.is_empty());
+        if waited_for && self.unsent(id) <= low {
+            self.release_waiters(id);
+        }
+        if kept && !more_kept {
+            self.forget_given(id);
+        }
+        // What was written since we asked: if nobody writes more, nobody would ask again.
+        self.request_count(id);
+        self.mark_dirty(id);
+        Ok(())
+    }
+
+    /// Keeps what was just written to a managed session; whether it was to be written at all, or only kept.
+    pub(super) fn keep_unacked(&mut self, id: SessionId, start: usize) {
+        let limits = self.config.managed;
+        let Some(session) = self.sessions.get_mut(id.index as usize) else { return };
+        let Some(managed) = session.managed.as_mut() else { return };
+        managed.keep(session.outbox.get(start..).unwrap_or_default());
+        if managed.is_hibernated() {
+            session.outbox.truncate(start);
+        }
+        if managed.is_over(&limits) {
+            self.effects.push_back(Effect::Expire(id));
+        }
+    }
+
+    /// The last stanza written to a session was a message that is stored as well.
+    pub(super) fn mark_kept(&mut self, id: SessionId) {
+        let managed = self.get_mut(id).and_then(|session| session.managed.as_mut());
+        if let Some(last) = managed.and_then(|managed| managed.unacked.back_mut()) {
+            last.kept = true;
+        }
+    }
+
+    /// Asks the client how much it has, behind what is about to be written to it (§4).
+    pub(super) fn request_count(&mut self, id: SessionId) {
+        let Some(session) = self.get_mut(id).filter(|session| session.connection != NO_CONNECTION) else { return };
+        if let Some(managed) = session.managed.as_mut()
+            && !managed.requested
+            && !managed.unacked.is_empty()
+        {
+            managed.requested = true;
+            sm::write_request(&mut session.outbox);
+        }
+    }
+
+    // ---- cut off, resumed, given up ----------------------------------------------------------------------------
+
+    /// A session's connection was cut off. Whether the session waits to be resumed, and for how many seconds; else it has
+    /// to be ended.
+    pub fn hibernate(&mut self, id: SessionId, until: impl FnOnce(u32) -> u64) -> bool {
+        let Some(session) = self.get_mut(id).filter(|session| !session.flags.ended) else { return false };
+        let account = session.account;
+        let Some(managed) = session.managed.as_mut().filter(|managed| managed.id.is_some()) else { return false };
+        managed.hibernated = Some(until(managed.seconds));
+        managed.requested = false;
+        session.outbox = Vec::new();
+        session.in_flight = 0;
+        session.connection = NO_CONNECTION;
+        self.counters.hibernated += 1;
+        self.release_waiters(id);
+        // The account's oldest makes room.
+        let most = usize::from(self.config.managed.hibernated_max);
+        let sessions = self.accounts.get(account).map(|account| account.sessions.clone()).unwrap_or_default();
+        let mut waiting: Vec<(u64, SessionId)> = sessions
+            .iter()
+            .filter_map(|&index| {
+                let session = self.sessions.get(index as usize)?;
+                let until = session.managed.as_ref()?.hibernated?;
+                Some((until, SessionId { index, generation: session.generation }))
+            })
+            .collect();
+        if waiting.len() > most {
+            waiting.sort_unstable_by_key(|(until, _)| *until);
+            if let Some(&(_, oldest)) = waiting.first() {
+                self.give_up(oldest);
+                return oldest != id;
+            }
+        }
+        true
+    }
+
+    /// A moment of the driver's has come: a session that waits no longer than it is given up. One that is connected is over
+    /// its bounds, and its stream ends.
+    pub fn expire(&mut self, id: SessionId, now: Option<u64>) {
+        let Some(session) = self.get(id) else { return };
+        match session.managed.as_ref().map(|managed| managed.hibernated) {
+            Some(Some(until)) if now.is_none_or(|now| until <= now) => self.give_up(id),
+            Some(None) if now.is_none() => self.terminate(id, stream::Condition::ResourceConstraint),
+            Some(_) | None => {}
+        }
+    }
+
+    /// Ends a session that has no connection.
+    pub(super) fn give_up(&mut self, id: SessionId) {
+        let last = self.end(id);
+        self.give_buffer(last);
+    }
+
+    /// Gives the connection a session of this account that was cut off, or that another connection still has (§5).
+    ///
+    /// # Errors
+    /// [`Condition::ItemNotFound`] if there is none; the client acknowledged more than it was sent.
+    pub fn resume_session(
+        &mut self,
+        connection: Key,
+        account: &Jid,
+        previd: &SmId,
+        h: u32,
+    ) -> Result<(SessionId, Resumed), NotResumed> {
+        let known = self.resumables.get(&previd.session).copied();
+        let found = known.filter(|&id| {
+            self.get(id).is_some_and(|session| {
+                let named = session.managed.as_ref().and_then(|managed| managed.id.as_ref()) == Some(previd);
+                named && !session.flags.ended && session.jid.as_jid().bare() == account.as_jid()
+            })
+        });
+        let Some(id) = found else { return Err(Condition::ItemNotFound.into()) };
+        self.acknowledge(id, h).map_err(NotResumed::HandledCountTooHigh)?;
+        // The slab index stays; a new generation keeps what was under way for the old connection from the new one.
+        let Some(session) = self.get_mut(id) else { return Err(Condition::ItemNotFound.into()) };
+        let old = std::mem::replace(&mut session.connection, connection);
+        let jid = session.jid.clone();
+        session.outbox.clear();
+        session.in_flight = 0;
+        session.paused = 0;
+        let Some(managed) = session.managed.as_mut() else { return Err(Condition::ItemNotFound.into()) };
+        let hibernated = managed.hibernated.take().is_some();
+        managed.requested = false;
+        managed.asked = None;
+        let resumed = Resumed { jid, h: managed.handled };
+        if hibernated {
+            self.counters.hibernated = self.counters.hibernated.saturating_sub(1);
+        } else if old != NO_CONNECTION {
+            self.effects.push_back(Effect::Displace(old));
+        }
+        self.counters.resumed += 1;
+        Ok((id, resumed))
+    }
+
+    /// Sends again what the client does not have, behind `<resumed/>`.
+    pub fn send_again(&mut self, id: SessionId) {
+        let mut buffer = self.take_buffer();
+        let Some(session) = self.get_mut(id) else { return self.give_buffer(buffer) };
+        if let Some(managed) = &session.managed {
+            buffer.extend_from_slice(managed.waiting());
+        }
+        let old = std::mem::replace(&mut session.outbox, buffer);
+        self.give_buffer(old);
+        self.mark_dirty(id);
+    }
+
+    /// Whether a session is managed and can be resumed.
+    pub fn is_resumable(&self, id: SessionId) -> bool {
+        self.get(id).and_then(|session| session.managed.as_ref()).is_some_and(|managed| managed.id.is_some())
+    }
+
+    /// What a session that is gone was sent and did not acknowledge goes where it would have gone had the session not been
+    /// there: messages to its account, questions back as errors (§4, §5).
+    pub(super) fn hand_on(&mut self, jid: &Jid, managed: Managed) {
+        if let Some(id) = &managed.id {
+            self.resumables.remove(&id.session);
+        }
+        if managed.is_hibernated() {
+            self.counters.hibernated = self.counters.hibernated.saturating_sub(1);
+        }
+        let (mut scanner, namespaces) = (Scanner::new(), StreamNamespaces::default());
+        let mut rest = managed.waiting();
+        for unacked in &managed.unacked {
+            let Some((stanza, others)) = rest.split_at_checked(unacked.len as usize) else { return };
+            rest = others;
+            if unacked.kept {
+                continue; // It is in the store still.
+            }
+            scanner.reset();
+            let scanned = scanner.next(&ScanLimits::AFTER_AUTH, &namespaces, stanza);
+            let Ok(Scanned::Element { element, .. }) = scanned else { continue };
+            let Ok(parsed) = Stanza::classify(element, ns::CLIENT) else { continue };
+            self.hand_on_one(jid, &parsed, stanza);
+        }
+    }
+
+    fn hand_on_one(&mut self, jid: &Jid, parsed: &Stanza<'_>, stanza: &[u8]) {
+        let from = parsed.from.map(|from| from.value().into_owned()).unwrap_or_default();
+        let id = parsed.id.map(|id| id.raw);
+        let to = match parsed.class {
+            // Its account has other resources, or keeps it.
+            Class::Message(MessageType::Normal | MessageType::Chat) => jid.as_jid().bare(),
+            Class::Message(_) | Class::Presence(_) | Class::Iq(_) => jid.as_jid(),
+        };
+        let envelope = Envelope { class: parsed.class, hash: self.homes.hash(to), to, from: &from, id };
+        match parsed.class {
+            Class::Message(MessageType::Normal | MessageType::Chat) => {
+                self.deliver(&envelope, Origin::Broker, &Body::Bytes(stanza));
+            }
+            Class::Iq(IqType::Get | IqType::Set) | Class::Message(MessageType::Groupchat)
+                if JidRef::parse_fast(&from).is_some() =>
+            {
+                self.bounce(&envelope, Condition::RecipientUnavailable, DropReason::Stale);
+            }
+            Class::Message(_) | Class::Presence(_) | Class::Iq(_) => {
+                self.counters.drops[DropReason::Stale] += 1;
+            }
+        }
+    }
+}
+
+const _: () = assert!(GENERATION_MAX < u32::MAX, "a session's name has room for its generation");

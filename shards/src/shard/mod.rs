@@ -14,7 +14,7 @@ mod roster;
 mod session;
 mod work;
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
 use plaza_core::jid::{Jid, JidRef, ParsedJid};
@@ -41,8 +41,10 @@ use accounts::Accounts;
 pub use batch::{BATCH_BYTES_MAX, BATCH_OWN_BYTES_MAX, Batch};
 use batch::{Envelope, Handoff};
 use deliver::{Body, Origin};
+pub use managed::ManagedLimits;
 pub use session::SessionId;
 use session::{Session, Waiter};
+use work::Settling;
 
 /// Bounds and facts of the shards.
 #[derive(Debug, Clone)]
@@ -65,6 +67,10 @@ pub struct ShardConfig {
     pub requests_max: u32,
     /// Bounds of what is kept for who is away (XEP-0160).
     pub offline: OfflineLimits,
+    /// Bounds of stream management (XEP-0198).
+    pub managed: ManagedLimits,
+    /// Random: makes names of resumable sessions that nobody can guess.
+    pub managed_key: [u8; 32],
     /// Begins every id the broker makes, unlike any earlier run's: clients remember ids for a minute.
     pub id_prefix: String,
 }
@@ -79,7 +85,7 @@ pub enum Flow {
     /// Not taken, for want of room: present it again after [`Effect::Resume`].
     Stalled,
     /// The peer broke the stream's rules: end it with this.
-    End(stream::Condition),
+    End(stream::StreamError),
 }
 
 /// What the shard wants done.
@@ -93,6 +99,10 @@ pub enum Effect {
     Service(Box<Request>, ReplyTo),
     /// Run the errand for the account; bring what it brought to [`Shard::errand_done`].
     Errand(Jid, Box<Errand>),
+    /// The session was resumed over another connection: end this one's stream with `conflict`; it has none any more.
+    Displace(Key),
+    /// The session holds more than it may: bring it to [`Shard::expire`].
+    Expire(SessionId),
     /// The facts a login waits for ([`Shard::login`]) are there, or cannot be had.
     Login(Key, Result<(), StoreError>),
 }
@@ -138,6 +148,12 @@ pub struct Shard {
     /// Accounts with work to go on with, and whether somebody is at it.
     to_work: VecDeque<u32>,
     working: bool,
+    /// Sessions that can be resumed, by the number in their name.
+    resumables: HashMap<u64, SessionId>,
+    /// Accounts here that are storing what others sent them.
+    storing: BTreeSet<u32>,
+    /// Who waits until that is done, with how many accounts are not.
+    settling: Slab<Settling>,
     /// What happened, for the metrics.
     pub counters: Counters,
 }
@@ -166,6 +182,9 @@ impl Shard {
             fans: 0,
             to_work: VecDeque::new(),
             working: false,
+            resumables: HashMap::default(),
+            storing: BTreeSet::new(),
+            settling: Slab::new(),
             counters: Counters::default(),
         }
     }
@@ -216,8 +235,14 @@ impl Shard {
         if let Some(old) = self.session_of(hash, jid.as_jid()) {
             self.terminate(old, stream::Condition::Conflict);
         }
-        let count = self.accounts.find(hash, account.as_jid()).map_or(0, |found| found.sessions.len());
-        if count >= usize::from(self.config.sessions_per_account_max) {
+        let most = usize::from(self.config.sessions_per_account_max);
+        let count = |shard: &Self| shard.accounts.find(hash, account.as_jid()).map_or(0, |found| found.sessions.len());
+        if count(self) >= most
+            && let Some(waiting) = self.sessions_of(account.as_jid()).into_iter().find(|&id| self.is_hibernated(id))
+        {
+            self.give_up(waiting); // Who is there comes before who may come back.
+        }
+        if count(self) >= most {
             return Err(Condition::ResourceConstraint);
         }
         let index = self.accounts.find_or_insert(hash, account.as_jid());
@@ -231,6 +256,7 @@ impl Shard {
             account: index,
             generation,
             paused: 0,
+            managed: None,
             priority: None,
             flags: session::Flags::default(),
             extras: None,
@@ -265,6 +291,13 @@ impl Shard {
         self.presence_gone(id);
         self.accounts.unlink(account, id.index, self.config.facts_bytes_max);
         self.release_waiters(id);
+        // What the client does not have goes on to its account, so it is not written to it any more.
+        let Some(session) = self.get_mut(id) else { return };
+        if let Some(managed) = session.managed.take() {
+            session.outbox = Vec::new();
+            let jid = session.jid.clone();
+            self.hand_on(&jid, *managed);
+        }
     }
 
     /// Ends a session from this side: unlinks it and asks the driver to end the stream.
@@ -274,8 +307,20 @@ impl Shard {
             return;
         }
         let connection = session.connection;
+        if connection == managed::NO_CONNECTION {
+            return self.give_up(id);
+        }
         self.unlink(id);
         self.effects.push_back(Effect::End(connection, condition));
+    }
+
+    /// Whether something that others sent is on its way to the store.
+    pub fn is_storing(&self) -> bool {
+        !self.storing.is_empty()
+    }
+
+    fn is_hibernated(&self, id: SessionId) -> bool {
+        self.get(id).and_then(|session| session.managed.as_ref()).is_some_and(|managed| managed.is_hibernated())
     }
 
     /// Ends every session of an account (its password changed, it was disabled or removed).
@@ -326,6 +371,24 @@ impl Shard {
 
     /// Takes one top-level element from a session and brings it where it belongs.
     pub fn stanza(&mut self, id: SessionId, element: Element<'_>) -> Flow {
+        let flow = self.take_stanza(id, element);
+        if let Some(session) = self.get_mut(id) {
+            session.flags.stalled = flow == Flow::Stalled;
+            if flow == Flow::Stalled && session.managed.is_some() {
+                self.release_deaf(id);
+            }
+        }
+        // XEP-0198 §4: handled is what was taken, whatever became of it; elements that are no stanzas do not count.
+        if matches!(flow, Flow::Continue | Flow::Blocked)
+            && element.ns() == ns::CLIENT
+            && let Some(managed) = self.get_mut(id).and_then(|session| session.managed.as_mut())
+        {
+            managed.handled = managed.handled.wrapping_add(1);
+        }
+        flow
+    }
+
+    fn take_stanza(&mut self, id: SessionId, element: Element<'_>) -> Flow {
         // Ended from this side, and the driver has not heard of it yet.
         let Some(session) = self.get(id).filter(|session| !session.flags.ended) else {
             return self.ignore(DropReason::Stale);
@@ -334,21 +397,22 @@ impl Shard {
             return Flow::Stalled;
         }
         // Whatever we take may have to be answered: without room for an answer, wait for this client to read.
+        // What it has not acknowledged does not count here: it may be about to.
         if session.unsent() >= self.config.outbox_bytes_high as usize {
             return self.wait_for(id, id);
         }
         let from = session.jid.clone();
         let stanza = match Stanza::classify(element, ns::CLIENT) {
             Ok(stanza) => stanza,
-            Err(NotAStanza::Unsupported) => return Flow::End(stream::Condition::UnsupportedStanzaType),
-            Err(NotAStanza::InvalidNamespace) => return Flow::End(stream::Condition::InvalidNamespace),
+            Err(NotAStanza::Unsupported) => return self.manage(id, &element),
+            Err(NotAStanza::InvalidNamespace) => return Flow::End(stream::Condition::InvalidNamespace.into()),
             Err(NotAStanza::BadRequest) => return self.refuse_malformed(id, element, &from),
         };
         // RFC 6120 §8.1.2.1: `from`, if given, must be the sender's own full or bare JID.
         if let Some(attr) = stanza.from
             && !is_own(&attr.value(), &from)
         {
-            return Flow::End(stream::Condition::InvalidFrom);
+            return Flow::End(stream::Condition::InvalidFrom.into());
         }
         let Some(to) = stanza.to else {
             self.counters.stanzas_in[stanza.class.kind()] += 1;
@@ -451,6 +515,9 @@ impl Shard {
         } else {
             self.send_handoff(home, &envelope, id, &body)
         };
+        if matches!(stanza.class, Class::Message(_)) && self.is_managed(id) {
+            self.touch(id, home);
+        }
         if let Class::Presence(presence) = stanza.class
             && flow != Flow::Stalled
         {
@@ -704,9 +771,12 @@ impl Shard {
                         self.present(self.homes.hash(to), to, &fan);
                     }
                 }
+                Handoff::Settle(id) => self.settle_for(from_shard, id),
+                Handoff::Settled(id) => self.settled(id),
                 Handoff::Pause(id) => {
                     if let Some(session) = self.get_mut(id) {
                         session.paused = session.paused.saturating_add(1);
+                        self.release_deaf(id);
                     }
                 }
                 Handoff::Resume(id) => {
@@ -760,7 +830,9 @@ impl Shard {
         while let Some(id) = self.dirty.pop() {
             if let Some(session) = self.get_mut(id) {
                 session.flags.dirty = false;
-                return Some((id, session.connection));
+                if session.connection != managed::NO_CONNECTION {
+                    return Some((id, session.connection));
+                }
             }
         }
         None
@@ -768,6 +840,7 @@ impl Shard {
 
     /// Takes a session's waiting bytes for a write. They count as in flight until [`Shard::written`].
     pub fn take_outbox(&mut self, id: SessionId) -> Vec<u8> {
+        self.request_count(id);
         let Some(session) = self.get_mut(id) else { return Vec::new() };
         let bytes = std::mem::take(&mut session.outbox);
         session.in_flight = session.in_flight.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
@@ -781,8 +854,10 @@ impl Shard {
         session.in_flight = 0;
         let waits = !session.outbox.is_empty();
         let waited_for = session.extras.as_ref().is_some_and(|extras| !extras.waiters.is_empty());
-        let given = !waits && session.extras.as_ref().is_some_and(|extras| !extras.given.is_empty());
-        if waited_for && session.unsent() <= low {
+        let given = !waits
+            && session.managed.is_none()
+            && session.extras.as_ref().is_some_and(|extras| !extras.given.is_empty());
+        if waited_for && self.unsent(id) <= low {
             self.release_waiters(id);
         }
         if given {
@@ -862,17 +937,61 @@ impl Shard {
         {
             session.outbox = buffer;
         }
+        let start = session.outbox.len();
         append(&mut session.outbox);
-        if !session.flags.dirty {
+        if session.managed.is_some() {
+            self.keep_unacked(id, start);
+        }
+        self.mark_dirty(id);
+    }
+
+    /// As [`Shard::write`], for what is no stanza: it is not counted, and nothing for a session without a connection.
+    fn write_unmanaged(&mut self, id: SessionId, append: impl FnOnce(&mut Vec<u8>)) {
+        let Some(session) = self.get_mut(id).filter(|session| session.connection != managed::NO_CONNECTION) else {
+            return;
+        };
+        append(&mut session.outbox);
+        self.mark_dirty(id);
+    }
+
+    fn mark_dirty(&mut self, id: SessionId) {
+        let Some(session) = self.get_mut(id) else { return };
+        if !session.flags.dirty && !session.outbox.is_empty() {
             session.flags.dirty = true;
             self.dirty.push(id);
         }
     }
 
+    /// Bytes on their way to a session's client, or as many as its unacknowledged stanzas weigh. A session that has no
+    /// connection holds nobody up: it has bounds of its own.
+    fn unsent(&self, id: SessionId) -> usize {
+        let Some(session) = self.get(id) else { return 0 };
+        match &session.managed {
+            None => session.unsent(),
+            Some(managed) if managed.is_hibernated() => 0,
+            // It may have acknowledged all of it, and not be heard: who waited for it might be the one it waits for.
+            Some(_) if session.flags.stalled || session.flags.awaits || session.paused > 0 => session.unsent(),
+            Some(managed) => session.unsent().max(managed.pressure(&self.config.managed, self.config.outbox_bytes_max)),
+        }
+    }
+
+    /// A session is not heard for now, and so cannot acknowledge: who waits for that alone goes on, since it may be whom the
+    /// session itself waits for.
+    fn release_deaf(&mut self, id: SessionId) {
+        let low = self.config.outbox_bytes_low as usize;
+        if self.get(id).is_some_and(|session| session.managed.is_some() && session.unsent() <= low) {
+            self.release_waiters(id);
+        }
+    }
+
+    fn is_managed(&self, id: SessionId) -> bool {
+        self.get(id).is_some_and(|session| session.managed.is_some())
+    }
+
     /// As [`Shard::write`], within the outbox's bound: for what comes from others than the session itself, and nobody
     /// can be made to wait for.
     fn tell(&mut self, id: SessionId, append: impl FnOnce(&mut Vec<u8>)) -> bool {
-        if self.get(id).is_some_and(|session| session.unsent() >= self.config.outbox_bytes_max as usize) {
+        if self.unsent(id) >= self.config.outbox_bytes_max as usize {
             self.counters.drops[DropReason::OutboxFull] += 1;
             return false;
         }
@@ -913,7 +1032,7 @@ impl Shard {
     }
 
     fn resume(&mut self, id: SessionId) {
-        if let Some(session) = self.get(id) {
+        if let Some(session) = self.get(id).filter(|session| session.connection != managed::NO_CONNECTION) {
             self.effects.push_back(Effect::Resume(session.connection));
         }
     }
@@ -948,6 +1067,8 @@ mod tests {
             facts_bytes_max: 0,
             requests_max: 2,
             offline: OfflineLimits::default(),
+            managed: ManagedLimits::default(),
+            managed_key: [7; 32],
             id_prefix: "plaza-".into(),
         });
         let homes = Homes::new(count, 1);

@@ -3,6 +3,7 @@
 use plaza_core::jid::Jid;
 use plaza_core::xml::StreamNamespaces;
 
+use super::managed::Managed;
 use crate::ring::Key;
 
 /// Names a session of one shard; a reused slab index is told apart by the generation.
@@ -10,6 +11,18 @@ use crate::ring::Key;
 pub struct SessionId {
     pub(crate) index: u32,
     pub(crate) generation: u32,
+}
+
+impl SessionId {
+    /// As a number that fits beside a bit of the driver's.
+    pub(crate) fn to_token(self) -> u64 {
+        u64::from(self.generation) << 32 | u64::from(self.index)
+    }
+
+    /// From such a number.
+    pub(crate) fn from_token(token: u64) -> Self {
+        Self { index: token as u32, generation: (token >> 32) as u32 }
+    }
 }
 
 /// What few sessions have, kept out of the many.
@@ -45,6 +58,8 @@ pub(super) struct Flags {
     pub(super) dirty: bool,
     /// A service owes it an answer: until then no stanza of its is taken, whoever resumes it for another reason.
     pub(super) awaits: bool,
+    /// A stanza of its was not taken: its input is not read, acknowledgements in it neither.
+    pub(super) stalled: bool,
     /// Asked for the roster: gets pushes (RFC 6121 §2.2).
     pub(super) interested: bool,
     /// Taken out of its account; the connection is being ended.
@@ -70,6 +85,8 @@ pub(super) struct Session {
     /// Priority of its last available presence; `None` before initial presence and after unavailable.
     pub(super) priority: Option<i8>,
     pub(super) flags: Flags,
+    /// Its stream management, if the client asked for it.
+    pub(super) managed: Option<Box<Managed>>,
     pub(super) extras: Option<Box<Extras>>,
 }
 
@@ -91,6 +108,7 @@ impl Session {
                 + extras.directed.capacity() * size_of::<Jid>()
                 + extras.waiters.capacity() * size_of::<Waiter>()
         });
-        self.jid.as_str().len() + 16 + self.outbox.capacity() + extras
+        let managed = self.managed.as_ref().map_or(0, |managed| managed.heap_bytes());
+        self.jid.as_str().len() + 16 + self.outbox.capacity() + extras + managed
     }
 }

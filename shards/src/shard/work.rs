@@ -15,10 +15,11 @@ use plaza_registry::services::{Request, Target};
 use plaza_registry::store::{CommitError, StoreError};
 use plaza_registry::subscriptions::Way;
 
-use super::batch::Envelope;
+use super::batch::{Envelope, Handoff};
 use super::deliver::{Body, Origin};
 use super::session::{SessionId, Waiter};
 use super::{Effect, Flow, ReplyTo, Shard};
+use crate::mesh::ShardId;
 use crate::metrics::DropReason;
 use crate::ring::Key;
 
@@ -60,6 +61,17 @@ pub(super) enum Task {
     Forget(Vec<(u64, u64)>),
     /// Open questions, for a session that became available.
     Questions(SessionId),
+    /// Somebody waits until all before it is stored.
+    Settle(usize),
+}
+
+/// Somebody who waits until accounts here have stored what they were sent.
+#[derive(Debug)]
+pub(super) struct Settling {
+    shard: ShardId,
+    session: SessionId,
+    /// Accounts that have not.
+    accounts: usize,
 }
 
 /// A stanza that waits, with what delivery needs.
@@ -95,7 +107,8 @@ impl Task {
             | Self::Announce(_)
             | Self::Serve(..)
             | Self::Forget(_)
-            | Self::Questions(_) => false,
+            | Self::Questions(_)
+            | Self::Settle(_) => false,
         }
     }
 
@@ -104,7 +117,12 @@ impl Task {
             Self::Inbound(inbound) => inbound.stanza.len() + size_of::<Inbound>(),
             Self::Outbound { stanza, .. } => stanza.len(),
             Self::Serve(request, _) => request.payload.len(),
-            Self::Login(_) | Self::Announce(_) | Self::Fetch(_) | Self::Forget(_) | Self::Questions(_) => 0,
+            Self::Login(_)
+            | Self::Announce(_)
+            | Self::Fetch(_)
+            | Self::Forget(_)
+            | Self::Questions(_)
+            | Self::Settle(_) => 0,
         }
     }
 }
@@ -170,10 +188,42 @@ impl Shard {
     pub(super) fn enqueue(&mut self, index: u32, task: Task) {
         let Some(account) = self.accounts.get_mut(index) else { return };
         let work = account.work.get_or_insert_default();
-        work.inbound += u32::from(task.is_inbound());
         work.bytes += task.bytes();
+        if task.is_inbound() {
+            work.inbound += 1;
+            self.storing.insert(index);
+        }
         work.queue.push_back(task);
         self.work_off(index);
+    }
+
+    /// Tells a session when all that its shard sent here so far is stored, or was refused.
+    pub(super) fn settle_for(&mut self, shard: ShardId, session: SessionId) {
+        let storing: Vec<u32> = self.storing.iter().copied().collect();
+        if storing.is_empty() {
+            return self.tell_settled(shard, session);
+        }
+        let settling = self.settling.insert(Settling { shard, session, accounts: storing.len() });
+        for index in storing {
+            self.enqueue(index, Task::Settle(settling));
+        }
+    }
+
+    fn one_settled(&mut self, settling: usize) {
+        let Some(found) = self.settling.get_mut(settling) else { return };
+        found.accounts = found.accounts.saturating_sub(1);
+        if found.accounts == 0 {
+            let Settling { shard, session, .. } = self.settling.remove(settling);
+            self.tell_settled(shard, session);
+        }
+    }
+
+    fn tell_settled(&mut self, shard: ShardId, session: SessionId) {
+        if shard == self.id {
+            self.settled(session);
+        } else if let Some(batch) = self.batches.get_mut(usize::from(shard.0)) {
+            batch.handoffs.push(Handoff::Settled(session));
+        }
     }
 
     /// Goes on with an account's work; if some account's is being done already, after it.
@@ -199,6 +249,7 @@ impl Shard {
             if work.queue.is_empty() {
                 let waiters = std::mem::take(&mut work.waiters);
                 account.work = None;
+                self.storing.remove(&index);
                 self.release(waiters);
                 return self.accounts.settle(index, self.config.facts_bytes_max);
             }
@@ -215,7 +266,10 @@ impl Shard {
     fn send(&mut self, index: u32, running: Running, errand: Errand) {
         let Some(account) = self.accounts.get_mut(index) else { return };
         let work = account.work.get_or_insert_default();
-        work.inbound += u32::from(running.is_inbound());
+        if running.is_inbound() {
+            work.inbound += 1;
+            self.storing.insert(index);
+        }
         work.running = Some(running);
         self.effects.push_back(Effect::Errand(account.bare.clone(), Box::new(errand)));
     }
@@ -266,6 +320,7 @@ impl Shard {
                 let numbers = messages.into_iter().map(|(number, _)| number).collect();
                 self.send(index, Running::Forget, Errand::Forget { head, numbers });
             }
+            Task::Settle(settling) => self.one_settled(settling),
             Task::Questions(session) => {
                 if account.facts.as_ref().is_some_and(|facts| facts.contacts.requests() > 0) {
                     self.send(index, Running::Questions(session), Errand::Requests);

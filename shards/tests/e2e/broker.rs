@@ -209,6 +209,12 @@ impl Broker {
         self.check_end(status);
     }
 
+    /// As [`Broker::stop`], while sessions wait to be resumed.
+    pub(crate) fn stop_with_hibernated(self) {
+        assert!(self.metric("plaza_hibernated_sessions", "") <= 1);
+        self.stop();
+    }
+
     /// It ended well.
     pub(crate) fn check_end(&self, status: ExitStatus) {
         let log = self.log();

@@ -8,5 +8,6 @@ mod bad_input;
 mod broker;
 mod clients;
 mod flow;
+mod managed;
 mod subscriptions;
 mod wire;

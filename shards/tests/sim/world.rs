@@ -7,8 +7,9 @@ use plaza_core::jid::{Jid, JidRef};
 use plaza_core::limits::ScanLimits;
 use plaza_core::ns;
 use plaza_core::sasl::scram::{Hash, Keys};
+use plaza_core::sm::SmId;
 use plaza_core::stanza::{Condition, IqType, Kind, write_error, write_reply_start};
-use plaza_core::stream;
+use plaza_core::stream::{self, NotResumed};
 use plaza_core::subscription::State;
 use plaza_core::xml::{Scanned, Scanner, StreamNamespaces};
 use plaza_registry::accounts::{self, NewKeys};
@@ -23,6 +24,7 @@ use plaza_shards::home::Homes;
 use plaza_shards::mesh::ShardId;
 use plaza_shards::metrics::{Counters, DropReason};
 use plaza_shards::ring::Key;
+use plaza_shards::shard::ManagedLimits;
 use plaza_shards::shard::{BATCH_BYTES_MAX, Batch, Effect, Flow, ReplyTo, SessionId, Shard, ShardConfig};
 
 use super::random::Random;
@@ -37,6 +39,10 @@ struct Plan {
     exact: bool,
     /// Of errands, those the store refuses.
     store_refuses_percent: usize,
+    /// Of clients, those whose stream is managed.
+    managed_percent: usize,
+    /// Of our questions how much they have, those they answer.
+    acknowledged_percent: usize,
     shards: u16,
     accounts: usize,
     clients_max: usize,
@@ -59,6 +65,8 @@ impl Plan {
         Self {
             exact: seed.is_multiple_of(3),
             store_refuses_percent: random.pick(&[0, 0, 5, 30]),
+            managed_percent: random.pick(&[0, 50, 100]),
+            acknowledged_percent: random.pick(&[50, 100]),
             shards: 1 + random.below(4) as u16,
             accounts: 1 + random.below(9),
             clients_max: 4 + random.below(16),
@@ -77,6 +85,13 @@ impl Plan {
                 directed_presence_max: 4,
                 facts_bytes_max: random.pick(&[0, 1_000, 1 << 20]),
                 requests_max: 3,
+                managed: ManagedLimits {
+                    stanzas_max: random.pick(&[10, 500]),
+                    bytes_max: random.pick(&[16 << 10, 512 << 10]),
+                    resume_seconds_max: 600,
+                    hibernated_max: random.pick(&[0, 1, 4]),
+                },
+                managed_key: [7; 32],
                 offline: OfflineLimits {
                     messages_max: random.pick(&[0, 3, 100]),
                     bytes_max: random.pick(&[2_000, 512 * 1024]),
@@ -148,6 +163,10 @@ struct Client {
     last: HashMap<String, bool>,
     /// It said it is unavailable at some time: then it may miss what others say.
     hid: bool,
+    /// The name of its stream management, and how many stanzas it has, if its stream is managed.
+    managed: Option<(String, u32)>,
+    /// Cut off, and not back yet.
+    cut: bool,
 }
 
 pub(crate) struct World {
@@ -174,6 +193,8 @@ pub(crate) struct World {
     /// What is kept, by the code that keeps it for the broker.
     store: MemoryStore,
     errands: Vec<(usize, Jid, Errand)>,
+    /// Clients whose stream was managed at some time.
+    managed_clients: HashSet<usize>,
     errand_config: ErrandConfig,
 }
 
@@ -220,6 +241,7 @@ impl World {
             told_twice: Vec::new(),
             store,
             errands: Vec::new(),
+            managed_clients: HashSet::new(),
             errand_config,
         }
     }
@@ -236,6 +258,13 @@ impl World {
                 14..=16 => self.read_someone(),
                 17 | 18 => self.hand_over(shard),
                 19 | 20 => self.arrive(shard),
+                21 if self.random.percent(30) => {
+                    let cut: Vec<usize> = (0..self.clients.len()).filter(|&at| self.clients[at].cut).collect();
+                    if !cut.is_empty() {
+                        let back = self.random.pick(&cut);
+                        self.come_back(back);
+                    }
+                }
                 21 => {
                     let most = self.random.below(8);
                     self.carry_out(shard, most);
@@ -250,12 +279,34 @@ impl World {
     /// Everybody reads and the mesh has room, until nothing happens any more: then nobody may be waiting.
     pub(crate) fn drain(&mut self) {
         self.plan.refused_percent = 0;
+        self.plan.acknowledged_percent = 100;
         for client in &mut self.clients {
             client.reads = true;
         }
         self.settle();
+        for client in 0..self.clients.len() {
+            self.come_back(client);
+        }
+        self.settle();
+        // Some did not answer when they were asked.
+        for client in 0..self.clients.len() {
+            self.acknowledge(client);
+        }
+        self.settle();
         for (index, client) in self.clients.iter().enumerate().filter(|(_, client)| !client.ended) {
-            assert!(!client.paused && !client.awaiting, "{} waits for ever", client.jid);
+            let state = (
+                client.paused,
+                client.awaiting,
+                client.cut,
+                &client.managed,
+                client.sending,
+                client
+                    .pending
+                    .iter()
+                    .map(|pending| pending.text.chars().take(60).collect::<String>())
+                    .collect::<Vec<_>>(),
+            );
+            assert!(!client.paused && !client.awaiting, "{} waits for ever: {state:?}", client.jid);
             assert!(client.pending.is_empty(), "{index}");
         }
         self.agree();
@@ -301,12 +352,16 @@ impl World {
         let kept = self.kept();
         for (number, sent) in self.sent.iter().enumerate() {
             if kept.contains(&number) {
-                assert!(sent.taken && sent.answers == 0, "n{number} is kept, and was refused");
+                let handed_on = self.plan.managed_percent > 0;
+                assert!(sent.taken && (sent.answers == 0 || handed_on), "n{number} is kept, and was refused");
                 continue;
             }
             let outcomes = u32::from(!sent.delivered.is_empty()) + sent.answers;
             assert!(sent.taken || outcomes == 0, "n{number} came from nowhere");
-            assert!(outcomes <= 1, "n{number}: {} copies, {} answers", sent.delivered.len(), sent.answers);
+            // One of several resources did not acknowledge a message, and nobody could take it in its place.
+            let managed = sent.delivered.iter().any(|client| self.managed_clients.contains(client));
+            let handed_on = managed || (self.plan.managed_percent > 0 && !sent.request);
+            assert!(outcomes <= 1 || handed_on, "n{number}: {} copies, {} answers", sent.delivered.len(), sent.answers);
             if sent.taken && outcomes == 0 {
                 lost.push((self.clients[sent.sender].jid.as_str(), sent.tag.as_str()));
             }
@@ -391,7 +446,7 @@ impl World {
         for client in self.clients.iter().filter(there) {
             for (from, available) in &client.last {
                 if gone.contains(from.as_str()) && !self.rebound.contains(from) {
-                    assert!(!available, "{} never learnt that {from} left", client.jid);
+                    assert!(!available, "{} never learnt that {from} left: {:?}", client.jid, client.managed);
                 }
             }
         }
@@ -461,7 +516,13 @@ impl World {
             seen: HashMap::new(),
             last: HashMap::new(),
             hid: false,
+            managed: None,
+            cut: false,
         });
+        if !self.plan.exact && self.random.percent(self.plan.managed_percent) {
+            self.managed_clients.insert(index);
+            self.queue(index, "<enable xmlns='urn:xmpp:sm:3' resume='true'/>".into(), None);
+        }
         if self.random.percent(90) {
             self.appear(index);
         }
@@ -612,8 +673,9 @@ impl World {
     /// What comes from outside: a client leaves or stops reading, an account is shut.
     fn disturb(&mut self) {
         let Some(client) = self.someone() else { return };
-        match self.random.below(8) {
+        match self.random.below(9) {
             0 => self.disconnect(client),
+            8 => self.cut(client),
             1 if self.random.percent(20) => {
                 let account = self.clients[client].jid.bare();
                 let shard = self.clients[client].shard;
@@ -731,6 +793,58 @@ impl World {
         self.shards[shard].give_buffer(last);
     }
 
+    fn acknowledge(&mut self, client: usize) {
+        if let Some((_, has)) = self.clients[client].managed.as_ref().filter(|_| !self.clients[client].ended) {
+            let text = format!("<a xmlns='urn:xmpp:sm:3' h='{has}'/>");
+            self.queue(client, text, None);
+        }
+    }
+
+    /// The connection breaks, whatever was under way is lost; the session waits if its stream is managed.
+    fn cut(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        if client.ended || client.cut {
+            return;
+        }
+        self.activity += 1;
+        if !self.shards[client.shard].hibernate(client.id, |_| 0) {
+            return self.disconnect(index);
+        }
+        if client.managed.is_none() {
+            // It never heard the name.
+            client.ended = true;
+            return self.shards[client.shard].expire(client.id, Some(0));
+        }
+        // What it had not been heard to say it says again; here all that it says was heard, or not begun.
+        client.pending.retain(|pending| !pending.text.starts_with("<a "));
+        (client.cut, client.paused, client.sending, client.flush) = (true, true, None, false);
+    }
+
+    /// A client that was cut off comes back, under another connection; one in a while it is too late.
+    fn come_back(&mut self, index: usize) {
+        let client = &mut self.clients[index];
+        if !client.cut || client.ended {
+            return;
+        }
+        self.activity += 1;
+        let shard = &mut self.shards[client.shard];
+        let (name, has) = client.managed.clone().unwrap();
+        let key = Key { index: index as u32, generation: 1 };
+        let resumed = shard.resume_session(key, &client.jid.bare(), &SmId::parse(&name).unwrap(), has);
+        let (id, resumed) = match resumed {
+            Ok(resumed) => resumed,
+            Err(NotResumed::HandledCountTooHigh(counts)) => panic!("{} has {has}: {counts:?}", client.jid),
+            // It was given up: too many of its account waited, or too much for it.
+            Err(NotResumed::Failed(_)) => {
+                (client.ended, client.cut) = (true, false);
+                return;
+            }
+        };
+        assert_eq!((id, &resumed.jid), (client.id, &client.jid));
+        (client.cut, client.paused, client.awaiting) = (false, false, false);
+        shard.send_again(id);
+    }
+
     fn hand_over(&mut self, from: usize) {
         for to in 0..self.shards.len() {
             let target = ShardId(to as u16);
@@ -773,12 +887,14 @@ impl World {
             match effect {
                 Effect::Resume(key) => {
                     let client = &mut self.clients[key.index as usize];
-                    client.paused = client.ended;
+                    client.paused = client.ended || client.cut;
                 }
                 Effect::End(key, _) => self.disconnect(key.index as usize),
                 Effect::Service(request, reply_to) => self.services.push((shard, request, reply_to)),
                 Effect::Errand(account, errand) => self.errands.push((shard, account, *errand)),
                 Effect::Login(..) => panic!("nobody logs in here"),
+                Effect::Displace(_) => panic!("nobody comes back twice"),
+                Effect::Expire(id) => self.shards[shard].expire(id, None),
             }
         }
     }
@@ -857,6 +973,19 @@ impl World {
             at += consumed;
             let attr = |name| element.attr(name).map(|attr| attr.value().into_owned()).unwrap_or_default();
             let (id, kind, from, to) = (attr("id"), attr("type"), attr("from"), attr("to"));
+            match element.name() {
+                "enabled" => self.clients[client].managed = Some((id.clone(), 0)),
+                "r" if self.random.percent(self.plan.acknowledged_percent) => self.acknowledge(client),
+                "message" | "presence" | "iq" => {
+                    if let Some((_, has)) = &mut self.clients[client].managed {
+                        *has += 1;
+                    }
+                }
+                _ => {}
+            }
+            if element.ns() != ns::CLIENT {
+                continue;
+            }
             if let Some(number) = id.strip_prefix('n').and_then(|digits| digits.parse().ok()) {
                 let late = element.children().any(|child| child.is("delay", ns::DELAY));
                 self.see(client, number, element.name(), &kind, (&from, &to), late);
@@ -882,10 +1011,22 @@ impl World {
         let addressed = to.is_empty() || JidRef::from_normal(to).bare() == bare.as_jid();
         assert!(addressed, "{} got a {name} for {to}", client.jid);
         // A message that could not be forgotten is given again.
-        let again = late && self.plan.store_refuses_percent > 0;
-        assert!(again || !sent.delivered.contains(&index), "n{number} was delivered twice to {}", client.jid);
+        // What managed clients of the account did not acknowledge is given to its others, who may have it.
+        let own = to == client.jid.as_str();
+        let handed_on = self.plan.managed_percent > 0 && !own && sent.delivered.contains(&index)
+            || sent.delivered.iter().any(|other| self.managed_clients.contains(other));
+        let again = late && self.plan.store_refuses_percent > 0 || handed_on;
+        assert!(
+            again || !sent.delivered.contains(&index),
+            "n{number} was delivered twice to {}, late {late}, to {to}, managed {:?}, delivered {:?}: {}",
+            client.jid,
+            client.managed,
+            sent.delivered,
+            sent.tag
+        );
         sent.delivered.push(index);
-        if again {
+        let overtaken = self.plan.managed_percent > 0 && !own && name == "message";
+        if again || overtaken {
             return;
         }
         // Between two addresses. What was kept comes late, and in order; what a resource that took no messages was sent
@@ -898,7 +1039,10 @@ impl World {
     fn see_presence(&mut self, index: usize, available: bool, from: String, to: String) {
         let client = &mut self.clients[index];
         let rebound = self.rebound.contains(&from);
-        client.last.insert(from.clone(), available);
+        // What one says to its own account may wait for the store, and reach who came after it had left.
+        if to.contains('/') || !from.starts_with(client.jid.bare().as_str()) {
+            client.last.insert(from.clone(), available);
+        }
         let before = client.seen.insert((from.clone(), to.clone()), available);
         // Who of an account hears what is for all of it depends on who is available then.
         let again = !available && before == Some(false) && to.contains('/');
