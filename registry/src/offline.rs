@@ -4,12 +4,10 @@
 //! Called by [`crate::errands`] on behalf of the account's home shard, which is the only one to write them and counts them
 //! in memory. A message is stored as its owner will read it, with the time it came (XEP-0203).
 
+use plaza_core::date::{self, DateTime};
 use plaza_core::jid::JidRef;
-use plaza_core::ns;
-use plaza_core::xml::write;
 
 use crate::record::{Reader, put_bytes, put_count};
-use crate::services::date_time;
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
 
 /// Version of the head's record and of a message's.
@@ -101,13 +99,13 @@ pub async fn store<S: Store>(
     unix_millis: u64,
 ) -> Result<(), CommitError> {
     let first = head.next.saturating_sub(messages.len() as u64);
-    let stamp = date_time(unix_millis);
+    let stamp = DateTime::from_unix_millis(unix_millis);
     let mut writes = vec![Write::Put { table: Table::Offline, key: key::offline(owner), value: head.encode() }];
     for (number, message) in (first..).zip(messages) {
         let mut value = vec![VERSION];
         value.extend_from_slice(&unix_millis.to_le_bytes());
         put_count(&mut value, message.len() as u64);
-        put_bytes(&mut value, &with_delay(message, domain, &stamp));
+        put_bytes(&mut value, &with_delay(message, domain, stamp));
         writes.push(Write::Put { table: Table::Offline, key: key::offline_message(owner, number), value });
     }
     let account = Guard::Present { table: Table::Accounts, key: key::account(owner) };
@@ -161,15 +159,9 @@ pub async fn forget<S: Store>(
 }
 
 /// The stanza with `<delay/>` as its last child (XEP-0203 v2.0 §4). It is one of ours: written, not as it came.
-fn with_delay(stanza: &[u8], domain: &str, stamp: &str) -> Vec<u8> {
+fn with_delay(stanza: &[u8], domain: &str, stamp: DateTime) -> Vec<u8> {
     let mut out = Vec::with_capacity(stanza.len() + 128);
-    let delay = |out: &mut Vec<u8>| {
-        out.extend_from_slice(b"<delay");
-        write::attr(out, "xmlns", ns::DELAY);
-        write::attr(out, "from", domain);
-        write::attr(out, "stamp", stamp);
-        out.extend_from_slice(b"/>");
-    };
+    let delay = |out: &mut Vec<u8>| date::write_delay(out, domain, stamp, "");
     if let Some(start) = stanza.strip_suffix(b"/>") {
         let name = start.get(1..).and_then(|tag| tag.split(|&byte| byte == b' ').next()).unwrap_or_default();
         out.extend_from_slice(start);

@@ -17,7 +17,6 @@ use plaza_core::stanza::{Condition, IqType, Kind, write_error, write_reply_start
 use plaza_core::xml::read::Node;
 
 use self::disco::Entity;
-pub(crate) use self::facts::date_time;
 pub use self::roster::payload as roster_payload;
 use crate::rosters::RosterItem;
 use crate::store::{Store, StoreError};
