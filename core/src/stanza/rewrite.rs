@@ -47,7 +47,7 @@ pub fn write_stanza(out: &mut Vec<u8>, stanza: &Stanza<'_>, stamp: Stamp<'_>, ns
     }
     out.push(b'>');
     if element.has_cdata() {
-        write_without_cdata(out, content);
+        write::without_cdata(out, content);
     } else {
         out.extend_from_slice(content.as_bytes());
     }
@@ -73,28 +73,6 @@ fn write_attrs(out: &mut Vec<u8>, stanza: &Stanza<'_>, stamp: Stamp<'_>) {
     }
     if let (None, Some(to)) = (stanza.to, stamp.to) {
         write::attr(out, "to", to);
-    }
-}
-
-/// Appends content with each CDATA section as the character data it stands for.
-fn write_without_cdata(out: &mut Vec<u8>, content: &str) {
-    let (mut rest, mut joins) = (content, false);
-    loop {
-        // No `<` stands in an attribute, so this begins a section and nothing else.
-        let (before, section) = rest.split_once("<![CDATA[").map_or((rest, None), |(a, b)| (a, Some(b)));
-        // Brackets on both sides of a section's edge may come together as `]]>`, which is not allowed in text.
-        let brackets = before.len() - before.trim_start_matches(']').len();
-        match before.split_at(brackets) {
-            (brackets, after) if joins && after.starts_with('>') => {
-                out.extend_from_slice(brackets.as_bytes());
-                out.extend_from_slice(b"&gt;");
-                out.extend_from_slice(after.strip_prefix('>').unwrap_or(after).as_bytes());
-            }
-            _ => out.extend_from_slice(before.as_bytes()),
-        }
-        let Some((inside, after)) = section.and_then(|section| section.split_once("]]>")) else { return };
-        write::section(out, inside);
-        (rest, joins) = (after, true);
     }
 }
 

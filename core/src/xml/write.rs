@@ -45,6 +45,28 @@ pub(crate) fn section(out: &mut Vec<u8>, inside: &str) {
     });
 }
 
+/// Appends content with each CDATA section as the character data it stands for.
+pub(crate) fn without_cdata(out: &mut Vec<u8>, content: &str) {
+    let (mut rest, mut joins) = (content, false);
+    loop {
+        // No `<` stands in an attribute, so this begins a section and nothing else.
+        let (before, section) = rest.split_once("<![CDATA[").map_or((rest, None), |(a, b)| (a, Some(b)));
+        // Brackets on both sides of a section's edge may come together as `]]>`, which is not allowed in text.
+        let brackets = before.len() - before.trim_start_matches(']').len();
+        match before.split_at(brackets) {
+            (brackets, after) if joins && after.starts_with('>') => {
+                out.extend_from_slice(brackets.as_bytes());
+                out.extend_from_slice(b"&gt;");
+                out.extend_from_slice(after.strip_prefix('>').unwrap_or(after).as_bytes());
+            }
+            _ => out.extend_from_slice(before.as_bytes()),
+        }
+        let Some((inside, after)) = section.and_then(|section| section.split_once("]]>")) else { return };
+        self::section(out, inside);
+        (rest, joins) = (after, true);
+    }
+}
+
 fn begin_attr(out: &mut Vec<u8>, before: &str, name: &str) {
     out.push(b' ');
     out.extend_from_slice(before.as_bytes());
