@@ -8,7 +8,7 @@ use oracle::{HEADER, Tree, agree};
 use plaza_core::limits::ScanLimits;
 use plaza_core::ns;
 use plaza_core::stanza::{Stamp, Stanza, write_stanza};
-use plaza_core::xml::{Scanned, Scanner, StreamNamespaces, write};
+use plaza_core::xml::{Scanned, Scanner, Standalone, StreamNamespaces, write};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -240,6 +240,40 @@ proptest! {
     #[test]
     fn what_we_accept_others_accept_with_the_same_tree(input in mutated()) {
         agree(&input.0);
+    }
+
+    #[test]
+    fn a_child_taken_out_is_the_same_tree_elsewhere(
+        children in vec(element(), 1..4),
+        borrows in any::<bool>(),
+        default in select(vec!["", " xmlns='jabber:client'", " xmlns='urn:d'", " xmlns='a&amp;b'", " xmlns=''"]),
+    ) {
+        let mut content = children.concat();
+        if borrows {
+            content = content.replace(" xmlns:p='urn:p' xmlns:漢='u&#58;h'", "");
+        }
+        let input = format!("<iq{default} xmlns:p='urn:p' xmlns:漢='u&#58;h'>{content}</iq>");
+        let (mut scanner, header) = (Scanner::new(), StreamNamespaces::default());
+        let scanned = scanner.next(&LIMITS, &header, input.as_bytes());
+        // `]]>` may have come about.
+        let Ok(Scanned::Element { element, .. }) = scanned else { return Ok(()) };
+        let trees = Tree::of(&element).children;
+        let within = Standalone::read_children(&input.replace("<iq", "<iq xmlns:stream='http://etherx.jabber.org/streams'"), ns::CLIENT, usize::MAX);
+        let within = within.expect("every prefix is declared");
+        prop_assert_eq!((within.len(), element.children().len()), (trees.len(), trees.len()));
+        for ((child, within), tree) in element.children().zip(within).zip(trees) {
+            let handed_on = element.standalone(&child).expect("every prefix is declared");
+            let handed_on = Standalone::read(&handed_on, ns::CLIENT, usize::MAX).expect("it was declared on it");
+            for taken in [within, handed_on] {
+                prop_assert_eq!((&*taken.name, &*taken.ns), (&*tree.name, &*tree.ns));
+                prop_assert!(!taken.xml.contains("<![CDATA["));
+                let elsewhere = format!("<x xmlns='urn:elsewhere'>{}</x>", taken.xml);
+                let (mut scanner, header) = (Scanner::new(), StreamNamespaces::default());
+                let scanned = scanner.next(&LIMITS, &header, elsewhere.as_bytes());
+                let Ok(Scanned::Element { element, .. }) = scanned else { panic!("{elsewhere}: {scanned:?}") };
+                prop_assert_eq!(&Tree::of(&element).children, std::slice::from_ref(&tree), "{}", elsewhere);
+            }
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::ops::Range;
 
 use super::chars::{Name, decode, is_plain};
 use super::read::Node;
+use super::standalone::Standalone;
 use crate::ns;
 
 impl StreamNamespaces {
@@ -144,6 +145,19 @@ impl<'a> Element<'a> {
     /// Reads one of its children into a tree, every prefix in scope resolved. `None` if the scanner has a bug.
     pub fn read(&self, child: &Child<'a>) -> Option<Node> {
         Node::read(child.raw, self.default_ns(), |prefix| self.lookup(prefix))
+    }
+    /// One of its children with all declarations it borrows from around it written on it, so that it can be handed on
+    /// without them. The default namespace is taken to be `jabber:client` wherever that goes. Borrows nearly always.
+    /// `None` if the scanner has a bug.
+    pub fn standalone(&self, child: &Child<'a>) -> Option<Cow<'a, str>> {
+        let declares_prefixes = self.declarations().any(|(prefix, _)| !prefix.is_empty());
+        let may_borrow = declares_prefixes || self.uses_stream_prefixes() || child.raw.contains("stream:");
+        if !may_borrow && self.default_ns() == ns::CLIENT {
+            return Some(Cow::Borrowed(child.raw));
+        }
+        let outer = |prefix: &str| self.lookup(prefix);
+        let read = Standalone::read_within(child.raw, self.default_ns(), usize::MAX, outer);
+        read.ok().map(|element| Cow::Owned(element.xml))
     }
 
     /// The prefix of the element's own name, "" if none.

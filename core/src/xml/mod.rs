@@ -4,7 +4,9 @@ mod chars;
 mod element;
 pub mod read;
 mod scanner;
+mod standalone;
 pub mod write;
 
 pub use element::{Attr, Child, Element, StreamHeader, StreamNamespaces};
 pub use scanner::{Scanned, Scanner, XmlError};
+pub use standalone::{NotStandalone, Standalone};

@@ -56,7 +56,8 @@ pub struct Request {
     pub iq_type: IqType,
     /// `id` as written.
     pub id_raw: Box<str>,
-    /// The payload element, as written, `<` to `>`.
+    /// The payload element, as written, `<` to `>`. No prefix of its is declared around it, and the default namespace
+    /// around it is `jabber:client`.
     pub payload: Box<str>,
     /// Namespace of the payload.
     pub payload_ns: Box<str>,

@@ -552,13 +552,14 @@ impl Shard {
         let (Some(iq_id), Some(child)) = (stanza.id, stanza.element.first_child()) else {
             return self.ignore(DropReason::Unhandled);
         };
+        let Some(payload) = stanza.element.standalone(&child) else { return self.ignore(DropReason::Unhandled) };
         let request = Request {
             caller: from.clone(),
             target,
             addressed,
             iq_type,
             id_raw: iq_id.raw.into(),
-            payload: child.raw.into(),
+            payload: payload.into(),
             payload_ns: child.ns.into(),
             payload_name: child.name.into(),
             unix_millis: 0,
