@@ -34,10 +34,14 @@ pub const CHAT_STATES: &str = "http://jabber.org/protocol/chatstates";
 pub const TIME: &str = "urn:xmpp:time";
 /// Software version (XEP-0092).
 pub const VERSION: &str = "jabber:iq:version";
+/// Entity capabilities (XEP-0115).
+pub const CAPS: &str = "http://jabber.org/protocol/caps";
 /// Service discovery, information (XEP-0030).
 pub const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
 /// Service discovery, items (XEP-0030).
 pub const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
+/// Data forms (XEP-0004).
+pub const DATA_FORMS: &str = "jabber:x:data";
 /// Extensible SASL profile, SASL2 (XEP-0388).
 pub const SASL2: &str = "urn:xmpp:sasl:2";
 /// SASL channel-binding type capability (XEP-0440).
