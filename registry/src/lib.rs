@@ -6,6 +6,7 @@
 pub mod accounts;
 pub mod broker;
 pub mod contacts;
+pub mod directory;
 pub mod errands;
 pub mod facts;
 pub mod helpers;
