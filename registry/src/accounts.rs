@@ -134,18 +134,27 @@ pub async fn create<S: Store>(
 /// # Errors
 /// [`AccountError::NotFound`] or [`AccountError::Store`].
 pub async fn remove<S: Store>(store: &S, bare: JidRef<'_>) -> Result<(), AccountError> {
-    let key = key::account(bare);
     let batch = Batch {
-        guards: vec![Guard::Present { table: Table::Accounts, key: key.clone() }],
-        writes: vec![
-            Write::Delete { table: Table::Accounts, key },
-            Write::DeletePrefix { table: Table::Rosters, prefix: key::roster(bare) },
-            Write::DeletePrefix { table: Table::Offline, prefix: key::offline(bare) },
-        ],
+        guards: vec![Guard::Present { table: Table::Accounts, key: key::account(bare) }],
+        writes: Table::ALL.into_iter().filter_map(|table| erase(table, bare)).collect(),
     };
     store.commit(batch).await.map_err(|error| match error {
         CommitError::Guard(_) => AccountError::NotFound,
         CommitError::Store(error) => AccountError::Store(error),
+    })
+}
+
+/// What deletes all that an account has in a table, its own record included; `None` where accounts have nothing.
+fn erase(table: Table, bare: JidRef<'_>) -> Option<Write> {
+    Some(match table {
+        // Only the key itself: names that begin alike are other accounts.
+        Table::Accounts | Table::Vcards | Table::Avatars | Table::Blocklists => {
+            Write::Delete { table, key: key::account(bare) }
+        }
+        Table::Rosters => Write::DeletePrefix { table, prefix: key::roster(bare) },
+        Table::Offline => Write::DeletePrefix { table, prefix: key::offline(bare) },
+        Table::Private => Write::DeletePrefix { table, prefix: key::private(bare) },
+        Table::Broker => return None,
     })
 }
 
@@ -357,6 +366,36 @@ mod tests {
         assert_eq!(block_on(remove(&store, lamp)), Ok(()));
         assert_eq!(block_on(remove(&store, lamp)), Err(AccountError::NotFound));
         assert_eq!(block_on(set_disabled(&store, lamp, false)), Err(AccountError::NotFound));
+    }
+
+    #[test]
+    fn an_account_goes_with_all_it_owns_and_no_other_does() {
+        let store = MemoryStore::new();
+        let names = ["lamp@things.example", "lamp@things.example.org"].map(jid);
+        let keys_of = |table, bare: &Jid| match erase(table, bare.as_jid()) {
+            Some(Write::Delete { key, .. }) => vec![key],
+            Some(Write::DeletePrefix { prefix, .. }) => vec![[&*prefix, b"more"].concat(), prefix],
+            Some(Write::Put { .. }) => panic!("that keeps it"),
+            None => Vec::new(),
+        };
+        for bare in &names {
+            block_on(create(&store, bare.as_jid(), keys(1), false, 0)).unwrap();
+            let others = Table::ALL.into_iter().filter(|&table| table != Table::Accounts);
+            let writes = others.flat_map(|table| {
+                keys_of(table, bare).into_iter().map(move |key| Write::Put { table, key, value: b"mine".to_vec() })
+            });
+            block_on(store.commit(Batch { guards: Vec::new(), writes: writes.collect() })).unwrap();
+        }
+        let [lamp, other] = &names;
+        block_on(remove(&store, lamp.as_jid())).unwrap();
+        for table in Table::ALL {
+            for (bare, kept) in [(lamp, false), (other, true)] {
+                for key in keys_of(table, bare) {
+                    assert_eq!(block_on(store.get(table, &key)).unwrap().is_some(), kept, "{table:?} of {bare:?}");
+                }
+            }
+            assert_eq!(keys_of(table, lamp).is_empty(), table == Table::Broker, "{table:?}");
+        }
     }
 
     #[test]

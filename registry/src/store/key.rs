@@ -32,9 +32,7 @@ pub(crate) fn account_jid(key: &[u8]) -> Result<&str, StoreError> {
 
 /// Prefix of all of an account's roster in [`super::Table::Rosters`], and the key of its head.
 pub(crate) fn roster(owner: JidRef<'_>) -> Vec<u8> {
-    let mut key = account(owner);
-    key.push(SEPARATOR);
-    key
+    owned(owner)
 }
 
 /// Key of a roster item.
@@ -46,13 +44,25 @@ pub(crate) fn roster_item(owner: JidRef<'_>, contact: JidRef<'_>) -> Vec<u8> {
 
 /// Prefix of all messages kept for an account in [`super::Table::Offline`], and the key of their head.
 pub(crate) fn offline(owner: JidRef<'_>) -> Vec<u8> {
-    roster(owner)
+    owned(owner)
 }
 
 /// Key of a message kept; the order of keys is the order of numbers.
 pub(crate) fn offline_message(owner: JidRef<'_>, number: u64) -> Vec<u8> {
     let mut key = offline(owner);
     key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
+/// Prefix of all of an account's private XML in [`super::Table::Private`], and the key of its index.
+pub(crate) fn private(owner: JidRef<'_>) -> Vec<u8> {
+    owned(owner)
+}
+
+/// Prefix of the records of one account in a table where it has several.
+fn owned(owner: JidRef<'_>) -> Vec<u8> {
+    let mut key = account(owner);
+    key.push(SEPARATOR);
     key
 }
 

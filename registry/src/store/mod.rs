@@ -22,6 +22,14 @@ pub enum Table {
     Rosters,
     /// Messages for who is away (XEP-0160).
     Offline,
+    /// Private XML (XEP-0049).
+    Private,
+    /// vCards (XEP-0054) and the hashes of their photos.
+    Vcards,
+    /// Avatars (XEP-0008).
+    Avatars,
+    /// Whom an account blocks (XEP-0191).
+    Blocklists,
     /// The broker's own facts: schema version, server secrets.
     Broker,
 }

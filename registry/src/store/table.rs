@@ -4,8 +4,17 @@ use super::Table;
 
 impl Table {
     /// All tables, each at the place its discriminant names.
-    pub(super) const ALL: [Self; Self::COUNT] = [Self::Accounts, Self::Rosters, Self::Offline, Self::Broker];
-    const COUNT: usize = 4;
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::Accounts,
+        Self::Rosters,
+        Self::Offline,
+        Self::Private,
+        Self::Vcards,
+        Self::Avatars,
+        Self::Blocklists,
+        Self::Broker,
+    ];
+    const COUNT: usize = 8;
 
     /// Its name in an engine. Never changed: data is stored under it.
     pub(super) const fn name(self) -> &'static str {
@@ -13,6 +22,10 @@ impl Table {
             Self::Accounts => "accounts",
             Self::Rosters => "rosters",
             Self::Offline => "offline",
+            Self::Private => "private",
+            Self::Vcards => "vcards",
+            Self::Avatars => "avatars",
+            Self::Blocklists => "blocklists",
             Self::Broker => "broker",
         }
     }
