@@ -26,6 +26,7 @@ use std::sync::{Arc, LazyLock};
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use plaza_core::caps::{Caps, Ver};
 use plaza_core::jid::Jid;
 use plaza_core::limits::ScanLimits;
 use plaza_core::sasl::SaslFailure;
@@ -160,6 +161,7 @@ impl Run {
                 before_auth: ScanLimits::BEFORE_AUTH,
                 after_auth: ScanLimits::AFTER_AUTH,
                 idle_seconds: 900,
+                caps: None,
             },
             facts: TlsFacts::default(),
             direct_tls: false,
@@ -284,6 +286,10 @@ impl Run {
             "plain_without_tls" => self.config.plain_without_tls = flag,
             "offers_sm" => self.config.offers_sm = flag,
             "legacy_session" => self.config.legacy_session = flag,
+            "caps" => {
+                let caps = Ver::parse("sha-1", value).map(|ver| Caps::new("https://plaza.example", ver));
+                self.config.caps = Some(caps.unwrap());
+            }
             "idle_seconds" => self.config.idle_seconds = value.parse().unwrap(),
             "stanza_bytes_max" => self.config.after_auth.stanza_bytes_max = value.parse().unwrap(),
             _ => panic!("what is {key}?"),

@@ -263,29 +263,6 @@ fn decode_keys(reader: &mut Reader<'_>, hash: Hash) -> Result<Keys, StoreError> 
     Ok(Keys { hash, salt, iterations, stored_key: stored_key.into(), server_key: server_key.into() })
 }
 
-/// An account to test with.
-#[cfg(test)]
-pub(crate) mod tests_support {
-    use super::*;
-    use crate::store::memory::MemoryStore;
-    use crate::wait::block_on;
-
-    /// A store with an account.
-    pub(crate) fn store_with(account: &Jid) -> MemoryStore {
-        let keys = |hash, len| Keys {
-            hash,
-            salt: [1; 16].into(),
-            iterations: 1,
-            stored_key: vec![1; len].into(),
-            server_key: vec![1; len].into(),
-        };
-        let keys = NewKeys { sha1: keys(Hash::Sha1, 20), sha256: keys(Hash::Sha256, 32) };
-        let store = MemoryStore::new();
-        block_on(create(&store, account.as_jid(), keys, false, 0)).unwrap();
-        store
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use plaza_core::sasl::scram::verify_password;

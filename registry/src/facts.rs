@@ -55,9 +55,9 @@ mod tests {
     use plaza_core::jid::Jid;
 
     use super::*;
-    use crate::accounts::tests_support::store_with;
     use crate::store::embedded::{EmbeddedOptions, EmbeddedStore};
     use crate::store::{Batch, Write};
+    use crate::testing::store_with;
     use crate::wait::block_on;
 
     #[test]

@@ -16,4 +16,6 @@ pub mod rosters;
 pub mod services;
 pub mod store;
 pub mod subscriptions;
+#[cfg(test)]
+mod testing;
 pub mod wait;

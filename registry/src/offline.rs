@@ -185,7 +185,7 @@ mod tests {
     use plaza_core::jid::Jid;
 
     use super::*;
-    use crate::accounts::tests_support::store_with;
+    use crate::testing::store_with;
     use crate::wait::block_on;
 
     const NOW: u64 = 1_767_323_045_000;

@@ -375,7 +375,8 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::accounts::{self, tests_support::store_with};
+    use crate::accounts;
+    use crate::testing::store_with;
     use crate::wait::block_on;
 
     fn jid(text: &str) -> Jid {

@@ -92,9 +92,9 @@ mod tests {
     use plaza_core::jid::Jid;
 
     use super::*;
-    use crate::accounts::tests_support::store_with;
     use crate::rosters::Subscription;
     use crate::store::memory::MemoryStore;
+    use crate::testing::store_with;
     use crate::wait::block_on;
 
     struct Roster {

@@ -568,7 +568,7 @@ impl Config {
 }
 
 impl Settings {
-    /// What a stream on this listener offers and demands.
+    /// What a stream on this listener offers and demands, but for the server's capabilities, which its services know.
     pub fn stream_config(&self, listener: &Listener) -> StreamConfig {
         let in_the_clear = listener.tls == TlsMode::None;
         StreamConfig {
@@ -584,6 +584,7 @@ impl Settings {
             before_auth: self.limits.before_auth,
             after_auth: self.limits.after_auth,
             idle_seconds: self.idle_seconds,
+            caps: None,
         }
     }
 

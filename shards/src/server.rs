@@ -6,11 +6,12 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
+use plaza_core::caps::Caps;
 use plaza_core::jid::Jid;
-use plaza_core::stream;
+use plaza_core::stream::{self, StreamConfig};
 use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
-use plaza_registry::services::ServiceConfig;
+use plaza_registry::services::{self, ServiceConfig};
 use plaza_registry::store::embedded::EmbeddedStore;
 
 use crate::cert::Tls;
@@ -121,7 +122,9 @@ impl Broker {
         let services = Arc::new(ServiceConfig {
             name: "Plaza".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: env!("CARGO_PKG_REPOSITORY").to_owned(),
             domains: settings.domains.clone(),
+            components: Vec::new(),
             roster_items_max: settings.limits.roster_items_max,
         });
         let errands = Arc::new(ErrandConfig {
@@ -130,7 +133,7 @@ impl Broker {
             offline: settings.limits.offline,
             services: Arc::clone(&services),
         });
-        let listeners = plans(settings, config.tls.as_ref());
+        let listeners = plans(settings, config.tls.as_ref(), &services::caps(&services));
         let mesh: Arc<Mesh<Parcel>> = Mesh::new(shards, MESH_BATCHES);
         let mut broker = Self { threads: Vec::new(), inboxes: Vec::new(), metrics: Vec::new() };
         let (report, reports) = mpsc::channel();
@@ -327,12 +330,12 @@ fn recv_buffers(shards: u16) -> u16 {
     if shards <= 8 { 1024 } else { 256 }
 }
 
-fn plans(settings: &Settings, tls: Option<&Arc<Tls>>) -> Vec<ListenerPlan> {
+fn plans(settings: &Settings, tls: Option<&Arc<Tls>>, caps: &Caps) -> Vec<ListenerPlan> {
     let plan = |listener: &crate::config::Listener| {
         let secured = listener.tls != TlsMode::None;
         ListenerPlan {
             address: listener.address,
-            stream: Arc::new(settings.stream_config(listener)),
+            stream: Arc::new(StreamConfig { caps: Some(caps.clone()), ..settings.stream_config(listener) }),
             tls: tls.filter(|_| secured).cloned(),
             direct: listener.tls == TlsMode::Direct,
         }

@@ -33,6 +33,7 @@ static CONFIG: LazyLock<Arc<StreamConfig>> = LazyLock::new(|| {
         before_auth: ScanLimits::BEFORE_AUTH,
         after_auth: ScanLimits::AFTER_AUTH,
         idle_seconds: 0,
+        caps: None,
     })
 });
 

@@ -1,7 +1,7 @@
 //! What we say at the start of each stream: our header and the features open to the client in its present state.
 //!
-//! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; XEP-0198 v1.6.3 §2; XEP-0388 v1.0.4 §2.1; XEP-0440 v1.0.0; XEP-0478
-//! v0.2.0.
+//! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; XEP-0115 v1.6.0 §6.3; XEP-0198 v1.6.3 §2; XEP-0388 v1.0.4 §2.1;
+//! XEP-0440 v1.0.0; XEP-0478 v0.2.0.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -72,6 +72,9 @@ impl Link {
         write_parts(out, &["<stream:features><bind xmlns='", ns::BIND, "'/>"]);
         if self.config.legacy_session {
             write_parts(out, &["<session xmlns='", ns::SESSION, "'><optional/></session>"]);
+        }
+        if let Some(caps) = &self.config.caps {
+            caps.write(out);
         }
         if self.config.offers_sm {
             write_parts(out, &["<sm xmlns='", ns::SM, "'/>"]);

@@ -26,6 +26,7 @@ use opening::{Next, Opening};
 use securing::Securing;
 use verifying::Verifying;
 
+use crate::caps::Caps;
 use crate::jid::{Jid, JidRef};
 use crate::limits::ScanLimits;
 use crate::ns;
@@ -63,6 +64,8 @@ pub struct StreamConfig {
     pub after_auth: ScanLimits,
     /// Idle seconds advertised by XEP-0478; 0 leaves it out.
     pub idle_seconds: u32,
+    /// The server's entity capabilities, told to who has logged in (XEP-0115 §6.3).
+    pub caps: Option<Caps>,
 }
 
 /// What TLS established about the connection.
@@ -554,6 +557,7 @@ mod tests {
             before_auth: ScanLimits::BEFORE_AUTH,
             after_auth: ScanLimits::AFTER_AUTH,
             idle_seconds: 0,
+            caps: None,
         };
         Stream::new(Arc::new(config), None, Entropy([1; 32]))
     }

@@ -1,61 +1,166 @@
-//! Service discovery (XEP-0030 v2.5.0): what the server and an account are, to those who may know.
+//! Service discovery (XEP-0030 v2.5.0): what the server and an account are, to those who may know; and the server's
+//! entity capabilities, which are a hash of that (XEP-0115 v1.6.0 §6.3).
 
+use plaza_core::caps::{Caps, HashFunction, Info};
 use plaza_core::ns;
 use plaza_core::stanza::Condition;
 use plaza_core::xml::read::Node;
 use plaza_core::xml::write;
 
-/// What the server understands. Sorted, so that the answer is the same on every broker and a hash over it is, too.
-const SERVER_FEATURES: [&str; 6] = [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::ROSTER, ns::VERSION, ns::PING, ns::TIME];
-/// What the server understands on behalf of an account.
-const ACCOUNT_FEATURES: [&str; 4] = [ns::DISCO_INFO, ns::DISCO_ITEMS, ns::ROSTER, ns::PING];
+use super::{Component, ServiceConfig};
 
-/// What is asked about.
-#[derive(Debug, Clone, Copy)]
-pub(super) enum Entity<'a> {
-    /// The server, by its software's name.
-    Server { name: &'a str },
-    /// An account, asked by its owner (XEP-0030 §8: nobody else learns whether it exists).
-    OwnAccount,
+/// Items in one answer. Beyond it the rest is left out: paging (XEP-0059) has to come before there are so many.
+const ITEMS_MAX: usize = 100;
+
+/// Who says that it understands something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Server,
+    /// The server on behalf of each account.
+    Account,
+    Both,
 }
 
-/// Identity and features (XEP-0030 §3).
-pub(super) fn info(query: &Node, entity: Entity<'_>) -> Result<Vec<u8>, Condition> {
-    refuse_node(query)?;
-    let mut out = Vec::with_capacity(512);
-    out.extend_from_slice(b"<query");
-    write::attr(&mut out, "xmlns", ns::DISCO_INFO);
-    out.extend_from_slice(b"><identity");
-    let (category, kind, name, features) = match entity {
-        Entity::Server { name } => ("server", "im", name, &SERVER_FEATURES[..]),
-        Entity::OwnAccount => ("account", "registered", "", &ACCOUNT_FEATURES[..]),
-    };
-    write::attr(&mut out, "category", category);
-    write::attr(&mut out, "type", kind);
-    if !name.is_empty() {
-        write::attr(&mut out, "name", name);
+/// All that is understood, by whom: a service that is added has its rows here. Sorted by bytes, so that the answer is the
+/// same on every broker and a hash over it is, too.
+const FEATURES: &[(&str, By)] = &[
+    (ns::CAPS, By::Server),
+    (ns::DISCO_INFO, By::Both),
+    (ns::DISCO_ITEMS, By::Both),
+    (ns::ROSTER, By::Both),
+    (ns::VERSION, By::Server),
+    (ns::PING, By::Both),
+    (ns::TIME, By::Server),
+];
+
+/// What an account is. Its owner and subscribers of its presence are told, nobody else (§8).
+const ACCOUNT_IDENTITIES: [Identity<'static>; 2] = [
+    Identity { category: "account", kind: "registered", name: "" },
+    Identity { category: "pubsub", kind: "pep", name: "" },
+];
+
+struct Identity<'a> {
+    category: &'a str,
+    kind: &'a str,
+    /// "" for none.
+    name: &'a str,
+}
+
+/// What the server is (§3).
+///
+/// # Errors
+/// `item-not-found` (§7) for a node other than that of our own capabilities.
+pub(super) fn server(query: &Node, config: &ServiceConfig) -> Result<Vec<u8>, Condition> {
+    let node = query.attr("node");
+    match node {
+        None | Some("") => {}
+        Some(node) if node == caps(config).query_node() => {}
+        Some(_) => return Err(Condition::ItemNotFound),
     }
-    out.extend_from_slice(b"/>");
-    for feature in features {
+    Ok(server_info(node, config))
+}
+
+/// What an account is (§3), for its owner and for subscribers.
+///
+/// # Errors
+/// `item-not-found` (§7): there are no nodes.
+pub(super) fn account(query: &Node) -> Result<Vec<u8>, Condition> {
+    refuse_node(query)?;
+    Ok(info(query.attr("node"), &ACCOUNT_IDENTITIES, By::Account))
+}
+
+/// The services beside the server (§4).
+///
+/// # Errors
+/// `item-not-found` (§7): there are no nodes.
+pub(super) fn server_items(query: &Node, components: &[Component]) -> Result<Vec<u8>, Condition> {
+    refuse_node(query)?;
+    Ok(items(query.attr("node"), components))
+}
+
+/// The items of an account (§4): none.
+///
+/// Differs from XEP-0030 §4.1, a SHOULD: available resources are not among them. Whoever may know them has their
+/// presence.
+///
+/// # Errors
+/// `item-not-found` (§7): there are no nodes.
+pub(super) fn account_items(query: &Node) -> Result<Vec<u8>, Condition> {
+    refuse_node(query)?;
+    Ok(items(query.attr("node"), &[]))
+}
+
+/// What those who may not know are told of an account's items, whether it exists or not: that there are none, under
+/// whatever node (§8).
+pub(super) fn no_items(query: &Node) -> Vec<u8> {
+    items(query.attr("node"), &[])
+}
+
+/// The server's capabilities: the hash of its own answer.
+pub(super) fn caps(config: &ServiceConfig) -> Caps {
+    let answer = server_info(None, config);
+    let answer = std::str::from_utf8(&answer).ok().and_then(|answer| Node::parse(answer, ""));
+    let info = answer.and_then(|answer| Info::read(&answer).ok()).expect("what we answer is well-formed");
+    Caps::new(&config.node, info.ver(HashFunction::Sha1))
+}
+
+fn server_info(node: Option<&str>, config: &ServiceConfig) -> Vec<u8> {
+    info(node, &[Identity { category: "server", kind: "im", name: &config.name }], By::Server)
+}
+
+/// Writes identities and features; the node asked about is mirrored (§3.2).
+fn info(node: Option<&str>, identities: &[Identity<'_>], by: By) -> Vec<u8> {
+    let mut out = Vec::with_capacity(1024);
+    begin_query(&mut out, ns::DISCO_INFO, node);
+    out.push(b'>');
+    for identity in identities {
+        out.extend_from_slice(b"<identity");
+        write::attr(&mut out, "category", identity.category);
+        write::attr(&mut out, "type", identity.kind);
+        if !identity.name.is_empty() {
+            write::attr(&mut out, "name", identity.name);
+        }
+        out.extend_from_slice(b"/>");
+    }
+    for (feature, _) in FEATURES.iter().filter(|(_, said_by)| *said_by == by || *said_by == By::Both) {
         out.extend_from_slice(b"<feature");
         write::attr(&mut out, "var", feature);
         out.extend_from_slice(b"/>");
     }
     out.extend_from_slice(b"</query>");
-    Ok(out)
+    out
 }
 
-/// Items (XEP-0030 §4): there are none, neither of the server nor of an account.
-pub(super) fn items(query: &Node) -> Result<Vec<u8>, Condition> {
-    refuse_node(query)?;
+/// Writes items; an empty query if there are none (§4.1).
+fn items(node: Option<&str>, items: &[Component]) -> Vec<u8> {
     let mut out = Vec::new();
-    out.extend_from_slice(b"<query");
-    write::attr(&mut out, "xmlns", ns::DISCO_ITEMS);
-    out.extend_from_slice(b"/>");
-    Ok(out)
+    begin_query(&mut out, ns::DISCO_ITEMS, node);
+    if items.is_empty() {
+        out.extend_from_slice(b"/>");
+        return out;
+    }
+    out.push(b'>');
+    for Component { jid, name } in items.iter().take(ITEMS_MAX) {
+        out.extend_from_slice(b"<item");
+        write::attr(&mut out, "jid", jid.as_str());
+        if !name.is_empty() {
+            write::attr(&mut out, "name", name);
+        }
+        out.extend_from_slice(b"/>");
+    }
+    out.extend_from_slice(b"</query>");
+    out
 }
 
-/// We have no nodes (XEP-0030 §7: `item-not-found`). An empty one is none.
+fn begin_query(out: &mut Vec<u8>, ns: &str, node: Option<&str>) {
+    out.extend_from_slice(b"<query");
+    write::attr(out, "xmlns", ns);
+    if let Some(node) = node {
+        write::attr(out, "node", node);
+    }
+}
+
+/// An empty node is none.
 fn refuse_node(query: &Node) -> Result<(), Condition> {
     match query.attr("node") {
         None | Some("") => Ok(()),
@@ -65,11 +170,121 @@ fn refuse_node(query: &Node) -> Result<(), Condition> {
 
 #[cfg(test)]
 mod tests {
+    use plaza_core::caps::Ver;
+
+    use super::super::testing::{Client, config, error};
     use super::*;
+    use crate::testing::jid;
+
+    const INFO: &str = "<query xmlns='http://jabber.org/protocol/disco#info'/>";
+    const ITEMS: &str = "<query xmlns='http://jabber.org/protocol/disco#items'/>";
+
+    fn with_node(query: &str, node: &str) -> String {
+        query.replace("/>", &format!(" node='{node}'/>"))
+    }
+
+    /// The features in an answer.
+    fn features(answer: &str) -> Vec<String> {
+        Info::read(&Node::parse(answer, "").unwrap()).unwrap().features
+    }
 
     #[test]
-    fn features_are_sorted() {
-        assert!(SERVER_FEATURES.is_sorted());
-        assert!(ACCOUNT_FEATURES.is_sorted());
+    fn features_are_sorted_and_said_once() {
+        assert!(FEATURES.is_sorted_by(|(one, _), (other, _)| one < other));
+    }
+
+    #[test]
+    fn the_server_says_what_it_is_and_what_is_beside_it() {
+        let owner = Client::owner();
+        let answer = owner.get("things.example", INFO);
+        assert!(answer.starts_with(
+            "<query xmlns='http://jabber.org/protocol/disco#info'><identity category='server' type='im' name='Plaza'/>\
+             <feature var='http://jabber.org/protocol/caps'/><feature var='http://jabber.org/protocol/disco#info'/>"
+        ));
+        assert!(features(&answer).contains(&ns::VERSION.to_owned()));
+        assert_eq!(
+            owner.get("things.example", ITEMS),
+            "<query xmlns='http://jabber.org/protocol/disco#items'>\
+             <item jid='things.things.example' name='Things &amp; more'/><item jid='log.things.example'/></query>"
+        );
+        let mut alone = owner;
+        alone.config.components.clear();
+        assert_eq!(alone.get("things.example", ITEMS), ITEMS);
+    }
+
+    #[test]
+    fn no_more_items_are_listed_than_one_answer_holds() {
+        let mut owner = Client::owner();
+        let component = |number| Component { jid: jid(&format!("c{number}.things.example")), name: String::new() };
+        owner.config.components = (0..=ITEMS_MAX).map(component).collect();
+        assert_eq!(owner.get("things.example", ITEMS).matches("<item ").count(), ITEMS_MAX);
+    }
+
+    #[test]
+    fn the_servers_capabilities_are_the_hash_of_its_answer() {
+        let owner = Client::owner();
+        let caps = super::super::caps(&config());
+        let answer = owner.get("things.example", INFO);
+        let info = Info::read(&Node::parse(&answer, "").unwrap()).unwrap();
+        assert_eq!(caps.ver(), Some(info.ver(HashFunction::Sha1)));
+        assert_eq!(Ver::parse("sha-1", &caps.ver), caps.ver());
+        // XEP-0115 §6.2: whoever saw them asks about this node, which is mirrored.
+        let node = format!("https://plaza.example#{}", caps.ver);
+        assert_eq!(caps.query_node(), node);
+        let of_node = owner.get("things.example", &with_node(INFO, &node));
+        assert_eq!(of_node, answer.replacen('>', &format!(" node='{node}'>"), 1));
+        for other in ["https://plaza.example", "https://plaza.example#", "x"] {
+            assert_eq!(owner.get("things.example", &with_node(INFO, other)), error(Condition::ItemNotFound));
+        }
+        // The node is no item (§6.2), and another answer has another hash.
+        assert_eq!(owner.get("things.example", &with_node(ITEMS, &node)), error(Condition::ItemNotFound));
+        let renamed = ServiceConfig { name: "Other".to_owned(), ..config() };
+        assert_ne!(super::super::caps(&renamed).ver, caps.ver);
+    }
+
+    #[test]
+    fn an_account_says_what_it_is_to_its_owner_and_to_subscribers() {
+        let owner = Client::owner();
+        let subscriber = owner.other(true);
+        let answer = owner.get("", INFO);
+        assert!(answer.starts_with(
+            "<query xmlns='http://jabber.org/protocol/disco#info'><identity category='account' type='registered'/>\
+             <identity category='pubsub' type='pep'/><feature var='http://jabber.org/protocol/disco#info'/>"
+        ));
+        assert!(!features(&answer).contains(&ns::VERSION.to_owned()));
+        for (client, to) in [(&owner, "owner@things.example"), (&subscriber, "owner@things.example")] {
+            assert_eq!(client.get(to, INFO), answer);
+            assert_eq!(client.get(to, ITEMS), ITEMS);
+            for query in [INFO, ITEMS] {
+                assert_eq!(client.get(to, &with_node(query, "x")), error(Condition::ItemNotFound));
+            }
+        }
+        assert_eq!(owner.get("", &with_node(INFO, "")), answer.replacen('>', " node=''>", 1));
+    }
+
+    #[test]
+    fn strangers_learn_no_more_of_an_account_than_of_none() {
+        // XEP-0030 v2.5.0 §8.
+        let stranger = Client::owner().other(false);
+        stranger.store.hold();
+        for to in ["owner@things.example", "nobody@things.example"] {
+            for info in [INFO.to_owned(), with_node(INFO, "x")] {
+                assert_eq!(stranger.get(to, &info), error(Condition::ServiceUnavailable));
+            }
+            for items in [ITEMS.to_owned(), with_node(ITEMS, "x")] {
+                assert_eq!(stranger.get(to, &items), items);
+            }
+        }
+        assert_eq!(stranger.store.held(), 0);
+    }
+
+    #[test]
+    fn discovery_is_a_get() {
+        let owner = Client::owner();
+        for to in ["", "things.example"] {
+            for query in [INFO, ITEMS] {
+                assert_eq!(owner.set(to, query), error(Condition::FeatureNotImplemented));
+            }
+        }
     }
 }

@@ -8,15 +8,17 @@
 mod disco;
 mod facts;
 mod roster;
+#[cfg(test)]
+mod testing;
 
 use std::sync::Arc;
 
+use plaza_core::caps::Caps;
 use plaza_core::jid::Jid;
 use plaza_core::ns;
 use plaza_core::stanza::{Condition, IqType, Kind, write_error, write_reply_start};
 use plaza_core::xml::read::Node;
 
-use self::disco::Entity;
 pub use self::roster::payload as roster_payload;
 use crate::rosters::RosterItem;
 use crate::store::{Store, StoreError};
@@ -28,10 +30,23 @@ pub struct ServiceConfig {
     pub name: String,
     /// Software version.
     pub version: String,
+    /// A URI that names the software, best a page about it: `node` of the server's capabilities (XEP-0115 §4).
+    pub node: String,
     /// Domains served.
     pub domains: Vec<Jid>,
+    /// Services beside the server, at addresses of their own.
+    pub components: Vec<Component>,
     /// Most roster items per account.
     pub roster_items_max: u32,
+}
+
+/// A service with an address of its own, found by asking the server for its items (XEP-0030 §4).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Component {
+    /// Its address: things remember it for ever.
+    pub jid: Jid,
+    /// A name for people, "" for none.
+    pub name: String,
 }
 
 /// Whom the IQ addresses.
@@ -52,6 +67,8 @@ pub struct Request {
     pub target: Target,
     /// Whether the stanza had a `to` (then the answer has that `from`).
     pub addressed: bool,
+    /// The account's roster gives the caller presence (from/both). Nothing is asked of it for the caller's own account.
+    pub subscribed: bool,
     /// Get or set (never result or error).
     pub iq_type: IqType,
     /// `id` as written.
@@ -91,6 +108,11 @@ pub enum Effect {
     Contact(Box<RosterItem>),
     /// A contact was taken out of the roster: subscriptions end (RFC 6121 §2.5.2).
     ContactRemoved(Box<RosterItem>),
+}
+
+/// The server's capabilities, for the stream features (XEP-0115 §6.3): they are a hash of what [`answer`] says of it.
+pub fn caps(config: &ServiceConfig) -> Caps {
+    disco::caps(config)
 }
 
 /// Answers one IQ. Whatever it asked to be stored is durable before this resolves.
@@ -146,14 +168,18 @@ async fn serve<S: Store>(
     let owner = request.caller.as_jid().bare();
     match (&*request.payload_ns, &*request.payload_name, request.iq_type, addressee) {
         (ns::ROSTER, _, _, Other) => Err(Condition::Forbidden), // RFC 6121 §2.3.3
-        (_, _, _, Other) => Err(Condition::ServiceUnavailable), // RFC 6121 §8.5.1
+        (ns::DISCO_INFO, "query", Get, Other) if request.subscribed => disco::account(&read(request)?),
+        (ns::DISCO_ITEMS, "query", Get, Other) if request.subscribed => disco::account_items(&read(request)?),
+        (ns::DISCO_ITEMS, "query", Get, Other) => Ok(disco::no_items(&read(request)?)),
+        (_, _, _, Other) => Err(Condition::ServiceUnavailable), // RFC 6121 §8.5.1, XEP-0030 §8
         (ns::ROSTER, "query", Get, Own) => roster::get(store, owner, effects).await,
         (ns::ROSTER, "query", Set, Own) => {
             roster::set(store, owner, &read(request)?, config.roster_items_max, effects).await
         }
-        (ns::DISCO_INFO, "query", Get, Server) => disco::info(&read(request)?, Entity::Server { name: &config.name }),
-        (ns::DISCO_INFO, "query", Get, Own) => disco::info(&read(request)?, Entity::OwnAccount),
-        (ns::DISCO_ITEMS, "query", Get, Server | Own) => disco::items(&read(request)?),
+        (ns::DISCO_INFO, "query", Get, Server) => disco::server(&read(request)?, config),
+        (ns::DISCO_INFO, "query", Get, Own) => disco::account(&read(request)?),
+        (ns::DISCO_ITEMS, "query", Get, Server) => disco::server_items(&read(request)?, &config.components),
+        (ns::DISCO_ITEMS, "query", Get, Own) => disco::account_items(&read(request)?),
         (ns::VERSION, "query", Get, Server) => Ok(facts::version(config)),
         (ns::TIME, "time", Get, Server) => Ok(facts::time(request.unix_millis)),
         (ns::PING, "ping", Get, Server | Own) => Ok(Vec::new()), // XEP-0199 v2.0.1 §4.2
@@ -181,89 +207,9 @@ const fn condition(error: &StoreError) -> Condition {
 
 #[cfg(test)]
 mod tests {
-    use plaza_core::sasl::scram::{Hash, Keys};
-
+    use super::testing::{Client, error};
     use super::*;
-    use crate::accounts::{self, NewKeys};
-    use crate::store::memory::MemoryStore;
-    use crate::wait::block_on;
 
-    const CALLER: &str = "owner@things.example/desk";
-
-    fn jid(text: &str) -> Jid {
-        Jid::parse(text).unwrap()
-    }
-
-    fn store() -> MemoryStore {
-        let keys = |hash, len| Keys {
-            hash,
-            salt: [1; 16].into(),
-            iterations: 1,
-            stored_key: vec![1; len].into(),
-            server_key: vec![1; len].into(),
-        };
-        let keys = NewKeys { sha1: keys(Hash::Sha1, 20), sha256: keys(Hash::Sha256, 32) };
-        let store = MemoryStore::new();
-        block_on(accounts::create(&store, jid(CALLER).as_jid(), keys, false, 0)).unwrap();
-        store
-    }
-
-    /// Asks as the owner; `to` "" stands for none. Gives the answer without its envelope's constant parts, and effects.
-    fn ask(store: &MemoryStore, iq_type: IqType, to: &str, payload: &str) -> (String, Vec<Effect>) {
-        let node = Node::parse(payload, ns::CLIENT).unwrap();
-        let target = match to {
-            "" => Target::Account(jid(CALLER).bare()),
-            _ if to.contains('@') => Target::Account(jid(to)),
-            _ => Target::Server(jid(to)),
-        };
-        let request = Request {
-            caller: jid(CALLER),
-            target,
-            addressed: !to.is_empty(),
-            iq_type,
-            id_raw: "a&amp;1".into(),
-            payload: payload.into(),
-            payload_ns: node.ns.into(),
-            payload_name: node.name.into(),
-            unix_millis: 1_767_323_045_000,
-        };
-        let config = ServiceConfig {
-            name: "Plaza".to_owned(),
-            version: "0.1.0".to_owned(),
-            domains: vec![jid("things.example")],
-            roster_items_max: 2,
-        };
-        let reply = block_on(answer(Arc::new(config), store.clone(), request));
-        let stanza = String::from_utf8(reply.stanza).unwrap();
-        let from = if to.is_empty() { String::new() } else { format!(" from='{to}'") };
-        for kind in ["result", "error"] {
-            let head = format!("<iq type='{kind}' id='a&amp;1'{from} to='{CALLER}'>");
-            if let Some(rest) = stanza.strip_prefix(&head) {
-                return (rest.strip_suffix("</iq>").unwrap().to_owned(), reply.effects);
-            }
-        }
-        panic!("{stanza}");
-    }
-
-    fn get(to: &str, payload: &str) -> String {
-        let (answer, effects) = ask(&store(), IqType::Get, to, payload);
-        assert_eq!(effects, []);
-        answer
-    }
-
-    fn set(to: &str, payload: &str) -> String {
-        ask(&store(), IqType::Set, to, payload).0
-    }
-
-    fn error(condition: Condition) -> String {
-        let mut out = Vec::new();
-        write_error(&mut out, Kind::Iq, None, "", "", condition.into());
-        let out = String::from_utf8(out).unwrap();
-        out.strip_prefix("<iq type='error'>").unwrap().strip_suffix("</iq>").unwrap().to_owned()
-    }
-
-    const INFO: &str = "<query xmlns='http://jabber.org/protocol/disco#info'/>";
-    const ITEMS: &str = "<query xmlns='http://jabber.org/protocol/disco#items'/>";
     const ROSTER: &str = "<query xmlns='jabber:iq:roster'/>";
     const VERSION: &str = "<query xmlns='jabber:iq:version'/>";
     const TIME: &str = "<time xmlns='urn:xmpp:time'/>";
@@ -271,136 +217,68 @@ mod tests {
     const SESSION: &str = "<session xmlns='urn:ietf:params:xml:ns:xmpp-session'/>";
 
     #[test]
-    fn the_server_says_what_it_is() {
+    fn the_server_states_its_facts() {
+        let owner = Client::owner();
         assert_eq!(
-            get("things.example", INFO),
-            "<query xmlns='http://jabber.org/protocol/disco#info'><identity category='server' type='im' name='Plaza'/>\
-             <feature var='http://jabber.org/protocol/disco#info'/>\
-             <feature var='http://jabber.org/protocol/disco#items'/><feature var='jabber:iq:roster'/>\
-             <feature var='jabber:iq:version'/><feature var='urn:xmpp:ping'/><feature var='urn:xmpp:time'/></query>"
-        );
-        assert_eq!(get("things.example", ITEMS), ITEMS);
-        assert_eq!(
-            get("things.example", VERSION),
+            owner.get("things.example", VERSION),
             "<query xmlns='jabber:iq:version'><name>Plaza</name><version>0.1.0</version></query>"
         );
         assert_eq!(
-            get("things.example", TIME),
+            owner.get("things.example", TIME),
             "<time xmlns='urn:xmpp:time'><tzo>+00:00</tzo><utc>2026-01-02T03:04:05.000Z</utc></time>"
         );
-        assert_eq!(get("things.example", PING), "");
-        assert_eq!(set("things.example", SESSION), "");
     }
 
     #[test]
-    fn an_account_says_what_it_is_to_its_owner() {
-        for to in ["", "owner@things.example"] {
-            assert_eq!(
-                get(to, INFO),
-                "<query xmlns='http://jabber.org/protocol/disco#info'>\
-                 <identity category='account' type='registered'/>\
-                 <feature var='http://jabber.org/protocol/disco#info'/>\
-                 <feature var='http://jabber.org/protocol/disco#items'/><feature var='jabber:iq:roster'/>\
-                 <feature var='urn:xmpp:ping'/></query>"
-            );
-            assert_eq!(get(to, ITEMS), ITEMS);
-            assert_eq!(get(to, PING), "");
-            assert_eq!(set(to, SESSION), "");
+    fn pings_and_legacy_sessions_are_answered() {
+        for to in ["", "owner@things.example", "things.example"] {
+            assert_eq!(Client::owner().get(to, PING), "");
+            assert_eq!(Client::owner().set(to, SESSION), "");
         }
     }
 
     #[test]
     fn strangers_learn_nothing_and_the_store_is_not_asked() {
-        let store = store();
-        store.hold();
-        for to in ["other@things.example", "nobody@things.example"] {
-            for payload in [INFO, ITEMS, VERSION, TIME, PING, "<x xmlns='urn:unknown'/>"] {
-                let (answer, effects) = ask(&store, IqType::Get, to, payload);
-                assert_eq!((answer, effects), (error(Condition::ServiceUnavailable), vec![]), "{payload}");
+        let stranger = Client::owner().other(false);
+        stranger.store.hold();
+        for to in ["owner@things.example", "nobody@things.example"] {
+            for payload in [VERSION, TIME, PING, "<x xmlns='urn:unknown'/>"] {
+                assert_eq!(stranger.get(to, payload), error(Condition::ServiceUnavailable), "{payload}");
             }
             for iq_type in [IqType::Get, IqType::Set] {
-                assert_eq!(ask(&store, iq_type, to, ROSTER).0, error(Condition::Forbidden));
+                assert_eq!(stranger.ask(iq_type, to, ROSTER).0, error(Condition::Forbidden));
             }
         }
-        assert_eq!(store.held(), 0);
+        assert_eq!(stranger.store.held(), 0);
     }
 
     #[test]
     fn what_is_not_there_is_refused_with_its_condition() {
-        let node = "<query xmlns='http://jabber.org/protocol/disco#info' node='x'/>";
-        assert_eq!(get("things.example", node), error(Condition::ItemNotFound));
-        assert_eq!(get("", &node.replace("#info", "#items")), error(Condition::ItemNotFound));
+        let owner = Client::owner();
         for to in ["", "things.example"] {
-            assert_eq!(get(to, "<query xmlns='urn:unknown'/>"), error(Condition::ServiceUnavailable));
-            assert_eq!(set(to, VERSION), error(Condition::FeatureNotImplemented));
-            assert_eq!(set(to, INFO), error(Condition::FeatureNotImplemented));
-            assert_eq!(get(to, SESSION), error(Condition::FeatureNotImplemented));
-            assert_eq!(get(to, "<pong xmlns='urn:xmpp:ping'/>"), error(Condition::FeatureNotImplemented));
+            assert_eq!(owner.get(to, "<query xmlns='urn:unknown'/>"), error(Condition::ServiceUnavailable));
+            assert_eq!(owner.set(to, VERSION), error(Condition::FeatureNotImplemented));
+            assert_eq!(owner.get(to, SESSION), error(Condition::FeatureNotImplemented));
+            assert_eq!(owner.get(to, "<pong xmlns='urn:xmpp:ping'/>"), error(Condition::FeatureNotImplemented));
         }
         let bind = "<bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/>";
-        assert_eq!(set("", bind), error(Condition::NotAllowed));
-        assert_eq!(get("things.example", ROSTER), error(Condition::FeatureNotImplemented));
-        assert_eq!(get("", TIME), error(Condition::FeatureNotImplemented));
-    }
-
-    fn item(attrs: &str, groups: &str) -> String {
-        format!("<query xmlns='jabber:iq:roster'><item {attrs}>{groups}</item></query>")
-    }
-
-    #[test]
-    fn a_roster_is_edited_pushed_and_read_back() {
-        let store = store();
-        let empty = "<query xmlns='jabber:iq:roster'></query>".to_owned();
-        assert_eq!(ask(&store, IqType::Get, "", ROSTER), (empty.clone(), vec![Effect::RosterInterested]));
-
-        let (answer, effects) =
-            ask(&store, IqType::Set, "", &item("jid='lamp@b' name='Lamp' subscription='both'", "<group>home</group>"));
-        let stored = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' name='Lamp' subscription='none'>\
-                      <group>home</group></item></query>";
-        assert_eq!((&*answer, &effects[0]), ("", &Effect::RosterPush { payload: stored.to_owned() }));
-        assert!(matches!(&effects[1..], [Effect::Contact(item)] if item.name == "Lamp"), "{effects:?}");
-        assert_eq!(ask(&store, IqType::Get, "owner@things.example", ROSTER).0, stored);
-
-        let (_, effects) = ask(&store, IqType::Set, "", &item("jid='lamp@b'", ""));
-        let payload = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' subscription='none'/></query>".to_owned();
-        assert_eq!(effects[0], Effect::RosterPush { payload });
-
-        let (answer, effects) = ask(&store, IqType::Set, "", &item("jid='lamp@b' subscription='remove'", ""));
-        let payload = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' subscription='remove'/></query>".to_owned();
-        assert_eq!((&*answer, &effects[0]), ("", &Effect::RosterPush { payload }));
-        assert!(matches!(&effects[1..], [Effect::ContactRemoved(_)]), "{effects:?}");
-        assert_eq!(ask(&store, IqType::Get, "", ROSTER).0, empty);
-    }
-
-    #[test]
-    fn a_roster_set_refused_changes_and_pushes_nothing() {
-        let store = store();
-        for index in 0..2 {
-            assert_eq!(ask(&store, IqType::Set, "", &item(&format!("jid='lamp{index}@b'"), "")).0, "");
-        }
-        let before = ask(&store, IqType::Get, "", ROSTER).0;
-        for (attrs, refused) in [
-            ("jid='lamp2@b'", Condition::ResourceConstraint),
-            ("jid='lamp2@b' subscription='remove'", Condition::ItemNotFound),
-            ("jid='owner@things.example'", Condition::NotAllowed),
-        ] {
-            let (answer, effects) = ask(&store, IqType::Set, "", &item(attrs, ""));
-            assert_eq!((answer, effects), (error(refused), vec![]), "{attrs}");
-        }
-        assert_eq!(ask(&store, IqType::Get, "", ROSTER).0, before);
+        assert_eq!(owner.set("", bind), error(Condition::NotAllowed));
+        assert_eq!(owner.get("things.example", ROSTER), error(Condition::FeatureNotImplemented));
+        assert_eq!(owner.get("", TIME), error(Condition::FeatureNotImplemented));
     }
 
     #[test]
     fn a_store_that_cannot_is_told_apart_from_one_that_will() {
-        let store = store();
+        let owner = Client::owner();
         for (refused, told) in [
             (StoreError::Busy, Condition::ResourceConstraint),
             (StoreError::Failed, Condition::InternalServerError),
             (StoreError::Corrupt, Condition::InternalServerError),
         ] {
-            store.refuse(Some(refused));
-            assert_eq!(ask(&store, IqType::Get, "", ROSTER), (error(told), vec![]));
-            assert_eq!(ask(&store, IqType::Set, "", &item("jid='lamp@b'", "")), (error(told), vec![]));
+            owner.store.refuse(Some(refused));
+            let set = "<query xmlns='jabber:iq:roster'><item jid='lamp@b'/></query>";
+            assert_eq!(owner.ask(IqType::Get, "", ROSTER), (error(told), vec![]));
+            assert_eq!(owner.ask(IqType::Set, "", set), (error(told), vec![]));
         }
     }
 }

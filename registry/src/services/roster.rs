@@ -167,8 +167,13 @@ fn write_removed(out: &mut Vec<u8>, jid: JidRef<'_>) {
 
 #[cfg(test)]
 mod tests {
+    use plaza_core::stanza::IqType;
+
+    use super::super::testing::{Client, error};
     use super::*;
     use crate::rosters::Subscription;
+
+    const ROSTER: &str = "<query xmlns='jabber:iq:roster'/>";
 
     fn read(items: &str) -> Result<Change, Condition> {
         let owner = Jid::parse("owner@things.example").unwrap();
@@ -224,5 +229,52 @@ mod tests {
             "<query xmlns='jabber:iq:roster'><item jid='lamp@b' name='&apos;&lt;&amp;' subscription='from' \
              ask='subscribe' approved='true'><group>a&lt;b</group><group>c</group></item></query>"
         );
+    }
+
+    fn item(attrs: &str, groups: &str) -> String {
+        format!("<query xmlns='jabber:iq:roster'><item {attrs}>{groups}</item></query>")
+    }
+
+    #[test]
+    fn a_roster_is_edited_pushed_and_read_back() {
+        let owner = Client::owner();
+        let empty = "<query xmlns='jabber:iq:roster'></query>".to_owned();
+        assert_eq!(owner.ask(IqType::Get, "", ROSTER), (empty.clone(), vec![Effect::RosterInterested]));
+
+        let (answer, effects) =
+            owner.ask(IqType::Set, "", &item("jid='lamp@b' name='Lamp' subscription='both'", "<group>home</group>"));
+        let stored = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' name='Lamp' subscription='none'>\
+                      <group>home</group></item></query>";
+        assert_eq!((&*answer, &effects[0]), ("", &Effect::RosterPush { payload: stored.to_owned() }));
+        assert!(matches!(&effects[1..], [Effect::Contact(item)] if item.name == "Lamp"), "{effects:?}");
+        assert_eq!(owner.ask(IqType::Get, "owner@things.example", ROSTER).0, stored);
+
+        let (_, effects) = owner.ask(IqType::Set, "", &item("jid='lamp@b'", ""));
+        let payload = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' subscription='none'/></query>".to_owned();
+        assert_eq!(effects[0], Effect::RosterPush { payload });
+
+        let (answer, effects) = owner.ask(IqType::Set, "", &item("jid='lamp@b' subscription='remove'", ""));
+        let payload = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' subscription='remove'/></query>".to_owned();
+        assert_eq!((&*answer, &effects[0]), ("", &Effect::RosterPush { payload }));
+        assert!(matches!(&effects[1..], [Effect::ContactRemoved(_)]), "{effects:?}");
+        assert_eq!(owner.ask(IqType::Get, "", ROSTER).0, empty);
+    }
+
+    #[test]
+    fn a_roster_set_refused_changes_and_pushes_nothing() {
+        let owner = Client::owner();
+        for index in 0..2 {
+            assert_eq!(owner.set("", &item(&format!("jid='lamp{index}@b'"), "")), "");
+        }
+        let before = owner.ask(IqType::Get, "", ROSTER).0;
+        for (attrs, refused) in [
+            ("jid='lamp2@b'", Condition::ResourceConstraint),
+            ("jid='lamp2@b' subscription='remove'", Condition::ItemNotFound),
+            ("jid='owner@things.example'", Condition::NotAllowed),
+        ] {
+            let (answer, effects) = owner.ask(IqType::Set, "", &item(attrs, ""));
+            assert_eq!((answer, effects), (error(refused), vec![]), "{attrs}");
+        }
+        assert_eq!(owner.ask(IqType::Get, "", ROSTER).0, before);
     }
 }

@@ -557,6 +557,7 @@ impl Shard {
             caller: from.clone(),
             target,
             addressed,
+            subscribed: false,
             iq_type,
             id_raw: iq_id.raw.into(),
             payload: payload.into(),

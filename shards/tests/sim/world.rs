@@ -220,7 +220,9 @@ impl World {
             services: Arc::new(ServiceConfig {
                 name: "Plaza".into(),
                 version: "0".into(),
+                node: "https://plaza.example".into(),
                 domains: plan.config.domains.clone(),
+                components: Vec::new(),
                 roster_items_max: 20,
             }),
         };
