@@ -22,6 +22,8 @@ pub const SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
 pub const ROSTER: &str = "jabber:iq:roster";
 /// Roster versioning stream feature (RFC 6121 §2.6).
 pub const ROSTER_VERSIONING: &str = "urn:xmpp:features:rosterver";
+/// Private XML storage (XEP-0049).
+pub const PRIVATE: &str = "jabber:iq:private";
 /// Ping (XEP-0199).
 pub const PING: &str = "urn:xmpp:ping";
 /// Delayed delivery (XEP-0203).

@@ -11,6 +11,8 @@ pub mod errands;
 pub mod facts;
 pub mod helpers;
 pub mod offline;
+pub mod owned;
+pub mod private;
 mod record;
 pub mod rosters;
 pub mod services;

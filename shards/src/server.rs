@@ -11,7 +11,7 @@ use plaza_core::jid::Jid;
 use plaza_core::stream::{self, StreamConfig};
 use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
-use plaza_registry::services::{self, ServiceConfig};
+use plaza_registry::services::{self, ServiceConfig, ServiceLimits};
 use plaza_registry::store::embedded::EmbeddedStore;
 
 use crate::cert::Tls;
@@ -126,6 +126,7 @@ impl Broker {
             domains: settings.domains.clone(),
             components: Vec::new(),
             roster_items_max: settings.limits.roster_items_max,
+            limits: ServiceLimits::default(),
         });
         let errands = Arc::new(ErrandConfig {
             roster_items_max: settings.limits.roster_items_max,

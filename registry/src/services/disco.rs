@@ -27,6 +27,7 @@ const FEATURES: &[(&str, By)] = &[
     (ns::CAPS, By::Server),
     (ns::DISCO_INFO, By::Both),
     (ns::DISCO_ITEMS, By::Both),
+    (ns::PRIVATE, By::Both),
     (ns::ROSTER, By::Both),
     (ns::VERSION, By::Server),
     (ns::PING, By::Both),

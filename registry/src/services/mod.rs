@@ -7,6 +7,7 @@
 
 mod disco;
 mod facts;
+mod private;
 mod roster;
 #[cfg(test)]
 mod testing;
@@ -17,9 +18,11 @@ use plaza_core::caps::Caps;
 use plaza_core::jid::Jid;
 use plaza_core::ns;
 use plaza_core::stanza::{Condition, IqType, Kind, write_error, write_reply_start};
+use plaza_core::xml::NotStandalone;
 use plaza_core::xml::read::Node;
 
 pub use self::roster::payload as roster_payload;
+use crate::owned::OwnedError;
 use crate::rosters::RosterItem;
 use crate::store::{Store, StoreError};
 
@@ -38,6 +41,24 @@ pub struct ServiceConfig {
     pub components: Vec<Component>,
     /// Most roster items per account.
     pub roster_items_max: u32,
+    /// Bounds of what accounts keep.
+    pub limits: ServiceLimits,
+}
+
+/// Bounds of what an account may keep here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServiceLimits {
+    /// Entries of private XML (XEP-0049), of one name and namespace each. Default 100: a client has one or two. Beyond
+    /// it a set is `resource-constraint`.
+    pub private_entries_max: u32,
+    /// Bytes of one entry. Default 65 536: bookmarks by the hundred. Beyond it a set is `not-acceptable`.
+    pub private_entry_bytes_max: u32,
+}
+
+impl Default for ServiceLimits {
+    fn default() -> Self {
+        Self { private_entries_max: 100, private_entry_bytes_max: 64 * 1024 }
+    }
 }
 
 /// A service with an address of its own, found by asking the server for its items (XEP-0030 §4).
@@ -168,6 +189,7 @@ async fn serve<S: Store>(
     let owner = request.caller.as_jid().bare();
     match (&*request.payload_ns, &*request.payload_name, request.iq_type, addressee) {
         (ns::ROSTER, _, _, Other) => Err(Condition::Forbidden), // RFC 6121 §2.3.3
+        (ns::PRIVATE, _, _, Server | Other) => Err(Condition::Forbidden), // XEP-0049 §3
         (ns::DISCO_INFO, "query", Get, Other) if request.subscribed => disco::account(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Other) if request.subscribed => disco::account_items(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Other) => Ok(disco::no_items(&read(request)?)),
@@ -176,6 +198,8 @@ async fn serve<S: Store>(
         (ns::ROSTER, "query", Set, Own) => {
             roster::set(store, owner, &read(request)?, config.roster_items_max, effects).await
         }
+        (ns::PRIVATE, "query", Get, Own) => private::get(store, owner, &read(request)?, &config.limits).await,
+        (ns::PRIVATE, "query", Set, Own) => private::set(store, owner, &request.payload, &config.limits).await,
         (ns::DISCO_INFO, "query", Get, Server) => disco::server(&read(request)?, config),
         (ns::DISCO_INFO, "query", Get, Own) => disco::account(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Server) => disco::server_items(&read(request)?, &config.components),
@@ -186,7 +210,15 @@ async fn serve<S: Store>(
         (ns::SESSION, "session", Set, Server | Own) => Ok(Vec::new()), // RFC 3921 §3
         (ns::BIND, "bind", Set, Server | Own) => Err(Condition::NotAllowed), // RFC 6120 §7.1: once a stream
         (
-            ns::ROSTER | ns::DISCO_INFO | ns::DISCO_ITEMS | ns::VERSION | ns::TIME | ns::PING | ns::SESSION | ns::BIND,
+            ns::ROSTER
+            | ns::PRIVATE
+            | ns::DISCO_INFO
+            | ns::DISCO_ITEMS
+            | ns::VERSION
+            | ns::TIME
+            | ns::PING
+            | ns::SESSION
+            | ns::BIND,
             ..,
         ) => Err(Condition::FeatureNotImplemented),
         _ => Err(Condition::ServiceUnavailable),
@@ -202,6 +234,23 @@ const fn condition(error: &StoreError) -> Condition {
     match error {
         StoreError::Busy => Condition::ResourceConstraint,
         StoreError::Failed | StoreError::Corrupt => Condition::InternalServerError,
+    }
+}
+
+/// What a peer is told when something of an account was not stored.
+fn refusal(error: OwnedError) -> Condition {
+    match error {
+        OwnedError::NoAccount => Condition::ServiceUnavailable,
+        OwnedError::Full => Condition::ResourceConstraint,
+        OwnedError::Store(error) => condition(&error),
+    }
+}
+
+/// What a peer is told of an element that can't be stored.
+const fn not_standalone(error: NotStandalone) -> Condition {
+    match error {
+        NotStandalone::Malformed => Condition::BadRequest,
+        NotStandalone::TooLong => Condition::NotAcceptable,
     }
 }
 

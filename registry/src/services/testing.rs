@@ -6,7 +6,7 @@ use plaza_core::jid::Jid;
 use plaza_core::stanza::{Condition, IqType, Kind, write_error};
 use plaza_core::xml::read::Node;
 
-use super::{Component, Effect, Request, ServiceConfig, Target, answer};
+use super::{Component, Effect, Request, ServiceConfig, ServiceLimits, Target, answer};
 use crate::store::memory::MemoryStore;
 use crate::testing::{jid, store_with};
 use crate::wait::block_on;
@@ -25,6 +25,7 @@ pub(super) fn config() -> ServiceConfig {
             Component { jid: jid("log.things.example"), name: String::new() },
         ],
         roster_items_max: 2,
+        limits: ServiceLimits::default(),
     }
 }
 

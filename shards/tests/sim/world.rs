@@ -16,7 +16,7 @@ use plaza_registry::accounts::{self, NewKeys};
 use plaza_registry::errands::{self, Errand, ErrandConfig};
 use plaza_registry::offline::{self, OfflineLimits};
 use plaza_registry::rosters;
-use plaza_registry::services::{Effect as ServiceEffect, Reply, Request, ServiceConfig, Target};
+use plaza_registry::services::{Effect as ServiceEffect, Reply, Request, ServiceConfig, ServiceLimits, Target};
 use plaza_registry::store::StoreError;
 use plaza_registry::store::memory::MemoryStore;
 use plaza_registry::wait::block_on;
@@ -224,6 +224,7 @@ impl World {
                 domains: plan.config.domains.clone(),
                 components: Vec::new(),
                 roster_items_max: 20,
+                limits: ServiceLimits::default(),
             }),
         };
         Self {
