@@ -24,6 +24,8 @@ pub const ROSTER: &str = "jabber:iq:roster";
 pub const ROSTER_VERSIONING: &str = "urn:xmpp:features:rosterver";
 /// Private XML storage (XEP-0049).
 pub const PRIVATE: &str = "jabber:iq:private";
+/// vCards (XEP-0054).
+pub const VCARD: &str = "vcard-temp";
 /// Ping (XEP-0199).
 pub const PING: &str = "urn:xmpp:ping";
 /// Delayed delivery (XEP-0203).

@@ -20,4 +20,5 @@ pub mod store;
 pub mod subscriptions;
 #[cfg(test)]
 mod testing;
+pub mod vcards;
 pub mod wait;

@@ -58,6 +58,17 @@ pub(crate) async fn commit<S: Store>(
     }
 }
 
+/// Stores the one record an account has in a table, or deletes it; whatever was there.
+pub(crate) async fn replace<S: Store>(
+    store: &S,
+    table: Table,
+    owner: JidRef<'_>,
+    record: Option<Vec<u8>>,
+) -> Result<(), OwnedError> {
+    let key = key::account(owner);
+    commit(store, owner, [], vec![write(table, key, record)]).await.map(drop)
+}
+
 /// What stores a record, or deletes it.
 pub(crate) fn write(table: Table, key: Vec<u8>, record: Option<Vec<u8>>) -> Write {
     match record {

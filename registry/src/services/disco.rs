@@ -32,6 +32,7 @@ const FEATURES: &[(&str, By)] = &[
     (ns::VERSION, By::Server),
     (ns::PING, By::Both),
     (ns::TIME, By::Server),
+    (ns::VCARD, By::Both),
 ];
 
 /// What an account is. Its owner and subscribers of its presence are told, nobody else (§8).

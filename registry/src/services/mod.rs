@@ -11,6 +11,7 @@ mod private;
 mod roster;
 #[cfg(test)]
 mod testing;
+mod vcard;
 
 use std::sync::Arc;
 
@@ -53,11 +54,14 @@ pub struct ServiceLimits {
     pub private_entries_max: u32,
     /// Bytes of one entry. Default 65 536: bookmarks by the hundred. Beyond it a set is `not-acceptable`.
     pub private_entry_bytes_max: u32,
+    /// Bytes of a vCard (XEP-0054). Default 65 536: a photo of 8 KiB, as XEP-0153 §4.6 has it, and of more. Beyond it a
+    /// set is `not-acceptable`.
+    pub vcard_bytes_max: u32,
 }
 
 impl Default for ServiceLimits {
     fn default() -> Self {
-        Self { private_entries_max: 100, private_entry_bytes_max: 64 * 1024 }
+        Self { private_entries_max: 100, private_entry_bytes_max: 64 * 1024, vcard_bytes_max: 64 * 1024 }
     }
 }
 
@@ -168,6 +172,20 @@ enum Addressee {
     Other,
 }
 
+/// The namespaces that something below is of, at some address and for some type.
+const NAMESPACES: &[&str] = &[
+    ns::ROSTER,
+    ns::PRIVATE,
+    ns::VCARD,
+    ns::DISCO_INFO,
+    ns::DISCO_ITEMS,
+    ns::VERSION,
+    ns::TIME,
+    ns::PING,
+    ns::SESSION,
+    ns::BIND,
+];
+
 /// Gives the payload of the result.
 ///
 /// A namespace we do not know is `service-unavailable` (RFC 6120 §8.4), a use of one that we know but do not support
@@ -187,9 +205,13 @@ async fn serve<S: Store>(
         Target::Account(_) => Other,
     };
     let owner = request.caller.as_jid().bare();
+    let (Target::Server(asked) | Target::Account(asked)) = &request.target;
+    let asked = asked.as_jid();
     match (&*request.payload_ns, &*request.payload_name, request.iq_type, addressee) {
         (ns::ROSTER, _, _, Other) => Err(Condition::Forbidden), // RFC 6121 §2.3.3
         (ns::PRIVATE, _, _, Server | Other) => Err(Condition::Forbidden), // XEP-0049 §3
+        (ns::VCARD, "vCard", Set, Server | Other) => Err(Condition::Forbidden), // XEP-0054 §3.2
+        (ns::VCARD, "vCard", Get, Other) => vcard::get_other(store, asked).await,
         (ns::DISCO_INFO, "query", Get, Other) if request.subscribed => disco::account(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Other) if request.subscribed => disco::account_items(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Other) => Ok(disco::no_items(&read(request)?)),
@@ -200,6 +222,9 @@ async fn serve<S: Store>(
         }
         (ns::PRIVATE, "query", Get, Own) => private::get(store, owner, &read(request)?, &config.limits).await,
         (ns::PRIVATE, "query", Set, Own) => private::set(store, owner, &request.payload, &config.limits).await,
+        (ns::VCARD, "vCard", Get, Own) => vcard::get_own(store, owner).await,
+        (ns::VCARD, "vCard", Set, Own) => vcard::set(store, owner, &request.payload, &config.limits).await,
+        (ns::VCARD, "vCard", Get, Server) => Err(Condition::ServiceUnavailable), // XEP-0054 §3.3: it has none
         (ns::DISCO_INFO, "query", Get, Server) => disco::server(&read(request)?, config),
         (ns::DISCO_INFO, "query", Get, Own) => disco::account(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Server) => disco::server_items(&read(request)?, &config.components),
@@ -209,18 +234,7 @@ async fn serve<S: Store>(
         (ns::PING, "ping", Get, Server | Own) => Ok(Vec::new()), // XEP-0199 v2.0.1 §4.2
         (ns::SESSION, "session", Set, Server | Own) => Ok(Vec::new()), // RFC 3921 §3
         (ns::BIND, "bind", Set, Server | Own) => Err(Condition::NotAllowed), // RFC 6120 §7.1: once a stream
-        (
-            ns::ROSTER
-            | ns::PRIVATE
-            | ns::DISCO_INFO
-            | ns::DISCO_ITEMS
-            | ns::VERSION
-            | ns::TIME
-            | ns::PING
-            | ns::SESSION
-            | ns::BIND,
-            ..,
-        ) => Err(Condition::FeatureNotImplemented),
+        (known, ..) if NAMESPACES.contains(&known) => Err(Condition::FeatureNotImplemented),
         _ => Err(Condition::ServiceUnavailable),
     }
 }
