@@ -26,6 +26,10 @@ pub const ROSTER_VERSIONING: &str = "urn:xmpp:features:rosterver";
 pub const PRIVATE: &str = "jabber:iq:private";
 /// vCards (XEP-0054).
 pub const VCARD: &str = "vcard-temp";
+/// Avatars, asked of a client (XEP-0008).
+pub const AVATAR: &str = "jabber:iq:avatar";
+/// Avatars, kept by the server (XEP-0008).
+pub const AVATAR_STORAGE: &str = "storage:client:avatar";
 /// Ping (XEP-0199).
 pub const PING: &str = "urn:xmpp:ping";
 /// Delayed delivery (XEP-0203).

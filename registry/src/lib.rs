@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+pub mod avatars;
 pub mod broker;
 pub mod contacts;
 pub mod directory;

@@ -5,6 +5,7 @@
 //! from namespace and name to a service; a service gives the payload of the result, or the condition of the error. What
 //! strangers are told about an account never depends on whether it exists, nor does the time it takes.
 
+mod avatar;
 mod disco;
 mod facts;
 mod private;
@@ -177,6 +178,8 @@ const NAMESPACES: &[&str] = &[
     ns::ROSTER,
     ns::PRIVATE,
     ns::VCARD,
+    ns::AVATAR,
+    ns::AVATAR_STORAGE,
     ns::DISCO_INFO,
     ns::DISCO_ITEMS,
     ns::VERSION,
@@ -212,6 +215,9 @@ async fn serve<S: Store>(
         (ns::PRIVATE, _, _, Server | Other) => Err(Condition::Forbidden), // XEP-0049 §3
         (ns::VCARD, "vCard", Set, Server | Other) => Err(Condition::Forbidden), // XEP-0054 §3.2
         (ns::VCARD, "vCard", Get, Other) => vcard::get_other(store, asked).await,
+        (known @ (ns::AVATAR | ns::AVATAR_STORAGE), "query", Get, Other) if request.subscribed => {
+            avatar::get(store, asked, known).await
+        }
         (ns::DISCO_INFO, "query", Get, Other) if request.subscribed => disco::account(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Other) if request.subscribed => disco::account_items(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Other) => Ok(disco::no_items(&read(request)?)),
@@ -225,6 +231,8 @@ async fn serve<S: Store>(
         (ns::VCARD, "vCard", Get, Own) => vcard::get_own(store, owner).await,
         (ns::VCARD, "vCard", Set, Own) => vcard::set(store, owner, &request.payload, &config.limits).await,
         (ns::VCARD, "vCard", Get, Server) => Err(Condition::ServiceUnavailable), // XEP-0054 §3.3: it has none
+        (known @ (ns::AVATAR | ns::AVATAR_STORAGE), "query", Get, Own) => avatar::get(store, owner, known).await,
+        (ns::AVATAR_STORAGE, "query", Set, Own) => avatar::set(store, owner, &read(request)?).await,
         (ns::DISCO_INFO, "query", Get, Server) => disco::server(&read(request)?, config),
         (ns::DISCO_INFO, "query", Get, Own) => disco::account(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Server) => disco::server_items(&read(request)?, &config.components),
