@@ -154,6 +154,7 @@ fn erase(table: Table, bare: JidRef<'_>) -> Option<Write> {
         Table::Rosters => Write::DeletePrefix { table, prefix: key::roster(bare) },
         Table::Offline => Write::DeletePrefix { table, prefix: key::offline(bare) },
         Table::Private => Write::DeletePrefix { table, prefix: key::private(bare) },
+        Table::Resumables => Write::DeletePrefix { table, prefix: key::resumables(bare) },
         Table::Broker => return None,
     })
 }

@@ -15,6 +15,7 @@ pub mod offline;
 pub mod owned;
 pub mod private;
 mod record;
+pub mod resumables;
 pub mod rosters;
 pub mod services;
 pub mod store;

@@ -11,8 +11,10 @@ use plaza_core::jid::Jid;
 use plaza_core::stream::{self, StreamConfig};
 use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
+use plaza_registry::resumables::{self, Resumable};
 use plaza_registry::services::{self, ServiceConfig, ServiceLimits};
 use plaza_registry::store::embedded::EmbeddedStore;
+use plaza_registry::wait::block_on;
 
 use crate::cert::Tls;
 use crate::config::{Settings, TlsMode};
@@ -134,6 +136,10 @@ impl Broker {
             offline: settings.limits.offline,
             services: Arc::clone(&services),
         });
+        // Before anybody can come back for them.
+        let mut kept = block_on(resumables::take(&config.store))
+            .map_err(|error| StartError(format!("the sessions that wait to be resumed cannot be read: {error}")))?;
+        let at_home = |session: &Resumable| homes.shard(homes.hash(session.jid.as_jid()));
         let listeners = plans(settings, config.tls.as_ref(), &services::caps(&services));
         let mesh: Arc<Mesh<Parcel>> = Mesh::new(shards, MESH_BATCHES);
         let mut broker = Self { threads: Vec::new(), inboxes: Vec::new(), metrics: Vec::new() };
@@ -160,6 +166,7 @@ impl Broker {
                 services: Arc::clone(&services),
                 errands: Arc::clone(&errands),
                 server_secret: config.server_secret,
+                kept: kept.extract_if(.., |session| at_home(session) == id).collect(),
                 metrics,
             };
             let report = report.clone();
@@ -250,13 +257,14 @@ struct Made {
     services: Arc<ServiceConfig>,
     errands: Arc<ErrandConfig>,
     server_secret: [u8; 32],
+    kept: Vec<Resumable>,
     metrics: Arc<ShardMetrics>,
 }
 
 impl Made {
     fn into_parts(self, shard: Shard, id: ShardId, shards: u16) -> DriverParts {
         let Self { port, inbox, bell, event, listeners, limits, .. } = self;
-        let Self { store, helpers, services, errands, server_secret, metrics, .. } = self;
+        let Self { store, helpers, services, errands, server_secret, kept, metrics, .. } = self;
         DriverParts {
             shard,
             port,
@@ -272,6 +280,7 @@ impl Made {
             services,
             errands,
             server_secret,
+            kept,
             metrics,
         }
     }

@@ -54,6 +54,18 @@ pub(crate) fn offline_message(owner: JidRef<'_>, number: u64) -> Vec<u8> {
     key
 }
 
+/// Prefix of an account's sessions in [`super::Table::Resumables`].
+pub(crate) fn resumables(owner: JidRef<'_>) -> Vec<u8> {
+    owned(owner)
+}
+
+/// Key of such a session.
+pub(crate) fn resumable(owner: JidRef<'_>, number: u64) -> Vec<u8> {
+    let mut key = resumables(owner);
+    key.extend_from_slice(&number.to_be_bytes());
+    key
+}
+
 /// Prefix of all of an account's private XML in [`super::Table::Private`], and the key of its index.
 pub(crate) fn private(owner: JidRef<'_>) -> Vec<u8> {
     owned(owner)

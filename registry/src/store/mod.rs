@@ -30,6 +30,8 @@ pub enum Table {
     Avatars,
     /// Whom an account blocks (XEP-0191).
     Blocklists,
+    /// Sessions that wait to be resumed while the broker is restarted (XEP-0198).
+    Resumables,
     /// The broker's own facts: schema version, server secrets.
     Broker,
 }

@@ -12,9 +12,10 @@ impl Table {
         Self::Vcards,
         Self::Avatars,
         Self::Blocklists,
+        Self::Resumables,
         Self::Broker,
     ];
-    const COUNT: usize = 8;
+    const COUNT: usize = 9;
 
     /// Its name in an engine. Never changed: data is stored under it.
     pub(super) const fn name(self) -> &'static str {
@@ -26,6 +27,7 @@ impl Table {
             Self::Vcards => "vcards",
             Self::Avatars => "avatars",
             Self::Blocklists => "blocklists",
+            Self::Resumables => "resumables",
             Self::Broker => "broker",
         }
     }

@@ -8,7 +8,7 @@ mod listener;
 mod negotiate;
 pub mod tls;
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
 use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -22,6 +22,7 @@ use plaza_core::stream::{self, Need, Stream, StreamConfig, Violation};
 use plaza_core::xml::{Scanned, Scanner, StreamNamespaces};
 use plaza_registry::errands::{self, Errand, ErrandConfig, Return};
 use plaza_registry::helpers::Helpers;
+use plaza_registry::resumables::{self, Resumable};
 use plaza_registry::services::{self, Reply, Request, ServiceConfig};
 use plaza_registry::store::embedded::EmbeddedStore;
 use slab::Slab;
@@ -118,6 +119,8 @@ pub struct DriverParts {
     pub errands: Arc<ErrandConfig>,
     /// Makes stand-in salts for accounts that do not exist.
     pub server_secret: [u8; 32],
+    /// Sessions kept from before a restart.
+    pub kept: Vec<Resumable>,
     /// Where counters are published.
     pub metrics: Arc<ShardMetrics>,
 }
@@ -177,6 +180,8 @@ pub struct Driver {
     tasks: Tasks,
     outcomes: Rc<RefCell<VecDeque<Outcome>>>,
     stopping: Option<Instant>,
+    /// Sessions are being stored for the next start.
+    keeping: Rc<Cell<bool>>,
 }
 
 /// An open listener.
@@ -233,6 +238,7 @@ impl Driver {
         }
         ring.watch(&event);
         let tasks = Tasks::new(Arc::clone(&bell));
+        let parts_kept = parts.kept;
         let (helpers, services, errands) = (parts.helpers, parts.services, parts.errands);
         let (server_secret, metrics) = (parts.server_secret, parts.metrics);
         let parts = Rest {
@@ -250,7 +256,7 @@ impl Driver {
             server_secret,
             metrics,
         };
-        Ok(Self {
+        let mut driver = Self {
             ring,
             shard,
             parts,
@@ -278,7 +284,20 @@ impl Driver {
             tasks,
             outcomes: Rc::default(),
             stopping: None,
-        })
+            keeping: Rc::default(),
+        };
+        for kept in parts_kept {
+            let until = driver.due(kept.seconds);
+            if let Some(id) = driver.shard.restore(kept, until) {
+                driver.wheel.insert(until, SESSION | id.to_token());
+            }
+        }
+        Ok(driver)
+    }
+
+    /// The tick in so many seconds.
+    fn due(&self, seconds: u32) -> u64 {
+        u64::from(self.tick) + u64::from(seconds) * 1_000 / TICK.as_millis() as u64
     }
 
     /// Runs until told to stop.
@@ -289,12 +308,17 @@ impl Driver {
         loop {
             self.turn()?;
             if let Some(deadline) = self.stopping
-                && ((self.connections.is_empty() && !self.shard.is_storing()) || Instant::now() >= deadline)
+                && (self.is_done() || Instant::now() >= deadline)
             {
                 self.publish();
                 return Ok(());
             }
         }
+    }
+
+    /// Whether a stop has nothing more to wait for.
+    fn is_done(&self) -> bool {
+        self.connections.is_empty() && !self.shard.is_storing() && !self.keeping.get()
     }
 
     /// One turn.
@@ -857,11 +881,10 @@ impl Driver {
     fn lose_session(&mut self, key: Key) {
         let Some(connection) = self.connection_mut(key) else { return };
         let Phase::Session(id) = connection.phase else { return };
-        let tick = u64::from(self.tick);
-        let due = |seconds: u32| tick + u64::from(seconds) * 1_000 / TICK.as_millis() as u64;
+        let now = self.due(0);
         let mut until = 0;
         let waits = self.shard.hibernate(id, |seconds| {
-            until = due(seconds);
+            until = now + u64::from(seconds) * 1_000 / TICK.as_millis() as u64;
             until
         });
         if !waits {
@@ -1267,6 +1290,40 @@ impl Driver {
         }
     }
 
+    /// Sessions that may be resumed are kept for the next start; their streams end like all others.
+    fn keep_resumables(&mut self) {
+        let mut kept = Vec::new();
+        let mut streams = Vec::new();
+        for (index, connection) in &self.connections {
+            if let Phase::Session(id) = connection.phase
+                && self.shard.is_resumable(id)
+            {
+                streams.push(Key { index: index as u32, generation: connection.generation });
+            }
+        }
+        for id in self.shard.all_sessions() {
+            kept.extend(self.shard.retire(id));
+        }
+        for key in streams {
+            let Some(connection) = self.connection_mut(key) else { continue };
+            connection.phase = Phase::Closing;
+            stream::write_error(&mut connection.out, stream::Condition::SystemShutdown, "");
+            self.finish(key);
+        }
+        if kept.is_empty() {
+            return;
+        }
+        let (store, keeping) = (self.parts.store.clone(), Rc::clone(&self.keeping));
+        keeping.set(true);
+        let shard = self.parts.id.0;
+        self.tasks.spawn(async move {
+            if let Err(error) = resumables::store(&store, &kept).await {
+                tracing::error!(shard, %error, "sessions could not be kept for the next start");
+            }
+            keeping.set(false);
+        });
+    }
+
     fn on_command(&mut self, command: Command) {
         match command {
             Command::AccountChanged(bare, condition) => {
@@ -1288,6 +1345,7 @@ impl Driver {
         for index in 0..self.listeners.len() {
             self.ring.cancel_accept(index as u32);
         }
+        self.keep_resumables();
         for id in self.shard.all_sessions() {
             self.shard.terminate(id, stream::Condition::SystemShutdown);
         }

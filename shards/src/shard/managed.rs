@@ -13,6 +13,7 @@ use plaza_core::sm::{self, SmId};
 use plaza_core::stanza::{Class, Condition, IqType, MessageType, Stanza};
 use plaza_core::stream::{self, NotResumed, Resumed};
 use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
+use plaza_registry::resumables::Resumable;
 use smallvec::SmallVec;
 
 use super::batch::{Envelope, Handoff};
@@ -406,6 +407,9 @@ impl Shard {
             self.effects.push_back(Effect::Displace(old));
         }
         self.counters.resumed += 1;
+        if self.can_take_messages(id) {
+            self.fetch_kept(id); // What came while the broker was restarted.
+        }
         Ok((id, resumed))
     }
 
@@ -419,6 +423,78 @@ impl Shard {
         let old = std::mem::replace(&mut session.outbox, buffer);
         self.give_buffer(old);
         self.mark_dirty(id);
+    }
+
+    /// Takes a session that may be resumed out of the shard, to be kept while the broker is restarted. Nobody is told that it
+    /// leaves, since it does not. `None` if it can't be resumed.
+    pub fn retire(&mut self, id: SessionId) -> Option<Resumable> {
+        let session = self.get_mut(id).filter(|session| !session.flags.ended)?;
+        session.managed.as_ref().filter(|managed| managed.id.is_some())?;
+        let managed = session.managed.take()?;
+        session.flags.ended = true;
+        let (account, priority, interested) = (session.account, session.priority, session.flags.interested);
+        let presence = session.extras.as_ref().and_then(|extras| extras.presence.clone());
+        let jid = session.jid.clone();
+        self.accounts.unlink(account, id.index, self.config.facts_bytes_max);
+        self.sessions.remove(id.index as usize);
+        let own = managed.id?;
+        self.resumables.remove(&own.session);
+        let mut rest = managed.waiting();
+        let unacked = managed.unacked.iter().map_while(|unacked| {
+            let (stanza, others) = rest.split_at_checked(unacked.len as usize)?;
+            rest = others;
+            Some((stanza.into(), unacked.kept))
+        });
+        Some(Resumable {
+            jid,
+            secret: own.secret,
+            number: own.session,
+            seconds: managed.seconds,
+            handled: managed.handled,
+            sent: managed.sent,
+            priority,
+            interested,
+            presence,
+            unacked: unacked.collect(),
+        })
+    }
+
+    /// Brings a session back that was kept while the broker was restarted: it waits until the moment given. `None` if its
+    /// address is taken already.
+    pub fn restore(&mut self, kept: Resumable, until: u64) -> Option<SessionId> {
+        let bare = kept.jid.bare();
+        let resource = kept.jid.as_jid().resource()?.to_owned();
+        if self.session_of(self.homes.hash(bare.as_jid()), kept.jid.as_jid()).is_some() {
+            return None;
+        }
+        let (id, _) = self.bind(NO_CONNECTION, &bare, Some(&resource), 0).ok()?;
+        let own = SmId { secret: kept.secret, session: kept.number };
+        let acked = kept.sent.wrapping_sub(kept.unacked.len() as u32);
+        let mut managed = Managed {
+            id: Some(own),
+            seconds: kept.seconds,
+            handled: kept.handled,
+            sent: acked,
+            acked,
+            hibernated: Some(until),
+            ..Managed::default()
+        };
+        for (stanza, kept) in &kept.unacked {
+            managed.keep(stanza);
+            if let Some(last) = managed.unacked.back_mut() {
+                last.kept = *kept;
+            }
+        }
+        let session = self.get_mut(id)?;
+        session.managed = Some(Box::new(managed));
+        session.priority = kept.priority;
+        session.flags.interested = kept.interested;
+        if kept.presence.is_some() {
+            session.extras().presence = kept.presence;
+        }
+        self.resumables.insert(own.session, id);
+        self.counters.hibernated += 1;
+        Some(id)
     }
 
     /// Whether a session is managed and can be resumed.

@@ -81,6 +81,19 @@ impl Broker {
     pub(crate) fn restart(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+        self.start_again();
+    }
+
+    /// Stops it in order, and starts it again.
+    pub(crate) fn restart_in_order(&mut self) {
+        self.terminate();
+        let status = self.ended(PATIENCE);
+        self.check_end(status);
+        self.stopped = false;
+        self.start_again();
+    }
+
+    fn start_again(&mut self) {
         let log = File::options().append(true).open(self.data.path().join("log")).unwrap();
         self.child = Self::command(&self.data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
         self.wait("to serve again", |broker| broker.http("/healthz").is_some_and(|answer| answer.contains("200 OK")));

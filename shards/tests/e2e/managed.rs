@@ -149,6 +149,34 @@ fn an_acknowledgement_comes_when_what_it_covers_is_stored() {
 }
 
 #[test]
+fn a_session_outlives_a_restart_of_the_broker() {
+    let mut broker = Broker::start("");
+    for (one, other) in broker.pairs() {
+        let mut ours = Wire::available(&broker, one, "a");
+        let (mut connected, stays) = managed(&broker, other, "b");
+        let (cut, waits) = managed(&broker, other, "c");
+        drop(cut);
+        broker.wait("to be missed", |broker| broker.metric("plaza_hibernated_sessions", "") == 1);
+        for resource in ["b", "c"] {
+            ours.send(message(&format!("{other}@localhost/{resource}"), &format!("for {resource}")));
+        }
+        ours.ping();
+        connected.until("<body>for b</body></message>");
+        broker.restart_in_order();
+        assert!(connected.drain().contains("<system-shutdown"));
+        // The answer to its ping was not counted by either: each had its presence and the other's.
+        for (name, text) in [(stays, "for b"), (waits, "for c")] {
+            let (mut back, said) = resume(&broker, other, &name, 2, &format!("<body>{text}</body></message>"));
+            assert!(said.contains("<resumed xmlns='urn:xmpp:sm:3' h='1'"), "{said}");
+            back.send(format!("<a xmlns='{SM}' h='3'/></stream:stream>"));
+            back.drain();
+        }
+        assert_eq!(broker.metric("plaza_hibernated_sessions", ""), 0);
+    }
+    broker.stop();
+}
+
+#[test]
 fn a_client_that_never_acknowledges_has_bounds() {
     let broker = Broker::start("unacknowledged_stanzas_max = 20\nresume_max = '1s'\noffline_messages_max = 1000");
     let (mut deaf, _) = managed(&broker, "anna", "deaf");
