@@ -915,7 +915,9 @@ impl Shard {
         let account = self.accounts.get(account)?;
         account.sessions.iter().find_map(|&index| {
             let session = self.sessions.get(index as usize)?;
-            (session.jid.as_str() == full.as_str()).then_some(SessionId { index, generation: session.generation })
+            // While one is taken out of its account, others of it may be told so: it is no recipient any more.
+            let is_it = !session.flags.ended && session.jid.as_str() == full.as_str();
+            is_it.then_some(SessionId { index, generation: session.generation })
         })
     }
 
