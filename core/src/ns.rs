@@ -30,6 +30,10 @@ pub const VCARD: &str = "vcard-temp";
 pub const AVATAR: &str = "jabber:iq:avatar";
 /// Avatars, kept by the server (XEP-0008).
 pub const AVATAR_STORAGE: &str = "storage:client:avatar";
+/// Blocking command (XEP-0191).
+pub const BLOCKING: &str = "urn:xmpp:blocking";
+/// What a sender is told whose own account blocks the recipient (XEP-0191 §3.3).
+pub const BLOCKING_ERRORS: &str = "urn:xmpp:blocking:errors";
 /// Ping (XEP-0199).
 pub const PING: &str = "urn:xmpp:ping";
 /// Delayed delivery (XEP-0203).

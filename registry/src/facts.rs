@@ -4,6 +4,7 @@
 use plaza_core::jid::JidRef;
 
 use crate::accounts::{self, Account};
+use crate::blocking::{self, BlockList};
 use crate::contacts::Contacts;
 use crate::offline::OfflineHead;
 use crate::rosters;
@@ -18,6 +19,8 @@ pub struct Facts {
     pub contacts: Contacts,
     /// How many messages are kept for it.
     pub offline: OfflineHead,
+    /// Whom it blocks.
+    pub blocked: BlockList,
 }
 
 impl Facts {
@@ -25,7 +28,11 @@ impl Facts {
     pub fn bytes(&self) -> usize {
         let keys =
             |keys: &plaza_core::sasl::scram::Keys| keys.salt.len() + keys.stored_key.len() + keys.server_key.len();
-        size_of::<Self>() + keys(&self.account.sha1) + keys(&self.account.sha256) + self.contacts.heap_bytes()
+        size_of::<Self>()
+            + keys(&self.account.sha1)
+            + keys(&self.account.sha256)
+            + self.contacts.heap_bytes()
+            + self.blocked.heap_bytes()
     }
 }
 
@@ -38,15 +45,18 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
         Lookup { table: Table::Accounts, key: key::account(bare), below: false },
         Lookup { table: Table::Rosters, key: key::roster(bare), below: true },
         Lookup { table: Table::Offline, key: key::offline(bare), below: false },
+        Lookup { table: Table::Blocklists, key: key::account(bare), below: false },
     ];
     let mut found = store.look_up(lookups).await?.into_iter();
-    let (account, roster, offline) = (found.next().flatten(), found.next().flatten(), found.next().flatten());
+    let (account, roster) = (found.next().flatten(), found.next().flatten());
+    let (offline, blocked) = (found.next().flatten(), found.next().flatten());
     let Some(account) = account else { return Ok(None) };
     let items = roster.map_or(Ok(Vec::new()), |roster| rosters::read(bare, roster.below))?;
     Ok(Some(Facts {
         account: accounts::decode(&account.value)?,
         contacts: Contacts::new(&items),
         offline: offline.map_or(Ok(OfflineHead::default()), |head| OfflineHead::decode(&head.value))?,
+        blocked: blocked.map_or(Ok(BlockList::default()), |list| blocking::decode(&list.value))?,
     }))
 }
 
@@ -77,7 +87,12 @@ mod tests {
         let facts = block_on(load(&memory, owner.as_jid())).unwrap().unwrap();
         let contacts: Vec<_> = facts.contacts.iter().map(|(jid, state)| (jid.as_str(), state.ask)).collect();
         assert_eq!(contacts, [("a@x.example", true), ("b@x.example", true)]);
-        assert_eq!(facts.offline, head);
+        assert_eq!((facts.offline, &facts.blocked), (head, &BlockList::default()));
+        let bounds = blocking::Bounds { items_max: 9, bytes_max: 99 };
+        let blocked = [Jid::parse("a@x.example").unwrap()];
+        block_on(blocking::block(&memory, owner.as_jid(), &blocked, bounds)).unwrap();
+        let facts = block_on(load(&memory, owner.as_jid())).unwrap().unwrap();
+        assert_eq!(facts.blocked, BlockList::new(blocked));
         assert!(block_on(load(&memory, Jid::parse("no@things.example").unwrap().as_jid())).unwrap().is_none());
     }
 

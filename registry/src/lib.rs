@@ -5,6 +5,7 @@
 
 pub mod accounts;
 pub mod avatars;
+pub mod blocking;
 pub mod broker;
 pub mod contacts;
 pub mod directory;

@@ -64,6 +64,8 @@ pub enum DropReason {
     Unhandled,
     /// Its account was away, and it says itself that it is not worth keeping (XEP-0160 §3, XEP-0334).
     NotKept,
+    /// Its recipient blocks its sender, or its sender its recipient, and the rules say to be silent (XEP-0191 §3.3).
+    Blocked,
 }
 
 /// How a TLS handshake ended.
@@ -80,7 +82,7 @@ pub enum Handshake {
 label!(DropReason, "reason", {
     OutboxFull => "outbox-full", NoRoute => "no-route", Stale => "stale", MeshFull => "mesh-full",
     Unanswerable => "unanswerable", Stopping => "stopping", Unhandled => "unhandled",
-    NotKept => "not-kept",
+    NotKept => "not-kept", Blocked => "blocked",
 });
 label!(Handshake, "result", { Ok => "ok", Failed => "failed", TimedOut => "timed-out" });
 label!(Kind, "kind", { Message => "message", Presence => "presence", Iq => "iq" });

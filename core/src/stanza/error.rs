@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use crate::ns;
+
 /// What the sender may do about it (RFC 6120 §8.3.2).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[expect(missing_docs, reason = "the protocol's own words")]
@@ -158,11 +160,23 @@ pub struct StanzaError {
     pub error_type: ErrorType,
     /// Text for the sender's developer, "" for none. Says what to change and nothing of our insides.
     pub text: &'static str,
+    /// The condition of an application, if it says more (RFC 6120 §8.3.4): its element's name and namespace.
+    pub specific: Option<(&'static str, &'static str)>,
+}
+
+impl StanzaError {
+    /// The sender's own account blocks whom it addresses (XEP-0191 v1.3 §3.3).
+    pub const BLOCKED: Self = Self {
+        condition: Condition::NotAcceptable,
+        error_type: ErrorType::Cancel,
+        text: "",
+        specific: Some(("blocked", ns::BLOCKING_ERRORS)),
+    };
 }
 
 impl From<Condition> for StanzaError {
     fn from(condition: Condition) -> Self {
-        Self { condition, error_type: condition.error_type(), text: "" }
+        Self { condition, error_type: condition.error_type(), text: "", specific: None }
     }
 }
 

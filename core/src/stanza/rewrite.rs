@@ -98,6 +98,12 @@ pub fn write_error(out: &mut Vec<u8>, kind: Kind, id_raw: Option<&str>, from: &s
         write::text(out, error.text);
         out.extend_from_slice(b"</text>");
     }
+    if let Some((name, ns)) = error.specific {
+        out.push(b'<');
+        out.extend_from_slice(name.as_bytes());
+        write::attr(out, "xmlns", ns);
+        out.extend_from_slice(b"/>");
+    }
     out.extend_from_slice(b"</error></");
     out.extend_from_slice(kind.name().as_bytes());
     out.push(b'>');

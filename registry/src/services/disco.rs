@@ -32,6 +32,7 @@ const FEATURES: &[(&str, By)] = &[
     (ns::ROSTER, By::Both),
     (ns::VERSION, By::Server),
     (ns::AVATAR_STORAGE, By::Account),
+    (ns::BLOCKING, By::Both),
     (ns::PING, By::Both),
     (ns::TIME, By::Server),
     (ns::VCARD, By::Both),

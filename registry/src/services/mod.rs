@@ -6,6 +6,7 @@
 //! strangers are told about an account never depends on whether it exists, nor does the time it takes.
 
 mod avatar;
+mod blocking;
 mod disco;
 mod facts;
 mod private;
@@ -24,6 +25,7 @@ use plaza_core::xml::NotStandalone;
 use plaza_core::xml::read::Node;
 
 pub use self::roster::payload as roster_payload;
+use crate::blocking::BlockList;
 use crate::owned::OwnedError;
 use crate::rosters::RosterItem;
 use crate::store::{Store, StoreError};
@@ -58,11 +60,22 @@ pub struct ServiceLimits {
     /// Bytes of a vCard (XEP-0054). Default 65 536: a photo of 8 KiB, as XEP-0153 §4.6 has it, and of more. Beyond it a
     /// set is `not-acceptable`.
     pub vcard_bytes_max: u32,
+    /// Addresses on a block list (XEP-0191). Default 1 000: more than people block one by one. Beyond it a set is
+    /// `resource-constraint`, as it is beyond the next.
+    pub blocklist_items_max: u32,
+    /// Bytes of all addresses on a block list. Default 131 072: a shard holds it with the account's facts.
+    pub blocklist_bytes_max: u32,
 }
 
 impl Default for ServiceLimits {
     fn default() -> Self {
-        Self { private_entries_max: 100, private_entry_bytes_max: 64 * 1024, vcard_bytes_max: 64 * 1024 }
+        Self {
+            private_entries_max: 100,
+            private_entry_bytes_max: 64 * 1024,
+            vcard_bytes_max: 64 * 1024,
+            blocklist_items_max: 1_000,
+            blocklist_bytes_max: 128 * 1024,
+        }
     }
 }
 
@@ -134,6 +147,24 @@ pub enum Effect {
     Contact(Box<RosterItem>),
     /// A contact was taken out of the roster: subscriptions end (RFC 6121 §2.5.2).
     ContactRemoved(Box<RosterItem>),
+    /// The caller's session is interested in pushes of the block list from now on (XEP-0191 §3.3).
+    BlocklistInterested,
+    /// Send each resource of the account that is interested in the block list an iq set with this payload, as with the
+    /// roster's.
+    BlocklistPush {
+        /// Payload, escaped XML.
+        payload: String,
+    },
+    /// The account's block list is this now. Whoever came onto it is sent unavailable presence, whoever left it the
+    /// present one, as far as they may have the account's presence (XEP-0191 §3.3, §3.4).
+    Blocklist {
+        /// What it became, for the shard to hold.
+        list: BlockList,
+        /// Who came onto it.
+        blocked: Vec<Jid>,
+        /// Who left it.
+        unblocked: Vec<Jid>,
+    },
 }
 
 /// The server's capabilities, for the stream features (XEP-0115 §6.3): they are a hash of what [`answer`] says of it.
@@ -180,6 +211,7 @@ const NAMESPACES: &[&str] = &[
     ns::VCARD,
     ns::AVATAR,
     ns::AVATAR_STORAGE,
+    ns::BLOCKING,
     ns::DISCO_INFO,
     ns::DISCO_ITEMS,
     ns::VERSION,
@@ -233,6 +265,11 @@ async fn serve<S: Store>(
         (ns::VCARD, "vCard", Get, Server) => Err(Condition::ServiceUnavailable), // XEP-0054 §3.3: it has none
         (known @ (ns::AVATAR | ns::AVATAR_STORAGE), "query", Get, Own) => avatar::get(store, owner, known).await,
         (ns::AVATAR_STORAGE, "query", Set, Own) => avatar::set(store, owner, &read(request)?).await,
+        (ns::BLOCKING, "blocklist", Get, Own) => blocking::get(store, owner, effects).await,
+        (ns::BLOCKING, "block", Set, Own) => {
+            blocking::block(store, owner, &read(request)?, &config.limits, effects).await
+        }
+        (ns::BLOCKING, "unblock", Set, Own) => blocking::unblock(store, owner, &read(request)?, effects).await,
         (ns::DISCO_INFO, "query", Get, Server) => disco::server(&read(request)?, config),
         (ns::DISCO_INFO, "query", Get, Own) => disco::account(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Server) => disco::server_items(&read(request)?, &config.components),

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use hashbrown::HashTable;
 use plaza_core::jid::{Jid, JidRef};
+use plaza_registry::blocking::BlockList;
 use plaza_registry::facts::Facts;
 use slab::Slab;
 use smallvec::SmallVec;
@@ -20,6 +21,8 @@ pub(super) struct Account {
     pub(super) sessions: SmallVec<[u32; 2]>,
     /// What the store says of it; `None` until it was asked.
     pub(super) facts: Option<Box<Facts>>,
+    /// Whom it blocks (XEP-0191); `None` nearly always. It came with the facts, and stays when they are forgotten.
+    pub(super) blocked: Option<Box<BlockList>>,
     /// What waits for the store; `None` nearly always.
     pub(super) work: Option<Box<Work>>,
     /// On the idle list.
@@ -32,7 +35,13 @@ impl Account {
     /// Heap bytes, beside the entry.
     pub(super) fn heap_bytes(&self) -> usize {
         let spilled = if self.sessions.spilled() { self.sessions.capacity() * size_of::<u32>() } else { 0 };
-        spilled + self.facts.as_ref().map_or(0, |facts| facts.bytes())
+        spilled + self.facts_bytes()
+    }
+
+    /// Bytes of what is known of it.
+    fn facts_bytes(&self) -> usize {
+        let blocked = self.blocked.as_ref().map_or(0, |list| size_of::<BlockList>() + list.heap_bytes());
+        self.facts.as_ref().map_or(0, |facts| facts.bytes()) + blocked
     }
 
     fn is_idle(&self) -> bool {
@@ -78,6 +87,7 @@ impl Accounts {
             hash,
             sessions: SmallVec::new(),
             facts: None,
+            blocked: None,
             work: None,
             idle: false,
             touched: false,
@@ -104,12 +114,14 @@ impl Accounts {
             account.touched = true;
             return;
         }
-        let Some(facts) = &account.facts else { return self.remove(index) };
+        if account.facts.is_none() {
+            return self.remove(index);
+        }
         if account.idle {
             account.touched = true;
             return;
         }
-        self.idle_bytes += facts.bytes();
+        self.idle_bytes += account.facts_bytes();
         account.idle = true;
         account.touched = false;
         self.idle.push_back(index);
@@ -126,7 +138,7 @@ impl Accounts {
             // An account that was removed left its place in the list behind.
             let Some(account) = self.slab.get_mut(index as usize).filter(|account| account.idle) else { continue };
             account.idle = false;
-            let bytes = account.facts.as_ref().map_or(0, |facts| facts.bytes());
+            let bytes = account.facts_bytes();
             self.idle_bytes = self.idle_bytes.saturating_sub(bytes);
             if !account.is_idle() {
                 continue; // In use again: it comes back when it is not.
@@ -142,13 +154,28 @@ impl Accounts {
     }
 
     /// Replaces what is known of an account; the bytes of those on the idle list stay right.
-    pub(super) fn set_facts(&mut self, index: u32, facts: Option<Box<Facts>>) {
+    pub(super) fn set_facts(&mut self, index: u32, mut facts: Option<Box<Facts>>) {
+        self.replace(index, |account| {
+            if let Some(facts) = &mut facts {
+                let blocked = std::mem::take(&mut facts.blocked);
+                account.blocked = (!blocked.is_empty()).then(|| Box::new(blocked));
+            }
+            account.facts = facts;
+        });
+    }
+
+    /// Replaces whom an account blocks.
+    pub(super) fn set_blocked(&mut self, index: u32, list: BlockList) {
+        self.replace(index, |account| account.blocked = (!list.is_empty()).then(|| Box::new(list)));
+    }
+
+    fn replace(&mut self, index: u32, set: impl FnOnce(&mut Account)) {
         let Some(account) = self.slab.get_mut(index as usize) else { return };
-        let bytes = |facts: &Option<Box<Facts>>| facts.as_ref().map_or(0, |facts| facts.bytes());
+        let before = account.facts_bytes();
+        set(account);
         if account.idle {
-            self.idle_bytes = (self.idle_bytes + bytes(&facts)).saturating_sub(bytes(&account.facts));
+            self.idle_bytes = (self.idle_bytes + account.facts_bytes()).saturating_sub(before);
         }
-        account.facts = facts;
     }
 
     fn remove(&mut self, index: u32) {

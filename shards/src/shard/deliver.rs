@@ -50,6 +50,9 @@ impl Shard {
         if self.waits_for_store(index) {
             return self.queue_inbound(envelope, origin, body);
         }
+        if self.blocks(index, envelope.from) {
+            return self.refuse_blocked(envelope);
+        }
         if envelope.to.resource().is_some()
             && rules::reaches_resource(envelope.class)
             && let Some(recipient) = self.session_with(index, envelope.to)

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod batch;
+mod blocking;
 mod deliver;
 mod kept;
 mod managed;
@@ -21,7 +22,7 @@ use plaza_core::jid::{Jid, JidRef, ParsedJid};
 use plaza_core::limits::ScanLimits;
 use plaza_core::rules::{self, Destination, DomainKind};
 use plaza_core::stanza::{
-    Class, Condition, IqType, Kind, NotAStanza, PresenceType, Stanza, write_error, write_reply_start,
+    Class, Condition, IqType, Kind, NotAStanza, PresenceType, Stanza, StanzaError, write_error, write_reply_start,
 };
 use plaza_core::subscription::Request as Subscribing;
 use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
@@ -43,7 +44,7 @@ use batch::{Envelope, Handoff};
 use deliver::{Body, Origin};
 pub use managed::ManagedLimits;
 pub use session::SessionId;
-use session::{Session, Waiter};
+use session::{Flags, Session, Waiter};
 use work::Settling;
 
 /// Bounds and facts of the shards.
@@ -401,7 +402,7 @@ impl Shard {
         if session.unsent() >= self.config.outbox_bytes_high as usize {
             return self.wait_for(id, id);
         }
-        let from = session.jid.clone();
+        let (from, account) = (session.jid.clone(), session.account);
         let stanza = match Stanza::classify(element, ns::CLIENT) {
             Ok(stanza) => stanza,
             Err(NotAStanza::Unsupported) => return self.manage(id, &element),
@@ -424,6 +425,9 @@ impl Shard {
             return self.refuse(id, &stanza, &from, Condition::JidMalformed);
         };
         let to = parsed.as_jid();
+        if self.blocks(account, to.as_str()) {
+            return self.refuse_to_blocked(id, &from, &stanza);
+        }
         if let Class::Presence(presence) = stanza.class
             && let Some(request) = Subscribing::of(presence)
         {
@@ -508,6 +512,11 @@ impl Shard {
         let home = self.homes.shard(hash);
         if home == self.id && Self::is_account_iq(&envelope) {
             // RFC 6121 §8.5.2.1.3: the server answers on behalf of the account.
+            if to != from.as_jid().bare()
+                && let Some(flow) = self.hold_iq(&envelope, Origin::Local(id), &body)
+            {
+                return flow;
+            }
             return self.call_service(from, stanza, Target::Account(to.to_jid()), true, ReplyTo::Session(id));
         }
         let flow = if home == self.id {
@@ -553,11 +562,18 @@ impl Shard {
             return self.ignore(DropReason::Unhandled);
         };
         let Some(payload) = stanza.element.standalone(&child) else { return self.ignore(DropReason::Unhandled) };
+        let subscribed = match &target {
+            Target::Account(account) => {
+                let index = self.accounts.find_index(self.homes.hash(account.as_jid()), account.as_jid());
+                index.and_then(|index| self.stands(index, from.as_jid())).is_some_and(|state| state.from)
+            }
+            Target::Server(_) => false,
+        };
         let request = Request {
             caller: from.clone(),
             target,
             addressed,
-            subscribed: false,
+            subscribed,
             iq_type,
             id_raw: iq_id.raw.into(),
             payload: payload.into(),
@@ -585,18 +601,21 @@ impl Shard {
     pub fn reply(&mut self, caller: &Jid, reply_to: ReplyTo, reply: Reply) {
         for effect in reply.effects {
             match effect {
-                ServiceEffect::RosterInterested => {
-                    if let Some(id) = self.session_of(self.homes.hash(caller.as_jid()), caller.as_jid())
-                        && let Some(session) = self.get_mut(id)
-                    {
-                        session.flags.interested = true;
-                    }
+                ServiceEffect::RosterInterested => self.flag(caller.as_jid(), |flags| flags.interested = true),
+                ServiceEffect::RosterPush { payload } => self.push(caller.as_jid(), &payload, |flags| flags.interested),
+                ServiceEffect::BlocklistInterested => {
+                    self.flag(caller.as_jid(), |flags| flags.blocklist_interested = true);
                 }
-                ServiceEffect::RosterPush { payload } => self.push_roster(caller.as_jid(), &payload),
                 ServiceEffect::Contact(item) => self.set_contact_of(caller, &item.jid, Some(&item)),
                 ServiceEffect::ContactRemoved(item) => {
                     self.set_contact_of(caller, &item.jid, None);
                     self.contact_removed(&caller.bare(), &item);
+                }
+                ServiceEffect::BlocklistPush { payload } => {
+                    self.push(caller.as_jid(), &payload, |flags| flags.blocklist_interested);
+                }
+                ServiceEffect::Blocklist { list, blocked, unblocked } => {
+                    self.blocklist_changed(caller, list, blocked, unblocked);
                 }
             }
         }
@@ -616,9 +635,23 @@ impl Shard {
 
     /// RFC 6121 §2.1.6: every interested resource of the account.
     pub(super) fn push_roster(&mut self, account: JidRef<'_>, payload: &str) {
+        self.push(account, payload, |flags| flags.interested);
+    }
+
+    /// Notes something about a session, if it is still there.
+    fn flag(&mut self, jid: JidRef<'_>, note: impl FnOnce(&mut Flags)) {
+        if let Some(id) = self.session_of(self.homes.hash(jid), jid)
+            && let Some(session) = self.get_mut(id)
+        {
+            note(&mut session.flags);
+        }
+    }
+
+    /// RFC 6121 §2.1.6, XEP-0191 §3.3: every interested resource of the account.
+    fn push(&mut self, account: JidRef<'_>, payload: &str, is_interested: impl Fn(Flags) -> bool) {
         for id in self.sessions_of(account) {
             let Some(session) = self.get(id) else { continue };
-            if !session.flags.interested {
+            if !is_interested(session.flags) {
                 continue;
             }
             let to = session.jid.clone();
@@ -639,10 +672,12 @@ impl Shard {
     // ---- refusing ----------------------------------------------------------------------------------------------
 
     /// Answers a stanza with an error on behalf of whom it addresses; never an error or a result (RFC 6120 §8.3.1).
-    fn refuse(&mut self, id: SessionId, stanza: &Stanza<'_>, from: &Jid, condition: Condition) -> Flow {
+    fn refuse(&mut self, id: SessionId, stanza: &Stanza<'_>, from: &Jid, error: impl Into<StanzaError>) -> Flow {
         if !stanza.class.answerable() {
             return self.ignore(DropReason::Unanswerable);
         }
+        let error = error.into();
+        let condition = error.condition;
         self.counters.stanza_errors[condition] += 1;
         // `jid-malformed` comes from the server: what was addressed is not an address (RFC 6120 §8.3.3.8).
         let by = stanza.to.filter(|_| condition != Condition::JidMalformed).map(|to| to.value());
@@ -653,7 +688,7 @@ impl Shard {
                 stanza.id.map(|id| id.raw),
                 by.as_deref().unwrap_or(""),
                 from.as_str(),
-                condition.into(),
+                error,
             );
         });
         Flow::Continue
@@ -795,10 +830,11 @@ impl Shard {
     }
 
     fn take_handoff(&mut self, envelope: &Envelope<'_>, origin: Origin, stanza: &str) {
-        if Self::is_account_iq(envelope) {
+        let body = Body::Bytes(stanza.as_bytes());
+        if !Self::is_account_iq(envelope) {
+            self.deliver(envelope, origin, &body);
+        } else if self.hold_iq(envelope, origin, &body).is_none() {
             self.serve_handoff(envelope, stanza);
-        } else {
-            self.deliver(envelope, origin, &Body::Bytes(stanza.as_bytes()));
         }
     }
 

@@ -151,23 +151,30 @@ impl Shard {
         let Some(extras) = session.extras.as_mut() else { return };
         for to in std::mem::take(&mut extras.directed) {
             let hears = broadcast
-                && (self.hears_broadcasts(from, to.as_jid())
+                && (self.hears_broadcasts(account, from, to.as_jid())
                     || self.stands(account, to.as_jid()).is_some_and(|state| state.from));
             if to.as_jid() == from.as_jid() || hears {
                 continue;
             }
-            let mut bytes = self.take_buffer();
-            simple_presence(&mut bytes, from.as_str(), to.as_str(), true);
-            self.route_own(Class::Presence(PresenceType::Unavailable), to.as_jid(), from.as_str(), &bytes);
-            self.give_buffer(bytes);
+            self.send_unavailable(from, &to);
         }
     }
 
-    /// Whether presence broadcast by `from` reaches `to`: its account, or a resource of it that is available.
-    fn hears_broadcasts(&self, from: &Jid, to: JidRef<'_>) -> bool {
+    /// Tells a local address that a session left.
+    pub(super) fn send_unavailable(&mut self, from: &Jid, to: &Jid) {
+        let mut bytes = self.take_buffer();
+        simple_presence(&mut bytes, from.as_str(), to.as_str(), true);
+        self.route_own(Class::Presence(PresenceType::Unavailable), to.as_jid(), from.as_str(), &bytes);
+        self.give_buffer(bytes);
+    }
+
+    /// Whether presence broadcast by `from` reaches `to`: its account, or a resource of it that is available. What waits
+    /// there for the account may yet reach a resource that is not available now.
+    fn hears_broadcasts(&self, account: u32, from: &Jid, to: JidRef<'_>) -> bool {
         let available = |id| self.get(id).is_some_and(|session| session.priority.is_some());
         to.bare() == from.as_jid().bare()
-            && (to.is_bare() || self.session_of(self.homes.hash(to), to).is_some_and(available))
+            && (to.is_bare() && !self.waits_for_store(account)
+                || self.session_of(self.homes.hash(to), to).is_some_and(available))
     }
 
     /// A session is going: its account's other resources and those it sent directed presence to learn of it, once
@@ -245,6 +252,9 @@ impl Shard {
         let Some(facts) = self.accounts.get_mut(account).and_then(|account| account.facts.take()) else { return };
         self.fans += 1;
         for (contact, _) in facts.contacts.iter().filter(|(_, state)| chosen(*state)) {
+            if self.blocks(account, contact.as_str()) {
+                continue;
+            }
             if !self.is_local_account(contact) {
                 self.counters.drops[DropReason::NoRoute] += 1; // No server-to-server stream exists.
                 continue;
@@ -269,6 +279,10 @@ impl Shard {
     /// A contact's presence reaches an account at home here, or asks for its.
     pub(super) fn present(&mut self, hash: u64, to: JidRef<'_>, fan: &Fan<'_>) {
         let Some(index) = self.accounts.find_index(hash, to) else { return };
+        if self.blocks(index, fan.from) {
+            self.drop_counted(DropReason::Blocked);
+            return;
+        }
         if fan.presence == PresenceType::Probe {
             if self.knows(index) {
                 self.answer_probe(index, fan.from);
@@ -329,7 +343,7 @@ impl Shard {
 
     /// Tells a contact where the account's resources are, or that they are gone, for it may see them no longer.
     pub(super) fn show_presence(&mut self, index: u32, contact: &Jid, gone: bool) {
-        if !self.is_local_account(contact.as_jid()) {
+        if !self.is_local_account(contact.as_jid()) || self.blocks(index, contact.as_str()) {
             return;
         }
         let Some(account) = self.accounts.get(index) else { return };

@@ -62,6 +62,8 @@ pub(super) struct Flags {
     pub(super) stalled: bool,
     /// Asked for the roster: gets pushes (RFC 6121 §2.2).
     pub(super) interested: bool,
+    /// Asked for the block list: gets pushes (XEP-0191 §3.3).
+    pub(super) blocklist_interested: bool,
     /// Taken out of its account; the connection is being ended.
     pub(super) ended: bool,
 }

@@ -7,6 +7,7 @@
 use std::collections::VecDeque;
 
 use plaza_core::jid::{Jid, JidRef};
+use plaza_core::ns;
 use plaza_core::stanza::{Class, Condition, IqType, PresenceType};
 use plaza_core::subscription::{Request as Subscribing, State};
 use plaza_registry::errands::{Errand, Return};
@@ -280,7 +281,7 @@ impl Shard {
         match task {
             Task::Login(key) => self.effects.push_back(Effect::Login(key, failed.map_or(Ok(()), Err))),
             Task::Inbound(inbound) => match failed {
-                Some(error) => self.resolve_without_facts(&inbound, condition(&error)),
+                Some(error) => self.resolve_without_facts(index, &inbound, condition(&error)),
                 None => self.resolve(index, inbound),
             },
             Task::Outbound { session, contact, request, stanza } => match failed {
@@ -333,6 +334,12 @@ impl Shard {
     fn resolve(&mut self, index: u32, inbound: Inbound) {
         let Some(account) = self.accounts.get(index) else { return };
         let exists = account.facts.is_some();
+        if self.blocks(index, &inbound.from) {
+            let (class, to) = (inbound.class, inbound.to.as_jid());
+            let envelope = Envelope { class, hash: 0, to, from: &inbound.from, id: inbound.id.as_deref() };
+            self.refuse_blocked(&envelope);
+            return;
+        }
         if let Class::Presence(presence) = inbound.class
             && let Some(request) = Subscribing::of(presence)
         {
@@ -362,11 +369,13 @@ impl Shard {
     }
 
     /// What becomes of a stanza when the store cannot say what the account is: what somebody is there for arrives.
-    fn resolve_without_facts(&mut self, inbound: &Inbound, condition: Condition) {
+    fn resolve_without_facts(&mut self, index: u32, inbound: &Inbound, condition: Condition) {
         let to = inbound.to.as_jid();
         let (class, hash) = (inbound.class, self.homes.hash(to));
         let envelope = Envelope { class, hash, to, from: &inbound.from, id: inbound.id.as_deref() };
-        if self.needs_facts(&envelope) {
+        if self.blocks(index, envelope.from) {
+            self.refuse_blocked(&envelope);
+        } else if self.needs_facts(&envelope) || Self::is_account_iq(&envelope) {
             self.bounce(&envelope, condition, DropReason::Unanswerable);
         } else {
             self.deliver_known(&envelope, Origin::Broker, &Body::Bytes(&inbound.stanza), true);
@@ -401,7 +410,7 @@ impl Shard {
         let Task::Inbound(inbound) = self.accounts.get(index)?.work.as_ref()?.queue.front()? else { return None };
         let to = inbound.to.as_jid();
         let envelope = Envelope { class: inbound.class, hash: self.homes.hash(to), to, from: "", id: None };
-        if !self.is_kept(&envelope, true) {
+        if !self.is_kept(&envelope, true) || self.blocks(index, &inbound.from) {
             return None;
         }
         let work = self.accounts.get_mut(index)?.work.as_mut()?;
@@ -581,7 +590,8 @@ impl Running {
 /// Whether a service changes what an account's facts say, so that it takes its turn.
 pub(super) fn changes_facts(request: &Request) -> bool {
     let own = matches!(&request.target, Target::Account(account) if account.as_jid() == request.caller.as_jid().bare());
-    own && request.iq_type == IqType::Set && &*request.payload_ns == plaza_core::ns::ROSTER
+    let held = matches!(&*request.payload_ns, ns::ROSTER | ns::BLOCKING);
+    own && request.iq_type == IqType::Set && held
 }
 
 const fn condition(error: &StoreError) -> Condition {

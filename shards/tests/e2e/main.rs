@@ -5,9 +5,11 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod bad_input;
+mod blocking;
 mod broker;
 mod clients;
 mod flow;
 mod managed;
+mod services;
 mod subscriptions;
 mod wire;

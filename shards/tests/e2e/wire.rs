@@ -153,6 +153,17 @@ impl Wire {
         before
     }
 
+    /// Asks something, of its own account if `to` is ""; returns what came until the answer, and that.
+    pub(crate) fn ask(&mut self, iq_type: &str, to: &str, payload: &str) -> String {
+        static IDS: AtomicU64 = AtomicU64::new(0);
+        let id = format!("ask-{}", IDS.fetch_add(1, Ordering::Relaxed));
+        let to = if to.is_empty() { String::new() } else { format!(" to='{to}'") };
+        self.send(format!("<iq type='{iq_type}' id='{id}'{to}>{payload}</iq>"));
+        let mut said = self.until(&format!("id='{id}'"));
+        said.push_str(&self.until("</iq>"));
+        said
+    }
+
     /// No more will be sent.
     pub(crate) fn finish(&self) {
         let _ = self.socket.shutdown(Shutdown::Write);

@@ -948,12 +948,19 @@ impl World {
             write_error(&mut reply.stanza, Kind::Iq, Some(&request.id_raw), from, to, Condition::ItemNotFound.into());
         }
         if matches!(reply_to, ReplyTo::Session(_)) && !self.plan.exact {
-            if request.iq_type == IqType::Get {
-                reply.effects.push(ServiceEffect::RosterInterested);
-            } else {
-                let payload = format!("<query xmlns='{}'><group>{}</group></query>", ns::ROSTER, self.body());
-                reply.effects.push(ServiceEffect::RosterPush { payload });
-            }
+            let of_roster = self.random.percent(50);
+            reply.effects.push(match (request.iq_type == IqType::Get, of_roster) {
+                (true, true) => ServiceEffect::RosterInterested,
+                (true, false) => ServiceEffect::BlocklistInterested,
+                (false, true) => {
+                    let payload = format!("<query xmlns='{}'><group>{}</group></query>", ns::ROSTER, self.body());
+                    ServiceEffect::RosterPush { payload }
+                }
+                (false, false) => {
+                    let payload = format!("<block xmlns='{}'><x>{}</x></block>", ns::BLOCKING, self.body());
+                    ServiceEffect::BlocklistPush { payload }
+                }
+            });
         }
         if let ReplyTo::Session(id) = &reply_to
             && let Some(client) =

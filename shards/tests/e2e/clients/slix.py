@@ -12,6 +12,13 @@ PASSWORD, USERS, DISABLED = sys.argv[3], sys.argv[4:-1], sys.argv[-1]
 PATIENCE = 20
 
 
+class Notes(slixmpp.ElementBase):
+    """Something to keep in private XML."""
+
+    name, namespace, plugin_attrib = "notes", "urn:example:notes", "notes"
+    interfaces = sub_interfaces = {"text"}
+
+
 class Client(slixmpp.ClientXMPP):
     """A client with one transport and one mechanism allowed."""
 
@@ -21,7 +28,7 @@ class Client(slixmpp.ClientXMPP):
         self.ssl_context.check_hostname, self.ssl_context.verify_mode = False, ssl.CERT_NONE
         self.port = DIRECT if direct else STARTTLS
         self.messages, self.presences, self.ends = asyncio.Queue(), asyncio.Queue(), asyncio.Queue()
-        for plugin in ("xep_0030", "xep_0092", "xep_0199", "xep_0202"):
+        for plugin in ("xep_0030", "xep_0049", "xep_0054", "xep_0092", "xep_0191", "xep_0199", "xep_0202"):
             self.register_plugin(plugin)
         self.add_event_handler("message", self.messages.put_nowait)
         self.add_event_handler("presence_available", self.presences.put_nowait)
@@ -119,6 +126,33 @@ async def main():
     # Client to client: answered by the other one.
     version = await anna["xep_0092"].get_version(bert.boundjid.full)
     assert version["type"] == "result", version
+
+    # What an account owns.
+    card = anna["xep_0054"].make_vcard()
+    card["FN"] = "Anna <&> ünï🦀"
+    await anna["xep_0054"].publish_vcard(card)
+    for reader in (anna, bert):
+        iq = await reader["xep_0054"].get_vcard(anna.boundjid.bare)
+        assert iq["vcard_temp"]["FN"] == "Anna <&> ünï🦀", iq
+    anna["xep_0049"].register(Notes)
+    notes = Notes()
+    notes["text"] = "1 < 2"
+    await anna["xep_0049"].store(notes)
+    iq = await anna["xep_0049"].retrieve("notes")
+    assert iq["private"]["notes"]["text"] == "1 < 2", iq
+
+    # Blocking.
+    await anna["xep_0191"].block(bert.boundjid.bare)
+    iq = await anna["xep_0191"].get_blocked()
+    assert {str(item["jid"]) for item in iq["blocklist"]} == {bert.boundjid.bare}, iq
+    try:
+        await bert["xep_0092"].get_version(anna.boundjid.full)
+        raise AssertionError("who is blocked was answered")
+    except slixmpp.exceptions.IqError as error:
+        assert error.condition == "service-unavailable", error
+    await anna["xep_0191"].unblock(bert.boundjid.bare)
+    bert.send_message(mto=anna.boundjid.full, mbody="at last", mtype="chat")
+    assert await body(anna) == "at last"
 
     # A newcomer takes the resource over.
     again = await Client(USERS[0], "desk").open()
