@@ -1,21 +1,24 @@
 //! Rosters: storage of contacts (RFC 6121 §2).
 //!
-//! Called by the roster service and by presence subscriptions. An account's roster is a head, which counts its items, and
-//! a record per item; one prefix scan loads it. Every change is a guarded read and write, so that changes at once are all
+//! Called by the roster service and by presence subscriptions. An account's roster is a head, which counts its items and
+//! names its version, and a record per item; one trip loads it. Every change is a guarded read and write, so that changes at once are all
 //! kept, the count is exact and no roster outlives its account.
 //!
-//! Spec: RFC 6121 §2.1.2 (items), §3 and Appendix A (subscription states).
+//! Spec: RFC 6121 §2.1.2 (items), §2.6 (versions), §3 and Appendix A (subscription states).
 
 use std::fmt;
 
 use plaza_core::jid::{Jid, JidRef};
 use plaza_core::subscription::State;
+use xxhash_rust::xxh3::xxh3_64;
 
 use crate::record::{Reader, flag, put_bytes, put_count};
-use crate::store::{Batch, CommitError, Guard, Pair, Store, StoreError, Table, Write, key};
+use crate::store::{Batch, CommitError, Guard, Lookup, Pair, Store, StoreError, Table, Write, key};
 
-/// Version of an item's record and of the head's.
+/// Version of an item's record.
 const VERSION: u8 = 1;
+/// Version of the head's record; the first had no [`Version`].
+const HEAD_VERSION: u8 = 2;
 const FLAG_TO: u8 = 1;
 const FLAG_FROM: u8 = 1 << 1;
 const FLAG_ASK: u8 = 1 << 2;
@@ -62,6 +65,11 @@ impl RosterItem {
         }
     }
 
+    /// The item as the owner's clients are shown it; `None` if they are not.
+    fn shown(&self) -> Option<Self> {
+        self.listed.then(|| Self { request: None, ..self.clone() })
+    }
+
     /// How owner and contact stand (RFC 6121 Appendix A).
     pub fn state(&self) -> State {
         State {
@@ -71,6 +79,29 @@ impl RosterItem {
             pending_in: self.request.is_some(),
             approved: self.approved,
         }
+    }
+}
+
+/// Names what a roster was at some time (RFC 6121 §2.6): a hash over all the changes the owner's clients were to be shown,
+/// so that a roster made anew under an old name has other versions.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Version(u64);
+
+impl Version {
+    /// The version a change leads to.
+    fn after(self, item_key: &[u8], item: Option<&RosterItem>) -> Self {
+        let mut text = self.0.to_le_bytes().to_vec();
+        put_bytes(&mut text, item_key);
+        if let Some(item) = item {
+            text.extend_from_slice(&encode(item));
+        }
+        Self(xxh3_64(&text))
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:016x}", self.0)
     }
 }
 
@@ -171,6 +202,26 @@ pub(crate) fn read(owner: JidRef<'_>, pairs: Vec<Pair>) -> Result<Vec<RosterItem
         .collect()
 }
 
+/// What version a roster is.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn version<S: Store>(store: &S, owner: JidRef<'_>) -> Result<Version, StoreError> {
+    let head = store.get(Table::Rosters, &key::roster(owner)).await?;
+    Ok(head.as_deref().map_or(Ok(Head::default()), Head::decode)?.version)
+}
+
+/// Loads a whole roster as [`load`] does, with the version it is.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn load_versioned<S: Store>(store: &S, owner: JidRef<'_>) -> Result<(Vec<RosterItem>, Version), StoreError> {
+    let lookup = Lookup { table: Table::Rosters, key: key::roster(owner), below: true };
+    let found = store.look_up(vec![lookup]).await?.pop().flatten();
+    let Some(found) = found else { return Ok((Vec::new(), Version::default())) };
+    Ok((read(owner, found.below)?, Head::decode(&found.value)?.version))
+}
+
 /// Loads one item.
 ///
 /// # Errors
@@ -196,14 +247,14 @@ pub async fn update<S: Store>(
     contact: JidRef<'_>,
     items_max: u32,
     edit: impl Fn(&mut RosterItem),
-) -> Result<RosterItem, RosterError> {
+) -> Result<(RosterItem, Version), RosterError> {
     let edited = |before: Option<&RosterItem>| {
         let mut item = before.cloned().unwrap_or_else(|| RosterItem::new(contact.to_jid()));
         edit(&mut item);
         Some(Some(item))
     };
     let change = change(store, owner, contact, items_max, edited).await?;
-    change.after.ok_or(RosterError::NotFound)
+    change.after.map(|item| (item, change.version)).ok_or(RosterError::NotFound)
 }
 
 /// Removes an item and gives what it was.
@@ -211,10 +262,15 @@ pub async fn update<S: Store>(
 /// # Errors
 /// [`RosterError::NotFound`], also if the owner's clients are not shown it; [`RosterError::NoAccount`] or
 /// [`RosterError::Store`].
-pub async fn remove<S: Store>(store: &S, owner: JidRef<'_>, contact: JidRef<'_>) -> Result<RosterItem, RosterError> {
+pub async fn remove<S: Store>(
+    store: &S,
+    owner: JidRef<'_>,
+    contact: JidRef<'_>,
+) -> Result<(RosterItem, Version), RosterError> {
     let gone = |before: Option<&RosterItem>| before.filter(|item| item.listed).map(|_| None);
     let change = change(store, owner, contact, u32::MAX, gone).await?;
-    change.before.filter(|item| item.listed).ok_or(RosterError::NotFound)
+    let removed = change.before.filter(|item| item.listed);
+    removed.map(|item| (item, change.version)).ok_or(RosterError::NotFound)
 }
 
 /// What a change made of an item.
@@ -224,6 +280,8 @@ pub struct Change {
     pub before: Option<RosterItem>,
     /// What is stored now.
     pub after: Option<RosterItem>,
+    /// The roster's version now: another one than before if the owner's clients are to be shown the change.
+    pub version: Version,
 }
 
 /// Changes one item as `decide` says of what is stored: `None` leaves it, `Some(None)` removes it. `decide` may run more
@@ -241,23 +299,34 @@ pub async fn change<S: Store>(
 ) -> Result<Change, RosterError> {
     let at = Place::new(owner, contact);
     for _ in 0..ATTEMPTS_MAX {
-        let stored = store.get(Table::Rosters, &at.item).await?;
+        let (stored, stored_head) = at.read(store).await?;
         let before = stored.as_deref().map(|record| decode(contact.to_jid(), record)).transpose()?;
-        let Some(after) = decide(before.as_ref()) else { return Ok(Change { after: before.clone(), before }) };
+        let head = stored_head.as_deref().map_or(Ok(Head::default()), Head::decode)?;
+        let Some(after) = decide(before.as_ref()) else {
+            return Ok(Change { after: before.clone(), before, version: head.version });
+        };
         let mut batch = at.batch(stored);
         batch.writes.push(match &after {
             Some(item) => Write::Put { table: Table::Rosters, key: at.item.clone(), value: encode(item) },
             None => Write::Delete { table: Table::Rosters, key: at.item.clone() },
         });
+        let mut new = head;
         if before.is_some() != after.is_some() {
-            let count = at.count(store, &mut batch).await?;
-            if after.is_some() && count >= items_max {
+            if after.is_some() && head.count >= items_max {
                 return Err(RosterError::Full);
             }
-            at.set_count(&mut batch, if after.is_some() { count + 1 } else { count.saturating_sub(1) });
+            new.count = if after.is_some() { head.count + 1 } else { head.count.saturating_sub(1) };
+        }
+        let (shown, shows) = (before.as_ref().and_then(RosterItem::shown), after.as_ref().and_then(RosterItem::shown));
+        if shown != shows {
+            new.version = head.version.after(&at.item, shows.as_ref());
+        }
+        if new != head {
+            batch.guards.push(still(&at.head, stored_head));
+            batch.writes.push(Write::Put { table: Table::Rosters, key: at.head.clone(), value: new.encode() });
         }
         if at.commit(store, batch).await? {
-            return Ok(Change { before, after });
+            return Ok(Change { before, after, version: new.version });
         }
     }
     Err(StoreError::Busy.into())
@@ -281,18 +350,12 @@ impl Place {
         Batch { guards: vec![account, still(&self.item, before)], writes: Vec::new() }
     }
 
-    /// Reads how many items there are; the batch then happens only if that stays so.
-    async fn count(&self, store: &impl Store, batch: &mut Batch) -> Result<u32, StoreError> {
-        let before = store.get(Table::Rosters, &self.head).await?;
-        let count = before.as_deref().map_or(Ok(0), decode_head)?;
-        batch.guards.push(still(&self.head, before));
-        Ok(count)
-    }
-
-    fn set_count(&self, batch: &mut Batch, count: u32) {
-        let mut head = vec![VERSION];
-        put_count(&mut head, count.into());
-        batch.writes.push(Write::Put { table: Table::Rosters, key: self.head.clone(), value: head });
+    /// The records of the item and of the head.
+    async fn read(&self, store: &impl Store) -> Result<(Option<Vec<u8>>, Option<Vec<u8>>), StoreError> {
+        let lookup = |key: &[u8]| Lookup { table: Table::Rosters, key: key.to_vec(), below: false };
+        let found = store.look_up(vec![lookup(&self.item), lookup(&self.head)]).await?;
+        let mut values = found.into_iter().map(|found| found.map(|found| found.value));
+        Ok((values.next().flatten(), values.next().flatten()))
     }
 
     /// Whether it was committed; if not, another change came between.
@@ -315,11 +378,30 @@ fn still(key: &[u8], before: Option<Vec<u8>>) -> Guard {
     }
 }
 
-fn decode_head(record: &[u8]) -> Result<u32, StoreError> {
-    let mut reader = Reader::open(record, VERSION)?;
-    let count = u32::try_from(reader.count()?).map_err(|_| StoreError::Corrupt)?;
-    reader.close()?;
-    Ok(count)
+/// What is known of a roster as a whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Head {
+    /// Items, those that are not listed among them.
+    count: u32,
+    version: Version,
+}
+
+impl Head {
+    fn encode(self) -> Vec<u8> {
+        let mut record = vec![HEAD_VERSION];
+        put_count(&mut record, self.count.into());
+        record.extend_from_slice(&self.version.0.to_le_bytes());
+        record
+    }
+
+    fn decode(record: &[u8]) -> Result<Self, StoreError> {
+        let is_first = record.first() == Some(&VERSION);
+        let mut reader = Reader::open(record, if is_first { VERSION } else { HEAD_VERSION })?;
+        let count = u32::try_from(reader.count()?).map_err(|_| StoreError::Corrupt)?;
+        let version = if is_first { Version::default() } else { Version(reader.u64()?) };
+        reader.close()?;
+        Ok(Self { count, version })
+    }
 }
 
 /// version · flags · name · number of groups · groups · request, if there is one; texts behind their length. The JID is in
@@ -399,7 +481,9 @@ mod tests {
         fn no_record_makes_decoding_panic(mut record: Vec<u8>) {
             record.insert(0, VERSION);
             let _ = decode(jid("lamp@things.example"), &record);
-            let _ = decode_head(&record);
+            let _ = Head::decode(&record);
+            record[0] = HEAD_VERSION;
+            let _ = Head::decode(&record);
         }
     }
 
@@ -417,11 +501,14 @@ mod tests {
         let (owner, lamp) = (owner.as_jid(), lamp.as_jid());
         assert_eq!(block_on(load(&store, owner)), Ok(vec![]));
         block_on(update(&store, owner, lamp, 10, |item| item.name = "Lamp".into())).unwrap();
-        let item = block_on(update(&store, owner, lamp, 10, |item| item.subscription = Subscription::To)).unwrap();
+        let changed = block_on(update(&store, owner, lamp, 10, |item| item.subscription = Subscription::To));
+        let (item, version) = changed.unwrap();
         assert_eq!((&*item.name, item.subscription), ("Lamp", Subscription::To));
         assert_eq!(block_on(load(&store, owner)), Ok(vec![item.clone()]));
         assert_eq!(block_on(get(&store, owner, lamp)), Ok(Some(item.clone())));
-        assert_eq!(block_on(remove(&store, owner, lamp)), Ok(item));
+        let (removed, last) = block_on(remove(&store, owner, lamp)).unwrap();
+        assert_eq!(removed, item);
+        assert_ne!(last, version);
         assert_eq!(block_on(remove(&store, owner, lamp)), Err(RosterError::NotFound));
         assert_eq!(block_on(load(&store, owner)), Ok(vec![]));
     }
@@ -465,5 +552,38 @@ mod tests {
         assert_eq!(block_on(load(&store, owner.as_jid())), Ok(vec![]));
         let refused = block_on(update(&store, owner.as_jid(), lamp.as_jid(), 3, |_| {}));
         assert_eq!(refused, Err(RosterError::NoAccount));
+    }
+
+    #[test]
+    fn a_version_changes_with_what_the_owners_clients_are_shown_and_with_nothing_else() {
+        let (owner, lamp, fan) = (jid("owner@things.example"), jid("lamp@things.example"), jid("fan@things.example"));
+        let store = store_with(&owner);
+        let owner = owner.as_jid();
+        let now = || block_on(version(&store, owner)).unwrap();
+        assert_eq!(now(), Version::default());
+        let (_, first) = block_on(update(&store, owner, lamp.as_jid(), 9, |item| item.name = "Lamp".into())).unwrap();
+        assert_eq!(now(), first);
+        assert_ne!(first, Version::default());
+        let (_, same) = block_on(update(&store, owner, lamp.as_jid(), 9, |item| item.name = "Lamp".into())).unwrap();
+        assert_eq!((same, now()), (first, first));
+        let asks = |item: &mut RosterItem| (item.listed, item.request) = (false, Some("asks".into()));
+        let (_, unseen) = block_on(update(&store, owner, fan.as_jid(), 9, asks)).unwrap();
+        assert_eq!((unseen, now()), (first, first));
+        let (_, other) = block_on(update(&store, owner, lamp.as_jid(), 9, |item| item.name = "Sun".into())).unwrap();
+        let (_, back) = block_on(update(&store, owner, lamp.as_jid(), 9, |item| item.name = "Lamp".into())).unwrap();
+        assert!(other != first && back != first && back != other);
+        let (items, version) = block_on(load_versioned(&store, owner)).unwrap();
+        assert_eq!((items.len(), version), (2, back));
+        let (_, gone) = block_on(remove(&store, owner, lamp.as_jid())).unwrap();
+        assert_eq!(now(), gone);
+        assert_ne!(gone, back);
+    }
+
+    #[test]
+    fn a_head_reads_back_also_one_without_a_version() {
+        let head = Head { count: 300, version: Version(u64::MAX - 7) };
+        assert_eq!(Head::decode(&head.encode()), Ok(head));
+        assert_eq!(Head::decode(&[VERSION, 0xac, 0x02]), Ok(Head { count: 300, version: Version::default() }));
+        assert_eq!(Head::decode(&[VERSION + 2, 0]), Err(StoreError::Corrupt));
     }
 }

@@ -7,7 +7,7 @@
 use plaza_core::jid::JidRef;
 use plaza_core::subscription::{Request, State, Step};
 
-use crate::rosters::{self, RosterError, RosterItem};
+use crate::rosters::{self, RosterError, RosterItem, Version};
 use crate::store::Store;
 
 /// Which side of a request an owner is on.
@@ -30,6 +30,8 @@ pub struct Applied {
     pub item: Option<RosterItem>,
     /// The owner's clients are to be shown it anew.
     pub push: bool,
+    /// The roster's version now.
+    pub version: Version,
 }
 
 /// Applies a request of the contact's or the owner's. `stanza` is kept while a question is open, to be asked again at each
@@ -80,11 +82,12 @@ pub async fn apply<S: Store>(
             return Err(RosterError::Full);
         }
     }
-    let rosters::Change { before, after } = rosters::change(store, owner, contact, items_max, decide).await?;
+    let rosters::Change { before, after, version } = rosters::change(store, owner, contact, items_max, decide).await?;
     let state = before.as_ref().map_or(State::default(), RosterItem::state);
     let shown = |item: &Option<RosterItem>| item.as_ref().filter(|item| item.listed).map(RosterItem::state);
     let visible = |item: &Option<RosterItem>| shown(item).map(|state| State { pending_in: false, ..state });
-    Ok(Applied { before: state, step: step_from(state), push: visible(&before) != visible(&after), item: after })
+    let push = visible(&before) != visible(&after);
+    Ok(Applied { before: state, step: step_from(state), push, item: after, version })
 }
 
 #[cfg(test)]
@@ -160,6 +163,8 @@ mod tests {
         assert!(roster.apply(Way::Sent, Request::Subscribe).unwrap().push);
         let again = roster.apply(Way::Sent, Request::Subscribe).unwrap();
         assert!(again.step.passes && !again.push);
+        let version = block_on(rosters::version(&roster.store, roster.owner.as_jid())).unwrap();
+        assert!(again.version == version && version != Version::default());
         assert_eq!(roster.item().map(|item| (item.ask, item.subscription)), Some((true, Subscription::None)));
         assert!(roster.apply(Way::Received, Request::Subscribed).unwrap().push);
         assert_eq!(roster.item().map(|item| (item.ask, item.subscription)), Some((false, Subscription::To)));

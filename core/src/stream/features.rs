@@ -1,7 +1,7 @@
 //! What we say at the start of each stream: our header and the features open to the client in its present state.
 //!
-//! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; XEP-0115 v1.6.0 §6.3; XEP-0198 v1.6.3 §2; XEP-0388 v1.0.4 §2.1;
-//! XEP-0440 v1.0.0; XEP-0478 v0.2.0.
+//! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; RFC 6121 §2.6.1, §3.4.1; XEP-0115 v1.6.0 §6.3; XEP-0198 v1.6.3 §2;
+//! XEP-0388 v1.0.4 §2.1; XEP-0440 v1.0.0; XEP-0478 v0.2.0.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -73,6 +73,7 @@ impl Link {
         if self.config.legacy_session {
             write_parts(out, &["<session xmlns='", ns::SESSION, "'><optional/></session>"]);
         }
+        write_parts(out, &["<ver xmlns='", ns::ROSTER_VERSIONING, "'/><sub xmlns='", ns::PRE_APPROVAL, "'/>"]);
         if let Some(caps) = &self.config.caps {
             caps.write(out);
         }

@@ -254,7 +254,7 @@ async fn serve<S: Store>(
         (ns::DISCO_ITEMS, "query", Get, Other) if request.subscribed => disco::account_items(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Other) => Ok(disco::no_items(&read(request)?)),
         (_, _, _, Other) => Err(Condition::ServiceUnavailable), // RFC 6121 §8.5.1, XEP-0030 §8
-        (ns::ROSTER, "query", Get, Own) => roster::get(store, owner, effects).await,
+        (ns::ROSTER, "query", Get, Own) => roster::get(store, owner, &read(request)?, effects).await,
         (ns::ROSTER, "query", Set, Own) => {
             roster::set(store, owner, &read(request)?, config.roster_items_max, effects).await
         }

@@ -7,7 +7,7 @@ use plaza_core::xml::read::Node;
 use plaza_core::xml::write;
 
 use super::{Effect, condition};
-use crate::rosters::{self, RosterError, RosterItem};
+use crate::rosters::{self, RosterError, RosterItem, Version};
 use crate::store::Store;
 
 /// Bytes of a contact's name and of a group's: as much as a part of a JID.
@@ -29,15 +29,24 @@ enum Change {
     },
 }
 
-/// All items (RFC 6121 §2.1.3). Who asks is interested in pushes from then on (§2.2).
+/// All items (RFC 6121 §2.1.3), or nothing if the client has them in this version (§2.6.3). Who asks is interested in
+/// pushes from then on (§2.2).
 pub(super) async fn get<S: Store>(
     store: &S,
     owner: JidRef<'_>,
+    query: &Node,
     effects: &mut Vec<Effect>,
 ) -> Result<Vec<u8>, Condition> {
-    let items = rosters::load(store, owner).await.map_err(|error| condition(&error))?;
+    if let Some(known) = query.attr("ver").filter(|ver| !ver.is_empty()) {
+        let version = rosters::version(store, owner).await.map_err(|error| condition(&error))?;
+        if known == version.to_string() {
+            effects.push(Effect::RosterInterested);
+            return Ok(Vec::new());
+        }
+    }
+    let (items, version) = rosters::load_versioned(store, owner).await.map_err(|error| condition(&error))?;
     effects.push(Effect::RosterInterested);
-    Ok(write_query(|out| items.iter().filter(|item| item.listed).for_each(|item| write_item(out, item))))
+    Ok(write_query(version, |out| items.iter().filter(|item| item.listed).for_each(|item| write_item(out, item))))
 }
 
 /// Adds, updates or removes one item (RFC 6121 §2.3, §2.4, §2.5); durable before the push and the result.
@@ -55,12 +64,12 @@ pub(super) async fn set<S: Store>(
                 item.groups.clone_from(&groups);
                 item.listed = true;
             });
-            let item = item.await.map_err(refusal)?;
-            (payload(&item), Effect::Contact(Box::new(item)))
+            let (item, version) = item.await.map_err(refusal)?;
+            (payload(&item, version), Effect::Contact(Box::new(item)))
         }
         Change::Remove { jid } => {
-            let removed = rosters::remove(store, owner, jid.as_jid()).await.map_err(refusal)?;
-            let payload = text(write_query(|out| write_removed(out, jid.as_jid())));
+            let (removed, version) = rosters::remove(store, owner, jid.as_jid()).await.map_err(refusal)?;
+            let payload = text(write_query(version, |out| write_removed(out, jid.as_jid())));
             (payload, Effect::ContactRemoved(Box::new(removed)))
         }
     };
@@ -69,9 +78,9 @@ pub(super) async fn set<S: Store>(
     Ok(Vec::new())
 }
 
-/// An item as it is pushed (RFC 6121 §2.1.6).
-pub fn payload(item: &RosterItem) -> String {
-    text(write_query(|out| write_item(out, item)))
+/// An item as it is pushed (RFC 6121 §2.1.6), with the version the roster is then (§2.6.3).
+pub fn payload(item: &RosterItem, version: Version) -> String {
+    text(write_query(version, |out| write_item(out, item)))
 }
 
 fn text(written: Vec<u8>) -> String {
@@ -123,10 +132,11 @@ fn children<'a>(parent: &'a Node, name: &'a str) -> impl Iterator<Item = &'a Nod
     parent.children.iter().filter(move |child| child.name == name && child.ns == parent.ns)
 }
 
-fn write_query(items: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+fn write_query(version: Version, items: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
     let mut out = Vec::new();
     out.extend_from_slice(b"<query");
     write::attr(&mut out, "xmlns", ns::ROSTER);
+    write::attr(&mut out, "ver", &version.to_string());
     out.push(b'>');
     items(&mut out);
     out.extend_from_slice(b"</query>");
@@ -172,6 +182,7 @@ mod tests {
     use super::super::testing::{Client, error};
     use super::*;
     use crate::rosters::Subscription;
+    use crate::wait::block_on;
 
     const ROSTER: &str = "<query xmlns='jabber:iq:roster'/>";
 
@@ -218,15 +229,20 @@ mod tests {
     #[test]
     fn an_item_is_written_with_all_it_has_escaped() {
         let mut item = RosterItem::new(Jid::parse("lamp@b").unwrap());
-        let written = |item: &RosterItem| String::from_utf8(write_query(|out| write_item(out, item))).unwrap();
-        assert_eq!(written(&item), "<query xmlns='jabber:iq:roster'><item jid='lamp@b' subscription='none'/></query>");
+        let written = |item: &RosterItem| {
+            String::from_utf8(write_query(Version::default(), |out| write_item(out, item))).unwrap()
+        };
+        assert_eq!(
+            written(&item),
+            "<query xmlns='jabber:iq:roster' ver='0000000000000000'><item jid='lamp@b' subscription='none'/></query>"
+        );
         item.name = "'<&".to_owned();
         item.groups = vec!["a<b".to_owned(), "c".to_owned()];
         item.subscription = Subscription::From;
         (item.ask, item.approved) = (true, true);
         assert_eq!(
             written(&item),
-            "<query xmlns='jabber:iq:roster'><item jid='lamp@b' name='&apos;&lt;&amp;' subscription='from' \
+            "<query xmlns='jabber:iq:roster' ver='0000000000000000'><item jid='lamp@b' name='&apos;&lt;&amp;' subscription='from' \
              ask='subscribe' approved='true'><group>a&lt;b</group><group>c</group></item></query>"
         );
     }
@@ -235,29 +251,46 @@ mod tests {
         format!("<query xmlns='jabber:iq:roster'><item {attrs}>{groups}</item></query>")
     }
 
+    /// A roster of these items, in whatever version the owner's is.
+    fn roster(owner: &Client, items: &str) -> String {
+        let version = block_on(rosters::version(&owner.store, owner.jid.as_jid())).unwrap();
+        format!("<query xmlns='jabber:iq:roster' ver='{version}'>{items}</query>")
+    }
+
     #[test]
     fn a_roster_is_edited_pushed_and_read_back() {
         let owner = Client::owner();
-        let empty = "<query xmlns='jabber:iq:roster'></query>".to_owned();
-        assert_eq!(owner.ask(IqType::Get, "", ROSTER), (empty.clone(), vec![Effect::RosterInterested]));
+        let empty = roster(&owner, "");
+        assert_eq!(owner.ask(IqType::Get, "", ROSTER), (empty, vec![Effect::RosterInterested]));
 
         let (answer, effects) =
             owner.ask(IqType::Set, "", &item("jid='lamp@b' name='Lamp' subscription='both'", "<group>home</group>"));
-        let stored = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' name='Lamp' subscription='none'>\
-                      <group>home</group></item></query>";
-        assert_eq!((&*answer, &effects[0]), ("", &Effect::RosterPush { payload: stored.to_owned() }));
+        let stored = roster(&owner, "<item jid='lamp@b' name='Lamp' subscription='none'><group>home</group></item>");
+        assert_eq!((&*answer, &effects[0]), ("", &Effect::RosterPush { payload: stored.clone() }));
         assert!(matches!(&effects[1..], [Effect::Contact(item)] if item.name == "Lamp"), "{effects:?}");
         assert_eq!(owner.ask(IqType::Get, "owner@things.example", ROSTER).0, stored);
 
         let (_, effects) = owner.ask(IqType::Set, "", &item("jid='lamp@b'", ""));
-        let payload = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' subscription='none'/></query>".to_owned();
+        let payload = roster(&owner, "<item jid='lamp@b' subscription='none'/>");
         assert_eq!(effects[0], Effect::RosterPush { payload });
 
         let (answer, effects) = owner.ask(IqType::Set, "", &item("jid='lamp@b' subscription='remove'", ""));
-        let payload = "<query xmlns='jabber:iq:roster'><item jid='lamp@b' subscription='remove'/></query>".to_owned();
+        let payload = roster(&owner, "<item jid='lamp@b' subscription='remove'/>");
         assert_eq!((&*answer, &effects[0]), ("", &Effect::RosterPush { payload }));
         assert!(matches!(&effects[1..], [Effect::ContactRemoved(_)]), "{effects:?}");
-        assert_eq!(owner.ask(IqType::Get, "", ROSTER).0, empty);
+        assert_eq!(owner.ask(IqType::Get, "", ROSTER).0, roster(&owner, ""));
+    }
+
+    #[test]
+    fn who_has_the_roster_in_this_version_is_not_told_it_again() {
+        let owner = Client::owner();
+        assert_eq!(owner.set("", &item("jid='lamp@b'", "")), "");
+        let whole = roster(&owner, "<item jid='lamp@b' subscription='none'/>");
+        let version = block_on(rosters::version(&owner.store, owner.jid.as_jid())).unwrap().to_string();
+        for (ver, told) in [("", &*whole), ("0000000000000000", &whole), ("other", &whole), (&version, "")] {
+            let asked = owner.ask(IqType::Get, "", &format!("<query xmlns='jabber:iq:roster' ver='{ver}'/>"));
+            assert_eq!(asked, (told.to_owned(), vec![Effect::RosterInterested]), "{ver}");
+        }
     }
 
     #[test]

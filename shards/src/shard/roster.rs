@@ -160,7 +160,7 @@ impl Shard {
 
     fn push_item(&mut self, own: &Jid, applied: &Applied) {
         if let (true, Some(item)) = (applied.push, &applied.item) {
-            self.push_roster(own.as_jid(), &roster_payload(item));
+            self.push_roster(own.as_jid(), &roster_payload(item, applied.version));
         }
     }
 

@@ -60,6 +60,34 @@ fn who_is_allowed_sees_presence_and_nobody_else() {
 }
 
 #[test]
+fn a_roster_is_told_again_only_to_who_has_not_its_version() {
+    let mut broker = Broker::start("");
+    let version = |said: &str| said.rsplit(" ver='").next().unwrap().split('\'').next().unwrap().to_owned();
+    let get = |ver: &str| format!("<query xmlns='jabber:iq:roster' ver='{ver}'/>");
+    for (one, other) in broker.pairs() {
+        let (mut ours, mut theirs) = (Wire::available(&broker, one, "a"), Wire::available(&broker, other, "b"));
+        let first = version(&ours.ask("get", "", &get("")));
+        assert!(!ours.ask("get", "", &get(&first)).contains("<query"));
+        // What a subscription changes is pushed with the version it makes.
+        ours.send(format!("<presence type='subscribe' to='{other}@localhost'/>"));
+        let second = version(&ours.until("</query></iq>"));
+        assert!(ours.ask("get", "", &get(&first)).contains("ask='subscribe'"));
+        assert!(!ours.ask("get", "", &get(&second)).contains("<query"));
+        // Who was asked has nothing to show for it yet.
+        theirs.until("type='subscribe'");
+        let nothing = version(&theirs.ask("get", "", &get("")));
+        theirs.send(format!("<presence type='subscribed' to='{one}@localhost'/>"));
+        let answered = version(&theirs.until("</query></iq>"));
+        assert_ne!(answered, nothing);
+        let third = version(&ours.until("</query></iq>"));
+        drop(ours);
+        let mut ours = Wire::available(&broker, one, "a");
+        assert!(!ours.ask("get", "", &get(&third)).contains("<query"));
+    }
+    broker.stop();
+}
+
+#[test]
 fn a_question_waits_for_its_owner_and_is_asked_until_it_is_answered() {
     let mut broker = Broker::start("");
     for (one, other) in broker.pairs() {

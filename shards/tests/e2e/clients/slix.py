@@ -96,6 +96,12 @@ async def main():
     await anna.get_roster()
     assert bert.boundjid.bare not in anna.client_roster
     await anna.update_roster(bert.boundjid.bare, name="Bert", groups=["Friends"])
+    # The push said all, with a version: it is not told again, but to who has forgotten.
+    assert anna.client_roster[bert.boundjid.bare]["name"] == "Bert"
+    assert anna.client_roster.version, anna.client_roster
+    iq = await anna.get_roster()
+    assert not iq["roster"]["items"], iq
+    anna.client_roster.version = ""
     iq = await anna.get_roster()
     item = iq["roster"]["items"][slixmpp.JID(bert.boundjid.bare)]
     assert (item["name"], item["groups"]) == ("Bert", ["Friends"]), item
