@@ -16,6 +16,8 @@ pub const TLS: &str = "urn:ietf:params:xml:ns:xmpp-tls";
 pub const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 /// Resource binding (RFC 6120 §7).
 pub const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
+/// Resource binding with SASL2, Bind 2 (XEP-0386).
+pub const BIND2: &str = "urn:xmpp:bind:0";
 /// Legacy session establishment (RFC 3921 §3).
 pub const SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
 /// Roster (RFC 6121 §2).
@@ -64,5 +66,9 @@ pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 pub const STREAM_LIMITS: &str = "urn:xmpp:stream-limits:0";
 /// Stream management (XEP-0198).
 pub const SM: &str = "urn:xmpp:sm:3";
+/// Message carbons (XEP-0280).
+pub const CARBONS: &str = "urn:xmpp:carbons:2";
+/// Client state indication (XEP-0352).
+pub const CSI: &str = "urn:xmpp:csi:0";
 /// The `xml` prefix (Namespaces in XML §3).
 pub const XML: &str = "http://www.w3.org/XML/1998/namespace";

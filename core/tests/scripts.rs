@@ -14,8 +14,8 @@
 //! - `! config key=value …`, `! tls [exporter] [end-point] [cert=jid,…]`, `! direct-tls`, `! whole` (only as written):
 //!   before the first line of either side.
 //! - `! scram hash user password [binding [data]]`, `! bind condition` (answers the next request to bind), `! resume jid h`,
-//!   `! resume condition [h]`, `! resume too-high sent` (answer the next request to resume), `! timeout`, `! abort`: what
-//!   happens next.
+//!   `! resume condition [h]`, `! resume too-high sent` (answer the next request to resume), `! enabled [max]`,
+//!   `! enabled condition` (answers the next wish for stream management), `! timeout`, `! abort`: what happens next.
 //! - `! closed [reason]`, `! bound jid`, `! asked …` (the last request to bind or resume): what must have happened.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
@@ -32,11 +32,11 @@ use plaza_core::limits::ScanLimits;
 use plaza_core::sasl::SaslFailure;
 use plaza_core::sasl::client::ScramClient;
 use plaza_core::sasl::scram::{Hash, Keys, derive, verify_password};
-use plaza_core::sm::{Failed, HandledCountTooHigh};
+use plaza_core::sm::{Enabled, Failed, HandledCountTooHigh, SmId};
 use plaza_core::stanza;
 use plaza_core::stream::{
-    Action, Bound, Condition, Credentials, Entropy, Need, NotResumed, Resumed, Stream, StreamConfig, TlsFacts,
-    Violation,
+    Action, Bound, Claimed, Condition, Credentials, Entropy, Inline, Need, NotResumed, Resumed, Stream, StreamConfig,
+    TlsFacts, Violation, Wish, tagged,
 };
 use plaza_core::xml::Scanner;
 
@@ -136,6 +136,7 @@ struct Run {
     /// The last features that offered mechanisms.
     features: String,
     bind_answer: Option<stanza::Condition>,
+    enabled: Option<Result<Enabled, Failed>>,
     /// The words of the last `! resume`.
     resume_answer: Vec<String>,
     /// The last request to bind or resume.
@@ -157,6 +158,8 @@ impl Run {
                 plain_without_tls: false,
                 legacy_session: true,
                 offers_sm: false,
+                offers_carbons: false,
+                offers_csi: false,
                 sasl_attempts_max: 3,
                 before_auth: ScanLimits::BEFORE_AUTH,
                 after_auth: ScanLimits::AFTER_AUTH,
@@ -180,6 +183,7 @@ impl Run {
             scram_says: String::new(),
             features: String::new(),
             bind_answer: None,
+            enabled: None,
             resume_answer: Vec::new(),
             asked: String::new(),
             bound: None,
@@ -242,6 +246,14 @@ impl Run {
             "bind" => {
                 self.bind_answer = Some(stanza::Condition::from_name(words[1]).expect("a condition"));
             }
+            "enabled" => {
+                let word = words.get(1).copied().unwrap_or("");
+                let resumable = |max: &str| max.parse().ok().map(|max| (SmId { secret: [0xa5; 16], session: 7 }, max));
+                self.enabled = Some(match stanza::Condition::from_name(word) {
+                    Some(condition) => Err(condition.into()),
+                    None => Ok(Enabled { resumable: resumable(word) }),
+                });
+            }
             "resume" => self.resume_answer = words[1..].iter().copied().map(str::to_owned).collect(),
             "asked" => {
                 if self.asked != words[1..].join(" ") {
@@ -285,6 +297,8 @@ impl Run {
             "plain" => self.config.plain = flag,
             "plain_without_tls" => self.config.plain_without_tls = flag,
             "offers_sm" => self.config.offers_sm = flag,
+            "offers_carbons" => self.config.offers_carbons = flag,
+            "offers_csi" => self.config.offers_csi = flag,
             "legacy_session" => self.config.legacy_session = flag,
             "caps" => {
                 let caps = Ver::parse("sha-1", value).map(|ver| Caps::new("https://plaza.example", ver));
@@ -409,10 +423,16 @@ impl Run {
             Action::VerifyPassword { keys, password } => {
                 stream.handle_password(Some(verify_password(&keys, &password)), &mut self.output);
             }
-            Action::Bind { account, resource } => {
-                self.asked = format!("bind {account} {}", resource.as_deref().unwrap_or("-"));
-                let full = account.with_resource(resource.as_deref().unwrap_or("made")).unwrap();
-                stream.handle_bind(self.bind_answer.take().map_or(Ok(full), Err), &mut self.output);
+            Action::Bind { account, resource, inline } => {
+                self.asked = format!("bind {account} {}", described(&resource, inline));
+                let resource = match resource {
+                    Wish::Any => "made".to_owned(),
+                    Wish::Named(resource) => resource.into(),
+                    Wish::Tagged { tag, client } => tagged(tag.as_deref(), [u8::from(client.is_some()); 12]),
+                };
+                let sm = inline.sm.map(|_| self.enabled.take().unwrap_or(Ok(Enabled::default())));
+                let claimed = Claimed { jid: account.with_resource(&resource).unwrap(), sm };
+                stream.handle_bind(self.bind_answer.take().map_or(Ok(claimed), Err), &mut self.output);
             }
             Action::Resume { account, previd, h } => {
                 self.asked = format!("resume {account} {previd} {h}");
@@ -489,6 +509,30 @@ fn credentials(account: &Jid, need: Need) -> Credentials {
         ("busy@things.example", _) => Credentials::Refused(SaslFailure::TemporaryAuthFailure),
         _ => Credentials::Unknown { secret: [7; 32] },
     }
+}
+
+/// A request to bind, for `! asked`: the resource, and how the session shall begin.
+fn described(resource: &Wish, inline: Inline) -> String {
+    let mut text = match resource {
+        Wish::Any => "any".to_owned(),
+        Wish::Named(resource) => format!("named {resource}"),
+        Wish::Tagged { tag, client } => {
+            format!("tagged {}{}", tag.as_deref().unwrap_or("-"), if client.is_some() { " client" } else { "" })
+        }
+    };
+    if let Some(enable) = inline.sm {
+        text.push_str(if enable.resume { " sm-resume" } else { " sm" });
+        text.extend(enable.max.map(|max| format!("={max}")));
+    }
+    if inline.carbons {
+        text.push_str(" carbons");
+    }
+    text.push_str(match inline.active {
+        None => "",
+        Some(true) => " active",
+        Some(false) => " inactive",
+    });
+    text
 }
 
 /// The registry's answer to a request to resume, by the words of the script: there is no such session if it says nothing.

@@ -579,6 +579,8 @@ impl Settings {
             plain_without_tls: in_the_clear && listener.plain,
             legacy_session: self.legacy_session,
             offers_sm: true,
+            offers_carbons: false,
+            offers_csi: false,
             sasl_attempts_max: self.limits.sasl_attempts_max,
             scram_iterations: self.scram_iterations,
             before_auth: self.limits.before_auth,

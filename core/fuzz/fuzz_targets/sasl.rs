@@ -29,6 +29,8 @@ static CONFIG: LazyLock<Arc<StreamConfig>> = LazyLock::new(|| {
         plain_without_tls: false,
         legacy_session: true,
         offers_sm: true,
+        offers_carbons: true,
+        offers_csi: true,
         sasl_attempts_max: 3,
         before_auth: ScanLimits::BEFORE_AUTH,
         after_auth: ScanLimits::AFTER_AUTH,

@@ -46,7 +46,7 @@ impl Hash {
     }
 
     /// `HMAC(key, parts…)`.
-    pub(super) fn hmac(self, key: &[u8], parts: &[&[u8]]) -> Output {
+    pub(crate) fn hmac(self, key: &[u8], parts: &[&[u8]]) -> Output {
         match self {
             Self::Sha1 => hmac_of(Hmac::<Sha1>::new_from_slice(key).expect("HMAC takes keys of any length"), parts),
             Self::Sha256 => hmac_of(Hmac::<Sha256>::new_from_slice(key).expect("HMAC takes keys of any length"), parts),
@@ -73,7 +73,7 @@ fn hmac_of(mut mac: impl Mac, parts: &[&[u8]]) -> Output {
 
 /// The output of one of the hashes, on the stack.
 #[derive(Clone, Copy)]
-pub(super) struct Output {
+pub(crate) struct Output {
     bytes: [u8; OUTPUT_BYTES_MAX],
     len: usize,
 }

@@ -11,61 +11,36 @@ use smallvec::SmallVec;
 use zeroize::Zeroizing;
 
 use super::error::Violation;
-use super::profile::{Profile, Said};
+use super::inline::Wishes;
+use super::profile::{Attempt, Message, Profile, Said};
 use super::securing::on_starttls;
 use super::verifying::{Evidence, Verifying};
 use super::{Action, Link, State, outsider};
 use crate::jid::{Jid, ParsedJid};
 use crate::ns;
 use crate::sasl::plain::Plain;
-use crate::sasl::scram::{Challenged, ClientFirst, Hash};
+use crate::sasl::scram::{Challenged, ClientFirst, Hash, ServerSignature};
 use crate::sasl::{Mechanism, SaslFailure, downgrade};
 use crate::xml::Element;
 
 /// An element of SASL is awaited.
 #[derive(Debug)]
-pub(super) struct Authenticating {
-    attempts_left: u8,
-    exchange: Exchange,
-}
-
-/// How far the attempt is.
-#[derive(Debug)]
-enum Exchange {
-    /// None is under way.
-    Idle,
+pub(super) enum Authenticating {
+    /// No attempt is under way.
+    Idle { attempts_left: u8 },
     /// It was begun without an initial response, and our empty challenge asked for it (RFC 6120 §6.4.2).
-    Begun(Profile, Mechanism),
+    Begun(Attempt, Mechanism),
     /// SCRAM's challenge is sent.
-    Challenged(Profile, Jid, Box<Challenged>),
-}
-
-impl Exchange {
-    /// The profile that is spoken, if any.
-    const fn profile(&self) -> Option<Profile> {
-        match self {
-            Self::Idle => None,
-            Self::Begun(profile, _) | Self::Challenged(profile, ..) => Some(*profile),
-        }
-    }
+    Challenged(Attempt, Jid, Box<Challenged>),
 }
 
 impl Authenticating {
-    pub(super) const fn new(attempts_left: u8) -> Self {
-        Self { attempts_left, exchange: Exchange::Idle }
-    }
-
-    /// SCRAM's challenge is sent.
-    pub(super) fn challenged(attempts_left: u8, profile: Profile, account: Jid, exchange: Challenged) -> Self {
-        Self { attempts_left, exchange: Exchange::Challenged(profile, account, Box::new(exchange)) }
-    }
-
     /// Takes an element; `behind` bytes have already arrived behind it.
     ///
     /// # Errors
     /// What ends the stream.
     pub(super) fn on_element(
-        mut self,
+        self,
         link: &mut Link,
         element: &Element<'_>,
         behind: usize,
@@ -75,49 +50,40 @@ impl Authenticating {
             return on_starttls(link, behind, out);
         }
         let Some((profile, said)) = Said::of(element) else { return Err(outsider(element)) };
-        // XEP-0388 §2.4: nothing but its own elements may come in between.
-        // Differs from it: white space may, as everywhere between elements; it does no harm, and line ends are common.
-        let spoken = self.exchange.profile();
-        if spoken == Some(Profile::Sasl2) && (profile != Profile::Sasl2 || said == Said::Begin) {
-            return Err(Violation::UnsupportedElement);
-        }
-        let profile = if said == Said::Begin { profile } else { spoken.unwrap_or(profile) };
-        let step = match (said, self.exchange) {
-            (Said::Begin, exchange) => {
-                self.attempts_left = next_attempt(self.attempts_left, link)?;
-                match exchange {
-                    Exchange::Idle => on_begin(link, profile, element),
-                    Exchange::Begun(..) | Exchange::Challenged(..) => Err(SaslFailure::MalformedRequest),
-                }
+        let (attempt, step) = match self {
+            Self::Idle { attempts_left } => {
+                let mut attempt = Attempt::new(next_attempt(attempts_left, link)?, profile);
+                let step = match said {
+                    Said::Begin => on_begin(link, &mut attempt, element),
+                    // `<response/>` or `<abort/>` to nothing: counted, so that it can't go on for ever.
+                    Said::Response => Err(SaslFailure::MalformedRequest),
+                    Said::Abort => Err(SaslFailure::Aborted),
+                };
+                (attempt, step)
             }
-            // `<response/>` or `<abort/>` to nothing: counted, so that it can't go on for ever.
-            (said, Exchange::Idle) => {
-                self.attempts_left = next_attempt(self.attempts_left, link)?;
-                Err(if said == Said::Abort { SaslFailure::Aborted } else { SaslFailure::MalformedRequest })
+            Self::Begun(attempt, mechanism) => {
+                let (attempt, message) = on_next(link, attempt, profile, said, element)?;
+                (attempt, message.and_then(|message| begin(link, profile, mechanism, &message)))
             }
-            (Said::Abort, Exchange::Begun(..) | Exchange::Challenged(..)) => Err(SaslFailure::Aborted),
-            (Said::Response, _) if !profile.owns(element) => Err(SaslFailure::MalformedRequest),
-            (Said::Response, Exchange::Begun(_, mechanism)) => {
-                profile.response(element).and_then(|message| begin(link, profile, mechanism, &message))
-            }
-            (Said::Response, Exchange::Challenged(_, account, exchange)) => {
-                return Ok(match profile.response(element).and_then(|message| exchange.finish(&message)) {
-                    Ok(signature) => profile.succeed(link, account, signature.server_final().as_bytes(), out),
-                    Err(failure) => profile.fail(link, self.attempts_left, failure, out),
-                });
+            Self::Challenged(attempt, account, exchange) => {
+                let (attempt, message) = on_next(link, attempt, profile, said, element)?;
+                let signature = message.and_then(|message| exchange.finish(&message));
+                (attempt, signature.map(|signature| Step::Succeed(account, signature)))
             }
         };
         Ok(match step {
             Ok(Step::Ask(mechanism)) => {
                 profile.write_challenge(b"", out);
-                let exchange = Exchange::Begun(profile, mechanism);
-                State::Authenticating(Self { attempts_left: self.attempts_left, exchange })
+                State::Authenticating(Self::Begun(attempt, mechanism))
             }
             Ok(Step::Verify(account, evidence)) => {
                 link.action = Some(Action::Authenticate { account: account.clone(), need: evidence.need() });
-                State::Verifying(Verifying::new(self.attempts_left, profile, account, evidence))
+                State::Verifying(Verifying::new(attempt, account, evidence))
             }
-            Err(failure) => profile.fail(link, self.attempts_left, failure, out),
+            Ok(Step::Succeed(account, signature)) => {
+                attempt.succeed(link, account, signature.server_final().as_bytes(), out)
+            }
+            Err(failure) => attempt.fail(link, failure, out),
         })
     }
 }
@@ -128,12 +94,18 @@ enum Step {
     Ask(Mechanism),
     /// The account must be looked up.
     Verify(Jid, Evidence),
+    /// It is who it says it is.
+    Succeed(Jid, ServerSignature),
 }
 
 /// Takes `<auth/>` (RFC 6120 §6.4.2) or `<authenticate/>` (XEP-0388 §2.3).
-fn on_begin(link: &Link, profile: Profile, element: &Element<'_>) -> Result<Step, SaslFailure> {
-    if profile == Profile::Sasl2 && !link.offers_sasl2() {
-        return Err(SaslFailure::EncryptionRequired);
+fn on_begin(link: &Link, attempt: &mut Attempt, element: &Element<'_>) -> Result<Step, SaslFailure> {
+    let profile = attempt.profile;
+    if profile == Profile::Sasl2 {
+        if !link.offers_sasl2() {
+            return Err(SaslFailure::EncryptionRequired);
+        }
+        attempt.wishes = Some(Box::new(Wishes::read(element)?));
     }
     let mechanism = element.attr("mechanism").ok_or(SaslFailure::InvalidMechanism)?;
     let mechanism = Mechanism::from_name(&mechanism.value()).ok_or(SaslFailure::InvalidMechanism)?;
@@ -142,6 +114,33 @@ fn on_begin(link: &Link, profile: Profile, element: &Element<'_>) -> Result<Step
         Some(message) => begin(link, profile, mechanism, &message),
         None => Ok(Step::Ask(mechanism)),
     }
+}
+
+/// Takes what follows the beginning: the attempt that goes on, and the message to it or how it fails.
+///
+/// # Errors
+/// Within XEP-0388's exchange only its own elements are taken (§2.4). Differs from it: white space between them is let
+/// pass, as everywhere between elements; it does no harm, and line ends are common.
+fn on_next(
+    link: &Link,
+    attempt: Attempt,
+    profile: Profile,
+    said: Said,
+    element: &Element<'_>,
+) -> Result<(Attempt, Result<Message, SaslFailure>), Violation> {
+    if attempt.profile == Profile::Sasl2 && (profile != Profile::Sasl2 || said == Said::Begin) {
+        return Err(Violation::UnsupportedElement);
+    }
+    let message = match said {
+        Said::Begin => {
+            let attempt = Attempt::new(next_attempt(attempt.left, link)?, profile);
+            return Ok((attempt, Err(SaslFailure::MalformedRequest)));
+        }
+        Said::Abort => Err(SaslFailure::Aborted),
+        Said::Response if attempt.profile != profile => Err(SaslFailure::MalformedRequest),
+        Said::Response => profile.response(element),
+    };
+    Ok((attempt, message))
 }
 
 /// Takes a mechanism's first message: it names the account.

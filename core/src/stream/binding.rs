@@ -5,6 +5,7 @@
 use std::borrow::Cow;
 
 use super::error::{Violation, write_parts};
+use super::inline::{Inline, Wish};
 use super::{Action, Link, NotResumed, State, outsider};
 use crate::jid::Jid;
 use crate::ns;
@@ -62,8 +63,10 @@ impl Binding {
             Request::Bind { id, resource } => {
                 match resource.map(|text| self.account.with_resource(&text)).transpose() {
                     Ok(full) => {
-                        let resource = full.as_ref().and_then(|full| full.as_jid().resource()).map(Box::from);
-                        link.action = Some(Action::Bind { account: self.account.clone(), resource });
+                        let resource = full.as_ref().and_then(|full| full.as_jid().resource());
+                        let resource = resource.map_or(Wish::Any, |resource| Wish::Named(resource.into()));
+                        let (account, inline) = (self.account.clone(), Inline::default());
+                        link.action = Some(Action::Bind { account, resource, inline });
                         return Ok(State::Claiming(Claiming { binding: self, id: id.into() }));
                     }
                     Err(_) => Some(id),

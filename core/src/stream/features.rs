@@ -1,13 +1,13 @@
 //! What we say at the start of each stream: our header and the features open to the client in its present state.
 //!
-//! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; RFC 6121 §2.6.1, §3.4.1; XEP-0115 v1.6.0 §6.3; XEP-0198 v1.6.3 §2;
-//! XEP-0388 v1.0.4 §2.1; XEP-0440 v1.0.0; XEP-0478 v0.2.0.
+//! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; RFC 6121 §2.6.1, §3.4.1; XEP-0115 v1.6.0 §6.3; XEP-0198 v1.6.3 §2,
+//! §8; XEP-0352; XEP-0386 v1.1.0 §3.1; XEP-0388 v1.0.4 §2.1; XEP-0440 v1.0.0; XEP-0478 v0.2.0.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 
-use super::Link;
 use super::error::write_parts;
+use super::{Link, StreamConfig};
 use crate::limits::ScanLimits;
 use crate::ns;
 use crate::xml::write;
@@ -49,6 +49,7 @@ impl Link {
         if self.offers_sasl2() {
             write_parts(out, &["<authentication xmlns='", ns::SASL2, "'>"]);
             self.write_permitted(out);
+            self.write_inline(out);
             out.extend_from_slice(b"</authentication>");
         }
         if !self.tls.binding.is_empty() {
@@ -67,6 +68,30 @@ impl Link {
         }
     }
 
+    /// What can be asked for while authenticating: a new session, and how it may begin; a former one (XEP-0386 §3.1,
+    /// XEP-0198 §8).
+    fn write_inline(&self, out: &mut Vec<u8>) {
+        let StreamConfig { offers_carbons, offers_csi, offers_sm, .. } = *self.config;
+        write_parts(out, &["<inline><bind xmlns='", ns::BIND2]);
+        let mut features = [(offers_carbons, ns::CARBONS), (offers_csi, ns::CSI), (offers_sm, ns::SM)]
+            .into_iter()
+            .filter_map(|(offered, name)| offered.then_some(name))
+            .peekable();
+        if features.peek().is_some() {
+            out.extend_from_slice(b"'><inline>");
+            for name in features {
+                write_parts(out, &["<feature var='", name, "'/>"]);
+            }
+            out.extend_from_slice(b"</inline></bind>");
+        } else {
+            out.extend_from_slice(b"'/>");
+        }
+        if offers_sm {
+            write_parts(out, &["<sm xmlns='", ns::SM, "'/>"]);
+        }
+        out.extend_from_slice(b"</inline>");
+    }
+
     /// Writes the features after authentication.
     pub(super) fn write_features_after_auth(&self, out: &mut Vec<u8>) {
         write_parts(out, &["<stream:features><bind xmlns='", ns::BIND, "'/>"]);
@@ -77,11 +102,26 @@ impl Link {
         if let Some(caps) = &self.config.caps {
             caps.write(out);
         }
-        if self.config.offers_sm {
-            write_parts(out, &["<sm xmlns='", ns::SM, "'/>"]);
-        }
+        self.write_features_of_session(self.config.offers_sm, out);
         self.write_limits(&self.config.after_auth, self.config.idle_seconds, out);
         out.extend_from_slice(b"</stream:features>");
+    }
+
+    /// Writes the features of a stream that is a session already (XEP-0388 §2.6.1); `managed`: stream management is on.
+    pub(super) fn write_features_after_bind(&self, managed: bool, out: &mut Vec<u8>) {
+        out.extend_from_slice(b"<stream:features>");
+        self.write_features_of_session(self.config.offers_sm && !managed, out);
+        self.write_limits(&self.config.after_auth, self.config.idle_seconds, out);
+        out.extend_from_slice(b"</stream:features>");
+    }
+
+    /// What can be used once a resource is bound.
+    fn write_features_of_session(&self, sm: bool, out: &mut Vec<u8>) {
+        for (offered, name, namespace) in [(sm, "sm", ns::SM), (self.config.offers_csi, "csi", ns::CSI)] {
+            if offered {
+                write_parts(out, &["<", name, " xmlns='", namespace, "'/>"]);
+            }
+        }
     }
 
     /// The limits of this stream (XEP-0478). Before authentication there is no idling, only the deadline.

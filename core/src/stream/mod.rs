@@ -9,6 +9,8 @@ mod binding;
 mod closing;
 mod error;
 mod features;
+mod granting;
+mod inline;
 mod opening;
 mod profile;
 mod securing;
@@ -19,9 +21,11 @@ use std::mem;
 use std::sync::Arc;
 
 pub use error::{Application, Condition, StreamError, Violation, write_close, write_error};
+pub use inline::{ClientId, Inline, Wish, part_for, tagged};
 
 use authenticating::Authenticating;
 use binding::{Binding, Claiming, Resuming};
+use granting::{Granted, Granting};
 use opening::{Next, Opening};
 use securing::Securing;
 use verifying::Verifying;
@@ -56,6 +60,10 @@ pub struct StreamConfig {
     pub legacy_session: bool,
     /// Offer stream management (XEP-0198).
     pub offers_sm: bool,
+    /// Offer carbons to a session from its beginning (XEP-0280, XEP-0386).
+    pub offers_carbons: bool,
+    /// Offer client state indication (XEP-0352).
+    pub offers_csi: bool,
     /// SASL attempts per stream (RFC 6120 §6.4.5: 2 to 5).
     pub sasl_attempts_max: u8,
     /// Limits before authentication.
@@ -117,13 +125,14 @@ pub enum Action {
         /// The password as sent.
         password: Box<str>,
     },
-    /// Bind a session for the account; the resource wanted is normalised already, `None`: make one. Answer with
-    /// [`Stream::handle_bind`].
+    /// Bind a session for the account. Answer with [`Stream::handle_bind`].
     Bind {
         /// The account's bare JID.
         account: Jid,
         /// The resource asked for.
-        resource: Option<Box<str>>,
+        resource: Wish,
+        /// How the session shall begin.
+        inline: Inline,
     },
     /// Give the account back its session of that name, of which the client has handled `h` stanzas, modulo 2³²
     /// (XEP-0198 §5). Answer with [`Stream::handle_resume`].
@@ -153,9 +162,12 @@ impl fmt::Debug for Action {
             Self::VerifyPassword { keys, .. } => {
                 f.debug_struct("VerifyPassword").field("keys", keys).finish_non_exhaustive()
             }
-            Self::Bind { account, resource } => {
-                f.debug_struct("Bind").field("account", account).field("resource", resource).finish()
-            }
+            Self::Bind { account, resource, inline } => f
+                .debug_struct("Bind")
+                .field("account", account)
+                .field("resource", resource)
+                .field("inline", inline)
+                .finish(),
             Self::Resume { account, previd, h } => {
                 f.debug_struct("Resume").field("account", account).field("previd", previd).field("h", h).finish()
             }
@@ -189,6 +201,21 @@ pub enum Credentials {
     },
     /// Known, but refused: `account-disabled` or `temporary-auth-failure`.
     Refused(SaslFailure),
+}
+
+/// The session that [`Action::Bind`] asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claimed {
+    /// Its full JID.
+    pub jid: Jid,
+    /// What became of stream management, if the session was to begin with it.
+    pub sm: Option<Result<sm::Enabled, sm::Failed>>,
+}
+
+impl From<Jid> for Claimed {
+    fn from(jid: Jid) -> Self {
+        Self { jid, sm: None }
+    }
 }
 
 /// The session that [`Action::Resume`] asked for, which now belongs to this connection.
@@ -266,6 +293,8 @@ enum State {
     Authenticating(Authenticating),
     /// [`Action::Authenticate`] or [`Action::VerifyPassword`] is to be answered.
     Verifying(Verifying),
+    /// SASL2 has succeeded, and [`Action::Resume`] or [`Action::Bind`] is to be answered before the client is told.
+    Granting(Box<Granting>),
     /// The request to bind is awaited.
     Binding(Binding),
     /// [`Action::Bind`] is to be answered.
@@ -402,35 +431,47 @@ impl Stream {
         };
     }
 
-    /// The answer to [`Action::Bind`]: the full JID, or the stanza error to give.
-    pub fn handle_bind(&mut self, bound: Result<Jid, stanza::Condition>, out: &mut Vec<u8>) {
+    /// The answer to [`Action::Bind`]: the session, or the stanza error to give.
+    pub fn handle_bind(&mut self, bound: Result<Claimed, stanza::Condition>, out: &mut Vec<u8>) {
         self.state = match mem::replace(&mut self.state, State::Closing) {
             State::Claiming(claiming) => match bound {
-                Ok(jid) => {
+                Ok(Claimed { jid, .. }) => {
                     claiming.on_bound(&jid, out);
                     self.establish(jid)
                 }
                 Err(condition) => State::Binding(claiming.on_refused(condition, out)),
             },
+            State::Granting(granting) => {
+                let granted = granting.on_bind(&self.link, bound, out);
+                self.settle(granted)
+            }
             other => other,
         };
     }
 
     /// The answer to [`Action::Resume`]; `<resumed/>` is written here, what is sent again comes behind it.
     pub fn handle_resume(&mut self, resumed: Result<Resumed, NotResumed>, out: &mut Vec<u8>) {
-        self.state = match mem::replace(&mut self.state, State::Closing) {
+        let next = match mem::replace(&mut self.state, State::Closing) {
             State::Resuming(resuming) => match resumed {
                 Ok(Resumed { jid, h }) => {
                     resuming.on_resumed(h, out);
-                    self.establish(jid)
+                    Ok(self.establish(jid))
                 }
-                Err(refusal) => {
-                    let next = resuming.on_refused(refusal, out);
-                    next.unwrap_or_else(|violation| self.link.on_violation(violation, out))
-                }
+                Err(refusal) => resuming.on_refused(refusal, out),
             },
-            other => other,
+            State::Granting(granting) => {
+                granting.on_resume(&mut self.link, resumed, out).map(|granted| self.settle(granted))
+            }
+            other => Ok(other),
         };
+        self.state = next.unwrap_or_else(|violation| self.link.on_violation(violation, out));
+    }
+
+    fn settle(&mut self, granted: Granted) -> State {
+        match granted {
+            Granted::Session(jid) => self.establish(jid),
+            Granted::Not(state) => state,
+        }
     }
 
     /// The stream becomes a session.
@@ -476,6 +517,7 @@ impl Stream {
             State::Opening(_) | State::Securing(_) | State::Authenticating(_) | State::Binding(_) => true,
             State::Handshaking
             | State::Verifying(_)
+            | State::Granting(_)
             | State::Claiming(_)
             | State::Resuming(_)
             | State::Bound
@@ -487,6 +529,7 @@ impl Stream {
     pub fn account(&self) -> Option<JidRef<'_>> {
         match &self.state {
             State::Opening(Opening { next: Next::Binding(account), .. }) => Some(account.as_jid()),
+            State::Granting(granting) => Some(granting.account().as_jid()),
             State::Binding(binding) => Some(binding.account.as_jid()),
             State::Claiming(claiming) => Some(claiming.account().as_jid()),
             State::Resuming(resuming) => Some(resuming.account().as_jid()),
@@ -553,6 +596,8 @@ mod tests {
             plain_without_tls: true,
             legacy_session: true,
             offers_sm: true,
+            offers_carbons: true,
+            offers_csi: true,
             sasl_attempts_max: 3,
             before_auth: ScanLimits::BEFORE_AUTH,
             after_auth: ScanLimits::AFTER_AUTH,

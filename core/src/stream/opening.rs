@@ -56,7 +56,7 @@ impl Opening {
                 Ok(if link.offers_starttls() && link.config.tls_required {
                     State::Securing(Securing { attempts_left })
                 } else {
-                    State::Authenticating(Authenticating::new(attempts_left))
+                    State::Authenticating(Authenticating::Idle { attempts_left })
                 })
             }
             Next::Binding(account) => {

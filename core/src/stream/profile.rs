@@ -7,14 +7,15 @@ use base64::engine::general_purpose::STANDARD;
 use zeroize::Zeroizing;
 
 use super::authenticating::Authenticating;
-use super::binding::Binding;
 use super::error::write_parts;
+use super::granting::Granting;
+use super::inline::Wishes;
 use super::opening::{Next, Opening};
 use super::{Link, State};
 use crate::jid::Jid;
 use crate::ns;
 use crate::sasl::SaslFailure;
-use crate::xml::{Element, write};
+use crate::xml::Element;
 
 /// A profile of SASL.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +54,44 @@ impl Said {
     }
 }
 
+/// An attempt to authenticate.
+#[derive(Debug)]
+pub(super) struct Attempt {
+    /// How many more there may be.
+    pub(super) left: u8,
+    /// The profile it speaks.
+    pub(super) profile: Profile,
+    /// What else the client wants, which only XEP-0388's profile lets it say.
+    pub(super) wishes: Option<Box<Wishes>>,
+}
+
+impl Attempt {
+    pub(super) const fn new(left: u8, profile: Profile) -> Self {
+        Self { left, profile, wishes: None }
+    }
+
+    /// Ends it with success. The client opens a new stream (RFC 6120 §6.4.6), or gets what else it wants and goes on with
+    /// this one (XEP-0388 §2.6.1). `data`: what the mechanism says last.
+    pub(super) fn succeed(self, link: &mut Link, account: Jid, data: &[u8], out: &mut Vec<u8>) -> State {
+        link.attempt = Some(Ok(()));
+        match self.profile {
+            Profile::Sasl1 => {
+                self.profile.write("success", data, out);
+                link.header_sent = false;
+                State::Opening(Opening::new(Next::Binding(account)))
+            }
+            Profile::Sasl2 => Granting::begin(link, account, data, *self.wishes.unwrap_or_default(), out),
+        }
+    }
+
+    /// Ends it with failure; the client may try again (RFC 6120 §6.4.5, XEP-0388 §2.6.2).
+    pub(super) fn fail(self, link: &mut Link, failure: SaslFailure, out: &mut Vec<u8>) -> State {
+        link.attempt = Some(Err(failure));
+        self.profile.write_failure(failure, out);
+        State::Authenticating(Authenticating::Idle { attempts_left: self.left })
+    }
+}
+
 /// A mechanism's message, which may hold a password.
 pub(super) type Message = Zeroizing<Vec<u8>>;
 
@@ -62,11 +101,6 @@ impl Profile {
             Self::Sasl1 => ns::SASL,
             Self::Sasl2 => ns::SASL2,
         }
-    }
-
-    /// Whether the element is one of this profile.
-    pub(super) fn owns(self, element: &Element<'_>) -> bool {
-        element.ns() == self.ns()
     }
 
     /// The message that came with the beginning, if one did (RFC 6120 §6.4.2, XEP-0388 §2.3).
@@ -99,31 +133,6 @@ impl Profile {
         }
     }
 
-    /// Ends the exchange with success. The client opens a new stream (RFC 6120 §6.4.6), or goes on with this one
-    /// (XEP-0388 §2.6.1). `data`: what the mechanism says last.
-    pub(super) fn succeed(self, link: &mut Link, account: Jid, data: &[u8], out: &mut Vec<u8>) -> State {
-        link.attempt = Some(Ok(()));
-        match self {
-            Self::Sasl1 => {
-                self.write("success", data, out);
-                link.header_sent = false;
-                State::Opening(Opening::new(Next::Binding(account)))
-            }
-            Self::Sasl2 => {
-                write_success(&account, data, out);
-                link.write_features_after_auth(out);
-                State::Binding(Binding::new(account))
-            }
-        }
-    }
-
-    /// Ends the exchange with failure; the client may try again (RFC 6120 §6.4.5, XEP-0388 §2.6.2).
-    pub(super) fn fail(self, link: &mut Link, attempts_left: u8, failure: SaslFailure, out: &mut Vec<u8>) -> State {
-        link.attempt = Some(Err(failure));
-        self.write_failure(failure, out);
-        State::Authenticating(Authenticating::new(attempts_left))
-    }
-
     pub(super) fn write_failure(self, failure: SaslFailure, out: &mut Vec<u8>) {
         write_parts(out, &["<failure xmlns='", self.ns(), "'><", failure.name()]);
         // The conditions stay those of RFC 6120, in their namespace (XEP-0388 §2.6.2).
@@ -150,15 +159,4 @@ impl Profile {
 /// Strict Base64: no white space, all of the padding (RFC 6120 §6.5.5, XEP-0388 §2.2).
 fn decode(text: &str) -> Result<Message, SaslFailure> {
     STANDARD.decode(text).map(Zeroizing::new).map_err(|_| SaslFailure::IncorrectEncoding)
-}
-
-/// XEP-0388's `<success/>` (§2.6.1).
-fn write_success(account: &Jid, data: &[u8], out: &mut Vec<u8>) {
-    write_parts(out, &["<success xmlns='", ns::SASL2, "'>"]);
-    if !data.is_empty() {
-        write_parts(out, &["<additional-data>", &STANDARD.encode(data), "</additional-data>"]);
-    }
-    out.extend_from_slice(b"<authorization-identifier>");
-    write::text(out, account.as_str());
-    out.extend_from_slice(b"</authorization-identifier></success>");
 }

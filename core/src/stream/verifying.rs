@@ -7,7 +7,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use zeroize::Zeroizing;
 
 use super::authenticating::Authenticating;
-use super::profile::Profile;
+use super::profile::Attempt;
 use super::{Action, Credentials, Entropy, Link, Need, State};
 use crate::jid::Jid;
 use crate::sasl::SaslFailure;
@@ -19,8 +19,7 @@ const PLAIN_HASH: Hash = Hash::Sha256;
 /// An account is named; the registry, or the helper that verifies a password, is to answer.
 #[derive(Debug)]
 pub(super) struct Verifying {
-    attempts_left: u8,
-    profile: Profile,
+    attempt: Attempt,
     account: Jid,
     evidence: Evidence,
 }
@@ -60,8 +59,8 @@ impl std::fmt::Debug for Evidence {
 }
 
 impl Verifying {
-    pub(super) const fn new(attempts_left: u8, profile: Profile, account: Jid, evidence: Evidence) -> Self {
-        Self { attempts_left, profile, account, evidence }
+    pub(super) const fn new(attempt: Attempt, account: Jid, evidence: Evidence) -> Self {
+        Self { attempt, account, evidence }
     }
 
     /// Takes the registry's answer. Keys that don't fit what was asked are our own mistake, not the client's.
@@ -72,40 +71,38 @@ impl Verifying {
         entropy: Entropy,
         out: &mut Vec<u8>,
     ) -> State {
-        let Self { attempts_left, profile, account, evidence } = self;
+        let Self { attempt, account, evidence } = self;
         let (nonce, id) = entropy.halves();
         link.id = id;
         let (keys, known) = match (credentials, evidence.need()) {
-            (Credentials::Refused(failure), _) => return profile.fail(link, attempts_left, failure, out),
+            (Credentials::Refused(failure), _) => return attempt.fail(link, failure, out),
             (Credentials::Granted | Credentials::Keys(_), Need::Account) => {
-                return profile.succeed(link, account, b"", out);
+                return attempt.succeed(link, account, b"", out);
             }
             (Credentials::Unknown { .. }, Need::Account) => {
-                return profile.fail(link, attempts_left, SaslFailure::NotAuthorized, out);
+                return attempt.fail(link, SaslFailure::NotAuthorized, out);
             }
             (Credentials::Keys(keys), Need::Keys(hash)) if keys.hash == hash && keys.is_sound() => (keys, true),
             (Credentials::Unknown { secret }, Need::Keys(hash)) => {
                 (Keys::imaginary(hash, &secret, link.config.scram_iterations), false)
             }
             (Credentials::Keys(_) | Credentials::Granted, Need::Keys(_)) => {
-                return profile.fail(link, attempts_left, SaslFailure::TemporaryAuthFailure, out);
+                return attempt.fail(link, SaslFailure::TemporaryAuthFailure, out);
             }
         };
         match evidence {
             Evidence::Scram(opened) => {
                 let advertised = link.advertised(opened.hash());
                 let challenged = opened.challenge(keys, &URL_SAFE_NO_PAD.encode(nonce), known, Some(&advertised));
-                profile.write_challenge(challenged.server_first().as_bytes(), out);
-                State::Authenticating(Authenticating::challenged(attempts_left, profile, account, challenged))
+                attempt.profile.write_challenge(challenged.server_first().as_bytes(), out);
+                State::Authenticating(Authenticating::Challenged(attempt, account, Box::new(challenged)))
             }
             Evidence::Plain(mut password) => {
                 link.action = Some(Action::VerifyPassword { keys, password: std::mem::take(&mut *password) });
-                State::Verifying(Self { attempts_left, profile, account, evidence: Evidence::Password { known } })
+                State::Verifying(Self { attempt, account, evidence: Evidence::Password { known } })
             }
             // The verdict on the password is what we wait for: this answers nothing we asked.
-            Evidence::Password { .. } | Evidence::Certificate => {
-                State::Verifying(Self { attempts_left, profile, account, evidence })
-            }
+            Evidence::Password { .. } | Evidence::Certificate => State::Verifying(Self { attempt, account, evidence }),
         }
     }
 
@@ -113,12 +110,12 @@ impl Verifying {
     pub(super) fn on_password(self, link: &mut Link, matches: Option<bool>, out: &mut Vec<u8>) -> State {
         match self.evidence {
             Evidence::Password { .. } if matches.is_none() => {
-                self.profile.fail(link, self.attempts_left, SaslFailure::TemporaryAuthFailure, out)
+                self.attempt.fail(link, SaslFailure::TemporaryAuthFailure, out)
             }
             Evidence::Password { known } if matches == Some(true) && known => {
-                self.profile.succeed(link, self.account, b"", out)
+                self.attempt.succeed(link, self.account, b"", out)
             }
-            Evidence::Password { .. } => self.profile.fail(link, self.attempts_left, SaslFailure::NotAuthorized, out),
+            Evidence::Password { .. } => self.attempt.fail(link, SaslFailure::NotAuthorized, out),
             Evidence::Scram(_) | Evidence::Plain(_) | Evidence::Certificate => State::Verifying(self),
         }
     }

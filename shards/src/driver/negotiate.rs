@@ -1,12 +1,15 @@
 //! Carrying out what a stream being negotiated asks for: TLS, credentials, the move to the home shard, bind.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plaza_core::jid::Jid;
 use plaza_core::sasl::{SaslFailure, scram};
 use plaza_core::sm::SmId;
-use plaza_core::stream::{Action, Credentials, Need, Stream, TlsFacts};
+use plaza_core::stream::{
+    Action, Claimed, Credentials, Entropy, Inline, Need, Stream, TlsFacts, Wish, part_for, tagged,
+};
 use plaza_core::xml::Scanner;
 use plaza_registry::store::StoreError;
 
@@ -71,7 +74,7 @@ impl Driver {
                         outcomes.borrow_mut().push_back(Outcome::Password(key, matches));
                     });
                 }
-                Action::Bind { account, resource } => self.bind(key, &account, resource.as_deref()),
+                Action::Bind { account, resource, inline } => self.bind(key, &account, &resource, inline),
                 Action::Resume { account, previd, h } => self.resume(key, &account, &previd, h),
                 Action::Established(bound) => {
                     // `bind` or `resume` has the session; the stream is not needed any more.
@@ -102,14 +105,29 @@ impl Driver {
         }
     }
 
-    fn bind(&mut self, key: Key, account: &Jid, resource: Option<&str>) {
-        let fresh = u128::from_le_bytes(entropy().0.first_chunk().copied().unwrap_or_default());
-        let bound = self.shard.bind(key, account, resource, fresh);
+    fn bind(&mut self, key: Key, account: &Jid, wish: &Wish, inline: Inline) {
+        let Entropy(random) = entropy();
+        let fresh = u128::from_le_bytes(random.first_chunk().copied().unwrap_or_default());
+        let resource = match wish {
+            Wish::Any => None,
+            Wish::Named(resource) => Some(Cow::Borrowed(&**resource)),
+            Wish::Tagged { tag, client } => {
+                let ours = match client {
+                    Some(client) => part_for(&self.parts.server_secret, account, *client),
+                    None => random.last_chunk().copied().unwrap_or_default(),
+                };
+                Some(Cow::Owned(tagged(tag.as_deref(), ours)))
+            }
+        };
+        let claimed = self.shard.bind(key, account, resource.as_deref(), fresh).map(|(id, jid)| {
+            let sm = self.shard.begin_with(id, inline);
+            (id, Claimed { jid, sm })
+        });
         let Some(connection) = self.connection_mut(key) else { return };
         let Phase::Negotiating(stream) = &mut connection.phase else { return };
-        match bound {
-            Ok((id, jid)) => {
-                stream.handle_bind(Ok(jid), &mut connection.out);
+        match claimed {
+            Ok((id, claimed)) => {
+                stream.handle_bind(Ok(claimed), &mut connection.out);
                 self.binding = Some((id, false));
             }
             Err(condition) => stream.handle_bind(Err(condition), &mut connection.out),

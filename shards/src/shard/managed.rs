@@ -11,7 +11,7 @@ use plaza_core::limits::ScanLimits;
 use plaza_core::ns;
 use plaza_core::sm::{self, SmId};
 use plaza_core::stanza::{Class, Condition, IqType, MessageType, Stanza};
-use plaza_core::stream::{self, NotResumed, Resumed};
+use plaza_core::stream::{self, Inline, NotResumed, Resumed};
 use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
 use plaza_registry::resumables::Resumable;
 use smallvec::SmallVec;
@@ -191,6 +191,12 @@ impl Shard {
             self.resumables.insert(own.session, id);
         }
         Ok(sm::Enabled { resumable: resumable.then_some((own, seconds)) })
+    }
+
+    /// Begins a new session as its client asked (XEP-0386 v1.1.0 §3.2), and says what became of stream management if that
+    /// was part of it. Negotiation hands over only what the listener offers.
+    pub fn begin_with(&mut self, id: SessionId, inline: Inline) -> Option<Result<sm::Enabled, sm::Failed>> {
+        inline.sm.map(|enable| self.enable_management(id, enable))
     }
 
     /// A name nobody can guess: a keyed hash of a number never used before.

@@ -10,6 +10,7 @@ mod broker;
 mod clients;
 mod flow;
 mod managed;
+mod sasl2;
 mod services;
 mod subscriptions;
 mod wire;
