@@ -5,6 +5,7 @@
 
 pub mod client;
 pub mod downgrade;
+pub mod ht;
 pub mod plain;
 pub mod scram;
 
