@@ -40,6 +40,7 @@ impl Broker {
             managed: plaza_shards::shard::ManagedLimits::default(),
             managed_key: [7; 32],
             offline: plaza_registry::offline::OfflineLimits::default(),
+            tokens: plaza_registry::tokens::TokenLimits::default(),
             directed_presence_max: 100,
             id_prefix: "plaza-".into(),
         });

@@ -60,6 +60,8 @@ pub const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
 pub const DATA_FORMS: &str = "jabber:x:data";
 /// Extensible SASL profile, SASL2 (XEP-0388).
 pub const SASL2: &str = "urn:xmpp:sasl:2";
+/// Fast authentication streamlining tokens (XEP-0484).
+pub const FAST: &str = "urn:xmpp:fast:0";
 /// SASL channel-binding type capability (XEP-0440).
 pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 /// Stream limits advertisement (XEP-0478).

@@ -16,7 +16,11 @@
 //! - `! scram hash user password [binding [data]]`, `! bind condition` (answers the next request to bind), `! resume jid h`,
 //!   `! resume condition [h]`, `! resume too-high sent` (answer the next request to resume), `! enabled [max]`,
 //!   `! enabled condition` (answers the next wish for stream management), `! timeout`, `! abort`: what happens next.
-//! - `! closed [reason]`, `! bound jid`, `! asked …` (the last request to bind or resume): what must have happened.
+//! - `! token byte mechanism [counted] [expired]`: the client has this token, made of that byte; `! tokens [byte]` and
+//!   `! tokens failure` answer the next question what becomes of its tokens. `{fast:M:byte:name:…}` is an `<authenticate/>`
+//!   with a token and what is behind the last colon, `{responder:M:byte}` what proves our side.
+//! - `! closed [reason]`, `! bound jid`, `! asked …` (the last request to bind or resume), `! kept …` (the last about tokens):
+//!   what must have happened.
 #![expect(clippy::unwrap_used, clippy::expect_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 use std::fmt::Write;
@@ -31,12 +35,13 @@ use plaza_core::jid::Jid;
 use plaza_core::limits::ScanLimits;
 use plaza_core::sasl::SaslFailure;
 use plaza_core::sasl::client::ScramClient;
+use plaza_core::sasl::ht::{HtMechanism, TOKEN_BYTES, Token, TokenSecret, initiator_hash, responder_hash};
 use plaza_core::sasl::scram::{Hash, Keys, derive, verify_password};
 use plaza_core::sm::{Enabled, Failed, HandledCountTooHigh, SmId};
 use plaza_core::stanza;
 use plaza_core::stream::{
-    Action, Bound, Claimed, Condition, Credentials, Entropy, Inline, Need, NotResumed, Resumed, Stream, StreamConfig,
-    TlsFacts, Violation, Wish, tagged,
+    Action, Bound, Claimed, Condition, Credentials, Entropy, Inline, IssuedToken, Need, NotResumed, Proof, Resumed,
+    Stream, StreamConfig, TlsFacts, UsedToken, Violation, Wish, tagged,
 };
 use plaza_core::xml::Scanner;
 
@@ -135,6 +140,10 @@ struct Run {
     scram_says: String,
     /// The last features that offered mechanisms.
     features: String,
+    tokens: [Option<Token>; 2],
+    tokens_answer: Result<Option<IssuedToken>, SaslFailure>,
+    /// The last question about tokens.
+    kept: String,
     bind_answer: Option<stanza::Condition>,
     enabled: Option<Result<Enabled, Failed>>,
     /// The words of the last `! resume`.
@@ -160,6 +169,7 @@ impl Run {
                 offers_sm: false,
                 offers_carbons: false,
                 offers_csi: false,
+                offers_fast: false,
                 sasl_attempts_max: 3,
                 before_auth: ScanLimits::BEFORE_AUTH,
                 after_auth: ScanLimits::AFTER_AUTH,
@@ -182,6 +192,9 @@ impl Run {
             scram: None,
             scram_says: String::new(),
             features: String::new(),
+            tokens: [None; 2],
+            tokens_answer: Ok(None),
+            kept: String::new(),
             bind_answer: None,
             enabled: None,
             resume_answer: Vec::new(),
@@ -255,6 +268,29 @@ impl Run {
                 });
             }
             "resume" => self.resume_answer = words[1..].iter().copied().map(str::to_owned).collect(),
+            "token" => {
+                let token = Token {
+                    secret: secret(words[1]),
+                    mechanism: HtMechanism::from_name(words[2]).unwrap(),
+                    counted: words.get(3).map_or(0, |counted| counted.parse().unwrap()),
+                    expired: words.get(4).is_some(),
+                };
+                let [first, second] = &mut self.tokens;
+                *if first.is_none() { first } else { second } = Some(token);
+            }
+            "tokens" => {
+                self.tokens_answer = match words.get(1).copied() {
+                    None => Ok(None),
+                    Some("temporary-auth-failure") => Err(SaslFailure::TemporaryAuthFailure),
+                    Some("not-authorized") => Err(SaslFailure::NotAuthorized),
+                    Some(byte) => Ok(Some(IssuedToken { secret: secret(byte), expiry: "2030-01-01T00:00:00Z".into() })),
+                };
+            }
+            "kept" => {
+                if self.kept != words[1..].join(" ") {
+                    return Err(format!("kept {}", self.kept));
+                }
+            }
             "asked" => {
                 if self.asked != words[1..].join(" ") {
                     return Err(format!("asked {}", self.asked));
@@ -298,6 +334,7 @@ impl Run {
             "plain_without_tls" => self.config.plain_without_tls = flag,
             "offers_sm" => self.config.offers_sm = flag,
             "offers_carbons" => self.config.offers_carbons = flag,
+            "offers_fast" => self.config.offers_fast = flag,
             "offers_csi" => self.config.offers_csi = flag,
             "legacy_session" => self.config.legacy_session = flag,
             "caps" => {
@@ -353,6 +390,20 @@ impl Run {
                     format!(
                         "<authenticate xmlns='urn:xmpp:sasl:2' mechanism='{mechanism}'>\
                          <initial-response>{text}</initial-response>{}</authenticate>",
+                        parts.next().unwrap_or("")
+                    )
+                }
+                "fast" => {
+                    let mut parts = argument.splitn(4, ':');
+                    let mechanism = HtMechanism::from_name(parts.next().unwrap()).unwrap();
+                    let secret = secret(parts.next().unwrap());
+                    let name = parts.next().unwrap();
+                    let hashed = initiator_hash(secret, mechanism.binding(&self.facts.binding).unwrap_or_default());
+                    let text = STANDARD.encode([name.as_bytes(), b"\0", &hashed].concat());
+                    format!(
+                        "<authenticate xmlns='urn:xmpp:sasl:2' mechanism='{}'>\
+                         <initial-response>{text}</initial-response>{}</authenticate>",
+                        mechanism.name(),
                         parts.next().unwrap_or("")
                     )
                 }
@@ -418,10 +469,27 @@ impl Run {
             Action::StartTls if self.input.is_empty() => stream.handle_tls(self.facts.clone(), entropy),
             Action::StartTls => return Err("bytes in clear behind STARTTLS".to_owned()),
             Action::Authenticate { account, need } => {
-                stream.handle_credentials(credentials(&account, need), entropy, &mut self.output);
+                let credentials = match (account.as_str(), need) {
+                    ("user@things.example", Need::Tokens(_)) => Credentials::Tokens(self.tokens),
+                    _ => credentials(&account, need),
+                };
+                stream.handle_credentials(credentials, entropy, &mut self.output);
             }
             Action::VerifyPassword { keys, password } => {
                 stream.handle_password(Some(verify_password(&keys, &password)), &mut self.output);
+            }
+            Action::Tokens { account, proof, wanted, .. } => {
+                let proof = match proof {
+                    Proof::Keys(_) => "password".to_owned(),
+                    Proof::Certificate => "certificate".to_owned(),
+                    Proof::Token(UsedToken { secret: TokenSecret([byte, ..]), count, invalidate }) => {
+                        format!("token {byte}{}", if invalidate { " invalidate" } else { "" })
+                            + &count.map_or(String::new(), |count| format!(" count={count}"))
+                    }
+                };
+                self.kept = format!("{account} {proof}");
+                self.kept.extend(wanted.map(|mechanism| format!(" wanted={}", mechanism.name())));
+                stream.handle_tokens(std::mem::replace(&mut self.tokens_answer, Ok(None)), &mut self.output);
             }
             Action::Bind { account, resource, inline } => {
                 self.asked = format!("bind {account} {}", described(&resource, inline));
@@ -468,7 +536,7 @@ impl Run {
         for (token, text) in captured {
             let text = String::from_utf8(STANDARD.decode(text).unwrap()).unwrap();
             let scram = self.scram.as_mut().unwrap();
-            if token == Token::Challenge {
+            if token == Expected::Challenge {
                 let (mechanisms, bindings) = advertised(&self.features, output.contains("urn:xmpp:sasl:2'>"));
                 scram.expect_advertised(&mechanisms, (!bindings.is_empty()).then_some(&bindings));
                 if !text.contains(",h=") {
@@ -481,6 +549,11 @@ impl Run {
         }
         Ok(())
     }
+}
+
+/// A token, by the byte that it is made of.
+fn secret(byte: &str) -> TokenSecret {
+    TokenSecret([byte.parse().unwrap(); TOKEN_BYTES])
 }
 
 const HEADER: &str = "<stream:stream to='things.example' version='1.0' xmlns='jabber:client' \
@@ -549,7 +622,7 @@ fn resume_answer(words: &[String], h: u32) -> Result<Resumed, NotResumed> {
 }
 
 #[derive(Clone, Debug, PartialEq)]
-enum Token {
+enum Expected {
     Text(String),
     /// `…`
     Anything,
@@ -559,13 +632,13 @@ enum Token {
     Proof,
 }
 
-fn pattern(expected: &str) -> Vec<Token> {
+fn pattern(expected: &str) -> Vec<Expected> {
     let mut tokens = Vec::new();
     let mut rest = expected;
     while let Some(at) = rest.find(['{', '…']) {
-        tokens.push(Token::Text(rest[..at].to_owned()));
+        tokens.push(Expected::Text(rest[..at].to_owned()));
         if let Some(after) = rest[at..].strip_prefix('…') {
-            tokens.push(Token::Anything);
+            tokens.push(Expected::Anything);
             rest = after;
             continue;
         }
@@ -573,9 +646,18 @@ fn pattern(expected: &str) -> Vec<Token> {
         rest = after;
         let (name, argument) = inside.split_once(':').unwrap_or((inside, ""));
         match name {
-            "any" => tokens.push(Token::Something),
-            "challenge" => tokens.push(Token::Challenge),
-            "proof" => tokens.push(Token::Proof),
+            "responder" => {
+                let (mechanism, byte) = argument.split_once(':').unwrap();
+                let data: &[u8] = match HtMechanism::from_name(mechanism).unwrap() {
+                    HtMechanism::Exporter => &[1; 32],
+                    HtMechanism::EndPoint => &[2; 32],
+                    HtMechanism::Unbound => &[],
+                };
+                tokens.push(Expected::Text(STANDARD.encode(responder_hash(secret(byte), data))));
+            }
+            "any" => tokens.push(Expected::Something),
+            "challenge" => tokens.push(Expected::Challenge),
+            "proof" => tokens.push(Expected::Proof),
             "header" => tokens.extend(pattern(
                 "<stream:stream from='things.example' id='{any}' xml:lang='en' version='1.0' xmlns='jabber:client' \
                  xmlns:stream='http://etherx.jabber.org/streams'>",
@@ -584,30 +666,30 @@ fn pattern(expected: &str) -> Vec<Token> {
             "error" => tokens.extend(pattern(&format!(
                 "<stream:error><{argument} xmlns='urn:ietf:params:xml:ns:xmpp-streams'/>…</stream:error></stream:stream>"
             ))),
-            "failure" => tokens.push(Token::Text(format!(
+            "failure" => tokens.push(Expected::Text(format!(
                 "<failure xmlns='urn:ietf:params:xml:ns:xmpp-sasl'><{argument}/></failure>"
             ))),
-            "failure2" => tokens.push(Token::Text(format!(
+            "failure2" => tokens.push(Expected::Text(format!(
                 "<failure xmlns='urn:xmpp:sasl:2'><{argument} xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/></failure>"
             ))),
             other => panic!("what is {other}?"),
         }
     }
-    tokens.push(Token::Text(rest.to_owned()));
+    tokens.push(Expected::Text(rest.to_owned()));
     tokens
 }
 
 /// Whether the text is all of the pattern. Wild cards take as little as they can.
-fn matches<'a>(pattern: &[Token], text: &'a str, captured: &mut Vec<(Token, &'a str)>) -> bool {
+fn matches<'a>(pattern: &[Expected], text: &'a str, captured: &mut Vec<(Expected, &'a str)>) -> bool {
     let Some((token, pattern)) = pattern.split_first() else { return text.is_empty() };
-    if let Token::Text(literal) = token {
+    if let Expected::Text(literal) = token {
         return text.strip_prefix(literal.as_str()).is_some_and(|rest| matches(pattern, rest, captured));
     }
-    let shortest = usize::from(*token != Token::Anything);
+    let shortest = usize::from(*token != Expected::Anything);
     let ends = (shortest..=text.len()).filter(|end| text.is_char_boundary(*end));
     for end in ends {
         let before = captured.len();
-        if matches!(token, Token::Challenge | Token::Proof) {
+        if matches!(token, Expected::Challenge | Expected::Proof) {
             captured.push((token.clone(), &text[..end]));
         }
         if matches(pattern, &text[end..], captured) {

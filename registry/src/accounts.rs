@@ -148,7 +148,7 @@ pub async fn remove<S: Store>(store: &S, bare: JidRef<'_>) -> Result<(), Account
 fn erase(table: Table, bare: JidRef<'_>) -> Option<Write> {
     Some(match table {
         // Only the key itself: names that begin alike are other accounts.
-        Table::Accounts | Table::Vcards | Table::Avatars | Table::Blocklists => {
+        Table::Accounts | Table::Vcards | Table::Avatars | Table::Blocklists | Table::Tokens => {
             Write::Delete { table, key: key::account(bare) }
         }
         Table::Rosters => Write::DeletePrefix { table, prefix: key::roster(bare) },
@@ -159,13 +159,14 @@ fn erase(table: Table, bare: JidRef<'_>) -> Option<Write> {
     })
 }
 
-/// Replaces the keys.
+/// Replaces the keys. Tokens that were given for the old password go with it.
 ///
 /// # Errors
 /// [`AccountError::NotFound`] or [`AccountError::Store`].
 pub async fn set_keys<S: Store>(store: &S, bare: JidRef<'_>, keys: NewKeys) -> Result<(), AccountError> {
     let NewKeys { sha1, sha256 } = keys;
-    change(store, bare, |account| {
+    let tokens = vec![Write::Delete { table: Table::Tokens, key: key::account(bare) }];
+    change(store, bare, tokens, |account| {
         account.sha1.clone_from(&sha1);
         account.sha256.clone_from(&sha256);
     })
@@ -177,7 +178,7 @@ pub async fn set_keys<S: Store>(store: &S, bare: JidRef<'_>, keys: NewKeys) -> R
 /// # Errors
 /// [`AccountError::NotFound`] or [`AccountError::Store`].
 pub async fn set_disabled<S: Store>(store: &S, bare: JidRef<'_>, disabled: bool) -> Result<(), AccountError> {
-    change(store, bare, |account| account.disabled = disabled).await
+    change(store, bare, Vec::new(), |account| account.disabled = disabled).await
 }
 
 /// Lists accounts in store order after `after`, at most `limit`. The order is stable and means nothing.
@@ -196,17 +197,22 @@ pub async fn list<S: Store>(store: &S, after: Option<&Jid>, limit: usize) -> Res
         .collect()
 }
 
-/// Reads, edits and writes an account, again if another change came between.
-async fn change<S: Store>(store: &S, bare: JidRef<'_>, edit: impl Fn(&mut Account)) -> Result<(), AccountError> {
+/// Reads, edits and writes an account, again if another change came between; `also` is written with it.
+async fn change<S: Store>(
+    store: &S,
+    bare: JidRef<'_>,
+    also: Vec<Write>,
+    edit: impl Fn(&mut Account),
+) -> Result<(), AccountError> {
     let key = key::account(bare);
     for _ in 0..ATTEMPTS_MAX {
         let before = store.get(Table::Accounts, &key).await?.ok_or(AccountError::NotFound)?;
         let mut account = decode(&before)?;
         edit(&mut account);
-        let batch = Batch {
-            guards: vec![Guard::Equals { table: Table::Accounts, key: key.clone(), value: before }],
-            writes: vec![Write::Put { table: Table::Accounts, key: key.clone(), value: encode(&account) }],
-        };
+        let mut writes = vec![Write::Put { table: Table::Accounts, key: key.clone(), value: encode(&account) }];
+        writes.extend_from_slice(&also);
+        let guards = vec![Guard::Equals { table: Table::Accounts, key: key.clone(), value: before }];
+        let batch = Batch { guards, writes };
         match store.commit(batch).await {
             Ok(()) => return Ok(()),
             Err(CommitError::Guard(_)) => {}
@@ -218,7 +224,7 @@ async fn change<S: Store>(store: &S, bare: JidRef<'_>, edit: impl Fn(&mut Accoun
 
 /// version · flags · seconds since the epoch in 8 bytes · keys for SHA-1 · keys for SHA-256; keys are
 /// rounds · salt · StoredKey · ServerKey, each of the three behind its length.
-fn encode(account: &Account) -> Vec<u8> {
+pub(crate) fn encode(account: &Account) -> Vec<u8> {
     let mut record = Vec::with_capacity(192);
     record.push(VERSION);
     record.push(flag(account.disabled, FLAG_DISABLED) | flag(account.admin, FLAG_ADMIN));

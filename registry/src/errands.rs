@@ -8,12 +8,14 @@ use std::sync::Arc;
 use plaza_core::jid::Jid;
 use plaza_core::subscription::Request as Subscribing;
 
+use crate::accounts::Account;
 use crate::facts::{self, Facts};
 use crate::offline::{self, OfflineHead, OfflineLimits, OfflineMessage};
 use crate::rosters::{self, RosterError};
 use crate::services::{self, Reply, Request, ServiceConfig};
 use crate::store::{CommitError, Store, StoreError};
 use crate::subscriptions::{self, Applied, Way};
+use crate::tokens::{self, Tokens};
 
 /// What all errands need to know.
 #[derive(Debug, Clone)]
@@ -44,6 +46,8 @@ pub enum Errand {
     Forget { head: OfflineHead, numbers: Vec<u64> },
     /// All open questions.
     Requests,
+    /// The account's tokens, for those that were there.
+    Tokens { account: Account, before: Tokens, after: Tokens },
     /// An iq whose service changes what the facts say.
     Serve(Box<Request>),
 }
@@ -58,6 +62,7 @@ pub enum Return {
     Fetch(Result<Vec<OfflineMessage>, StoreError>),
     Forget(Result<(), CommitError>),
     Requests(Result<Vec<Box<str>>, StoreError>),
+    Tokens(Result<(), CommitError>),
     Serve(Box<Reply>),
 }
 
@@ -80,6 +85,9 @@ pub async fn run<S: Store>(config: &ErrandConfig, store: &S, owner: &Jid, errand
         Errand::Requests => {
             let items = rosters::load(store, bare).await;
             Return::Requests(items.map(|items| items.into_iter().filter_map(|item| item.request).collect()))
+        }
+        Errand::Tokens { account, before, after } => {
+            Return::Tokens(tokens::keep(store, bare, &account, &before, &after).await)
         }
         Errand::Serve(mut request) => {
             request.unix_millis = unix_millis;

@@ -9,6 +9,7 @@ use crate::contacts::Contacts;
 use crate::offline::OfflineHead;
 use crate::rosters;
 use crate::store::{Lookup, Store, StoreError, Table, key};
+use crate::tokens::Tokens;
 
 /// All that decisions about an account need.
 #[derive(Debug, Clone)]
@@ -21,6 +22,8 @@ pub struct Facts {
     pub offline: OfflineHead,
     /// Whom it blocks.
     pub blocked: BlockList,
+    /// Its clients' tokens.
+    pub tokens: Tokens,
 }
 
 impl Facts {
@@ -33,6 +36,7 @@ impl Facts {
             + keys(&self.account.sha256)
             + self.contacts.heap_bytes()
             + self.blocked.heap_bytes()
+            + self.tokens.heap_bytes()
     }
 }
 
@@ -46,10 +50,11 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
         Lookup { table: Table::Rosters, key: key::roster(bare), below: true },
         Lookup { table: Table::Offline, key: key::offline(bare), below: false },
         Lookup { table: Table::Blocklists, key: key::account(bare), below: false },
+        Lookup { table: Table::Tokens, key: key::account(bare), below: false },
     ];
     let mut found = store.look_up(lookups).await?.into_iter();
-    let (account, roster) = (found.next().flatten(), found.next().flatten());
-    let (offline, blocked) = (found.next().flatten(), found.next().flatten());
+    let mut next = || found.next().flatten();
+    let (account, roster, offline, blocked, tokens) = (next(), next(), next(), next(), next());
     let Some(account) = account else { return Ok(None) };
     let items = roster.map_or(Ok(Vec::new()), |roster| rosters::read(bare, roster.below))?;
     Ok(Some(Facts {
@@ -57,6 +62,7 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
         contacts: Contacts::new(&items),
         offline: offline.map_or(Ok(OfflineHead::default()), |head| OfflineHead::decode(&head.value))?,
         blocked: blocked.map_or(Ok(BlockList::default()), |list| blocking::decode(&list.value))?,
+        tokens: tokens.map_or(Ok(Tokens::default()), |tokens| Tokens::decode(&tokens.value))?,
     }))
 }
 

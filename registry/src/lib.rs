@@ -23,5 +23,6 @@ pub mod store;
 pub mod subscriptions;
 #[cfg(test)]
 mod testing;
+pub mod tokens;
 pub mod vcards;
 pub mod wait;

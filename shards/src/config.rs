@@ -20,6 +20,7 @@ use plaza_core::limits::ScanLimits;
 use plaza_core::stream::StreamConfig;
 use plaza_registry::offline::OfflineLimits;
 use plaza_registry::store::embedded::EmbeddedOptions;
+use plaza_registry::tokens::TokenLimits;
 
 use crate::shard::ManagedLimits;
 use serde::{Deserialize, Serialize};
@@ -90,6 +91,9 @@ pub struct LimitsConfig {
     pub offline_messages_max: u32,
     pub offline_bytes_max: ByteSize,
     pub offline_age_max: Span,
+    pub token_clients_max: u16,
+    pub token_life: Span,
+    pub token_renewal: Span,
     pub facts_bytes_max: ByteSize,
     pub unacknowledged_stanzas_max: u32,
     pub unacknowledged_bytes_max: ByteSize,
@@ -226,6 +230,9 @@ pub struct Limits {
     /// What is kept for who is away: at most 100 messages of 512 KiB together, for 30 days. Beyond it their sender is told
     /// `service-unavailable`.
     pub offline: OfflineLimits,
+    /// Tokens for the next login: at most 20 clients of an account, for 21 days, renewed after one. One client more, and the
+    /// one that used its own least lately needs its password again. A life of nothing offers none.
+    pub tokens: TokenLimits,
     /// Facts kept in memory per shard of accounts that nobody uses, in bytes. Default 64 MiB. Beyond it those least recently
     /// used are forgotten, and loaded again when they are needed.
     pub facts_bytes_max: u64,
@@ -403,6 +410,9 @@ impl Default for LimitsConfig {
             offline_messages_max: 100,
             offline_bytes_max: ByteSize(512 * 1024),
             offline_age_max: Span::seconds(30 * 24 * 3600),
+            token_clients_max: 20,
+            token_life: Span::seconds(21 * 24 * 3600),
+            token_renewal: Span::seconds(24 * 3600),
             facts_bytes_max: ByteSize(64 << 20),
             unacknowledged_stanzas_max: 500,
             unacknowledged_bytes_max: ByteSize(512 * 1024),
@@ -581,6 +591,7 @@ impl Settings {
             offers_sm: true,
             offers_carbons: false,
             offers_csi: false,
+            offers_fast: self.limits.tokens.life_seconds > 0,
             sasl_attempts_max: self.limits.sasl_attempts_max,
             scram_iterations: self.scram_iterations,
             before_auth: self.limits.before_auth,
@@ -740,6 +751,11 @@ impl Checks {
                     self.seconds("limits.offline_age_max", limits.offline_age_max, 60..=31_536_000).as_millis(),
                 )
                 .unwrap_or(u64::MAX),
+            },
+            tokens: TokenLimits {
+                clients_max: self.within("limits.token_clients_max", limits.token_clients_max, 1..=1_000),
+                life_seconds: self.seconds("limits.token_life", limits.token_life, 0..=31_536_000).as_secs(),
+                renew_seconds: self.seconds("limits.token_renewal", limits.token_renewal, 0..=31_536_000).as_secs(),
             },
             facts_bytes_max: self.bytes("limits.facts_bytes_max", limits.facts_bytes_max, 0..=1 << 40),
             managed: ManagedLimits {

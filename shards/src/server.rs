@@ -119,6 +119,7 @@ impl Broker {
             offline: settings.limits.offline,
             managed: settings.limits.managed,
             managed_key,
+            tokens: settings.limits.tokens,
             id_prefix: format!("{:016x}-", u64::from_le_bytes(key.last_chunk().copied().unwrap_or_default())),
         });
         let services = Arc::new(ServiceConfig {

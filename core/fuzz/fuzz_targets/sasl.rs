@@ -31,6 +31,7 @@ static CONFIG: LazyLock<Arc<StreamConfig>> = LazyLock::new(|| {
         offers_sm: true,
         offers_carbons: true,
         offers_csi: true,
+        offers_fast: true,
         sasl_attempts_max: 3,
         before_auth: ScanLimits::BEFORE_AUTH,
         after_auth: ScanLimits::AFTER_AUTH,

@@ -18,6 +18,7 @@ use super::verifying::{Evidence, Verifying};
 use super::{Action, Link, State, outsider};
 use crate::jid::{Jid, ParsedJid};
 use crate::ns;
+use crate::sasl::ht::{HtMechanism, Initiator};
 use crate::sasl::plain::Plain;
 use crate::sasl::scram::{Challenged, ClientFirst, Hash, ServerSignature};
 use crate::sasl::{Mechanism, SaslFailure, downgrade};
@@ -107,13 +108,40 @@ fn on_begin(link: &Link, attempt: &mut Attempt, element: &Element<'_>) -> Result
         }
         attempt.wishes = Some(Box::new(Wishes::read(element)?));
     }
-    let mechanism = element.attr("mechanism").ok_or(SaslFailure::InvalidMechanism)?;
-    let mechanism = Mechanism::from_name(&mechanism.value()).ok_or(SaslFailure::InvalidMechanism)?;
+    let name = element.attr("mechanism").ok_or(SaslFailure::InvalidMechanism)?.value();
+    if let Some(wishes) = &attempt.wishes
+        && let Some(mechanism) = HtMechanism::from_name(&name)
+    {
+        return on_token(link, wishes, mechanism, profile.initial_response(element)?);
+    }
+    let mechanism = Mechanism::from_name(&name).ok_or(SaslFailure::InvalidMechanism)?;
     link.permits(mechanism)?;
     match profile.initial_response(element)? {
         Some(message) => begin(link, profile, mechanism, &message),
         None => Ok(Step::Ask(mechanism)),
     }
+}
+
+/// Takes a client's token (XEP-0484 §3.4), which comes in one message: there is no other step.
+fn on_token(
+    link: &Link,
+    wishes: &Wishes,
+    mechanism: HtMechanism,
+    message: Option<Message>,
+) -> Result<Step, SaslFailure> {
+    if !link.offers_fast() || !link.permits_token(mechanism) {
+        return Err(SaslFailure::InvalidMechanism);
+    }
+    let (Some(fast), Some(client), Some(message)) = (wishes.fast, wishes.client, message) else {
+        return Err(SaslFailure::MalformedRequest);
+    };
+    let initiator = Initiator::parse(&message)?;
+    let account = account_of(link, initiator.authcid, "")?;
+    // XEP-0484 §4.1: `from` is to be the address that authenticates. Differs: it may be left out.
+    if link.from.as_ref().is_some_and(|from| *from != account) {
+        return Err(SaslFailure::NotAuthorized);
+    }
+    Ok(Step::Verify(account, Evidence::Token(client, initiator.offer(mechanism, fast.count))))
 }
 
 /// Takes what follows the beginning: the attempt that goes on, and the message to it or how it fails.
@@ -204,6 +232,16 @@ impl Link {
     /// Whether XEP-0388's profile is offered: only under TLS (§3), or where everything is offered without.
     pub(super) fn offers_sasl2(&self) -> bool {
         (self.secure || self.config.plain_without_tls) && self.permitted().next().is_some()
+    }
+
+    /// Whether tokens are offered (XEP-0484): where SASL2 is, which is under TLS (§6).
+    pub(super) fn offers_fast(&self) -> bool {
+        self.config.offers_fast && self.offers_sasl2()
+    }
+
+    /// Whether a token can be used in this way on this connection.
+    pub(super) fn permits_token(&self, mechanism: HtMechanism) -> bool {
+        mechanism.binding(&self.tls.binding).is_some()
     }
 
     /// The hash of what the features have advertised, the same in both profiles (XEP-0474).

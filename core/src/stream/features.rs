@@ -1,7 +1,7 @@
 //! What we say at the start of each stream: our header and the features open to the client in its present state.
 //!
 //! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; RFC 6121 §2.6.1, §3.4.1; XEP-0115 v1.6.0 §6.3; XEP-0198 v1.6.3 §2,
-//! §8; XEP-0352; XEP-0386 v1.1.0 §3.1; XEP-0388 v1.0.4 §2.1; XEP-0440 v1.0.0; XEP-0478 v0.2.0.
+//! §8; XEP-0352; XEP-0386 v1.1.0 §3.1; XEP-0388 v1.0.4 §2.1; XEP-0440 v1.0.0; XEP-0478 v0.2.0; XEP-0484 v0.2.0 §3.1.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -10,6 +10,7 @@ use super::error::write_parts;
 use super::{Link, StreamConfig};
 use crate::limits::ScanLimits;
 use crate::ns;
+use crate::sasl::ht::HtMechanism;
 use crate::xml::write;
 
 impl Link {
@@ -69,7 +70,7 @@ impl Link {
     }
 
     /// What can be asked for while authenticating: a new session, and how it may begin; a former one (XEP-0386 §3.1,
-    /// XEP-0198 §8).
+    /// XEP-0198 §8); a token for the next time (XEP-0484 §3.1).
     fn write_inline(&self, out: &mut Vec<u8>) {
         let StreamConfig { offers_carbons, offers_csi, offers_sm, .. } = *self.config;
         write_parts(out, &["<inline><bind xmlns='", ns::BIND2]);
@@ -85,6 +86,13 @@ impl Link {
             out.extend_from_slice(b"</inline></bind>");
         } else {
             out.extend_from_slice(b"'/>");
+        }
+        if self.offers_fast() {
+            write_parts(out, &["<fast xmlns='", ns::FAST, "'>"]);
+            for mechanism in HtMechanism::OFFERED.into_iter().filter(|mechanism| self.permits_token(*mechanism)) {
+                write_parts(out, &["<mechanism>", mechanism.name(), "</mechanism>"]);
+            }
+            out.extend_from_slice(b"</fast>");
         }
         if offers_sm {
             write_parts(out, &["<sm xmlns='", ns::SM, "'/>"]);

@@ -1,8 +1,8 @@
 //! Granting: SASL has succeeded, and what the client asked for with it is carried out before it is told.
 //!
-//! First the session to resume, then, if there is none, the one to bind; then `<success/>` tells all that became of it.
+//! First the client's tokens are kept, then the session to resume is looked for, then, if there is none, the one to bind; then `<success/>` tells all that became of it.
 //!
-//! Spec: XEP-0388 v1.0.4 §2.6.1; XEP-0386 v1.1.0 §3.2; XEP-0198 v1.6.3 §8.
+//! Spec: XEP-0388 v1.0.4 §2.6.1; XEP-0386 v1.1.0 §3.2; XEP-0198 v1.6.3 §8; XEP-0484 v0.2.0 §3.3, §3.5.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,8 +10,10 @@ use base64::engine::general_purpose::STANDARD;
 use super::binding::Binding;
 use super::error::{Violation, write_parts};
 use super::inline::{Former, Inline, NewSession, Wish, Wishes};
-use super::{Action, Claimed, Link, NotResumed, Resumed, State};
+use super::profile::{Attempt, Profile};
+use super::{Action, Claimed, IssuedToken, Link, NotResumed, Proof, Resumed, State};
 use crate::jid::Jid;
+use crate::sasl::SaslFailure;
 use crate::sm::{self, SmId};
 use crate::xml::write;
 use crate::{ns, stanza};
@@ -25,6 +27,10 @@ pub(super) struct Granting {
     wishes: Wishes,
     /// Why the former session was not resumed, if it was asked for.
     not_resumed: Option<sm::Failed>,
+    /// The attempts that are left, should this one fail after all.
+    left: u8,
+    /// A token for the next time.
+    issued: Option<IssuedToken>,
     awaited: Awaited,
 }
 
@@ -33,6 +39,8 @@ pub(super) struct Granting {
 enum Awaited {
     /// Nothing yet.
     Nothing,
+    /// [`Action::Tokens`]
+    Tokens,
     /// [`Action::Resume`]
     Former(SmId),
     /// [`Action::Bind`]; stream management was asked for.
@@ -41,8 +49,43 @@ enum Awaited {
 
 impl Granting {
     /// The client is who it says it is.
-    pub(super) fn begin(link: &mut Link, account: Jid, data: &[u8], wishes: Wishes, out: &mut Vec<u8>) -> State {
-        Self { account, data: data.into(), wishes, not_resumed: None, awaited: Awaited::Nothing }.go_on(link, out)
+    pub(super) fn begin(link: &mut Link, attempt: Attempt, account: Jid, data: &[u8], out: &mut Vec<u8>) -> State {
+        let Attempt { left, wishes, proof, .. } = attempt;
+        let wishes = *wishes.unwrap_or_default();
+        let wanted = wishes.token.filter(|mechanism| link.offers_fast() && link.permits_token(*mechanism));
+        let (client, data) = (wishes.client, data.into());
+        let awaited = Awaited::Nothing;
+        let mut granting = Self { account, data, wishes, not_resumed: None, left, issued: None, awaited };
+        // Tokens are given to clients that say which they are (XEP-0484 §4.1).
+        if let (Some(client), Some(proof)) = (client, proof)
+            && (wanted.is_some() || matches!(*proof, Proof::Token(_)))
+        {
+            link.action = Some(Action::Tokens { account: granting.account.clone(), client, proof: *proof, wanted });
+            granting.awaited = Awaited::Tokens;
+            return State::Granting(Box::new(granting));
+        }
+        link.attempt = Some(Ok(()));
+        granting.go_on(link, out)
+    }
+
+    /// Takes the answer to [`Action::Tokens`].
+    pub(super) fn on_tokens(
+        mut self,
+        link: &mut Link,
+        kept: Result<Option<IssuedToken>, SaslFailure>,
+        out: &mut Vec<u8>,
+    ) -> State {
+        if !matches!(self.awaited, Awaited::Tokens) {
+            return State::Granting(Box::new(self));
+        }
+        match kept {
+            Ok(issued) => {
+                link.attempt = Some(Ok(()));
+                self.issued = issued;
+                self.go_on(link, out)
+            }
+            Err(failure) => Attempt::new(self.left, Profile::Sasl2).fail(link, failure, out),
+        }
     }
 
     pub(super) const fn account(&self) -> &Jid {
@@ -147,6 +190,12 @@ impl Granting {
             failed.write(out);
         }
         session(out);
+        if let Some(IssuedToken { secret, expiry }) = &self.issued {
+            write_parts(
+                out,
+                &["<token xmlns='", ns::FAST, "' expiry='", expiry, "' token='", &secret.to_string(), "'/>"],
+            );
+        }
         out.extend_from_slice(b"</success>");
     }
 }

@@ -1,6 +1,6 @@
 //! What a client asks for in the same breath as it authenticates: a session to resume or to bind, and how it shall begin.
 //!
-//! Spec: XEP-0388 v1.0.4 §2.3; XEP-0386 v1.1.0; XEP-0198 v1.6.3 §8; XEP-0280 v1.0.1, XEP-0352 v1.0.0 (what may be asked
+//! Spec: XEP-0388 v1.0.4 §2.3; XEP-0386 v1.1.0; XEP-0484 v0.2.0; XEP-0198 v1.6.3 §8; XEP-0280 v1.0.1, XEP-0352 v1.0.0 (what may be asked
 //! of a new session).
 
 use std::fmt;
@@ -12,6 +12,7 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use crate::jid::Jid;
 use crate::ns;
 use crate::sasl::SaslFailure;
+use crate::sasl::ht::HtMechanism;
 use crate::sasl::scram::Hash;
 use crate::sm::{Enable, Resume, SmId};
 use crate::xml::Element;
@@ -99,6 +100,18 @@ pub(super) struct Wishes {
     pub(super) client: Option<ClientId>,
     pub(super) resume: Option<Former>,
     pub(super) bind: Option<NewSession>,
+    pub(super) fast: Option<Fast>,
+    /// The mechanism that a token is wanted for.
+    pub(super) token: Option<HtMechanism>,
+}
+
+/// `<fast/>`: the client authenticates with a token (XEP-0484 v0.2.0 §3.4).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Fast {
+    /// How often it has used the token.
+    pub(super) count: Option<u32>,
+    /// It shall not be used again (§3.6).
+    pub(super) invalidate: bool,
 }
 
 /// A session to resume.
@@ -124,7 +137,7 @@ impl Wishes {
     /// [`SaslFailure::MalformedRequest`] for two of a kind, or one that its schema refuses.
     pub(super) fn read(element: &Element<'_>) -> Result<Self, SaslFailure> {
         let mut wishes = Self::default();
-        let mut described = false;
+        let (mut described, mut requested) = (false, false);
         for child in element.children() {
             let again = match (child.ns, child.name) {
                 (ns::SASL2, "user-agent") => {
@@ -143,6 +156,16 @@ impl Wishes {
                     let node = element.read(&child).ok_or(SaslFailure::MalformedRequest)?;
                     wishes.bind.replace(NewSession::read(&node)?).is_some()
                 }
+                (ns::FAST, "fast") => {
+                    let node = element.read(&child).ok_or(SaslFailure::MalformedRequest)?;
+                    wishes.fast.replace(Fast::read(&node)?).is_some()
+                }
+                (ns::FAST, "request-token") => {
+                    let node = element.read(&child).ok_or(SaslFailure::MalformedRequest)?;
+                    // One that we do not speak is one that we have not offered.
+                    wishes.token = HtMechanism::from_name(node.attr("mechanism").ok_or(SaslFailure::MalformedRequest)?);
+                    mem::replace(&mut requested, true)
+                }
                 _ => false,
             };
             if again {
@@ -150,6 +173,22 @@ impl Wishes {
             }
         }
         Ok(wishes)
+    }
+}
+
+impl Fast {
+    fn read(fast: &Node) -> Result<Self, SaslFailure> {
+        // xs:int in the schema, a positive integer in the text.
+        let count = fast.attr("count").map(|count| match count.parse::<i32>().map(u32::try_from) {
+            Ok(Ok(count)) => Ok(count),
+            Ok(Err(_)) | Err(_) => Err(SaslFailure::MalformedRequest),
+        });
+        let invalidate = match fast.attr("invalidate") {
+            None | Some("false" | "0") => false,
+            Some("true" | "1") => true,
+            Some(_) => return Err(SaslFailure::MalformedRequest),
+        };
+        Ok(Self { count: count.transpose()?, invalidate })
     }
 }
 

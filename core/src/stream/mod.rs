@@ -34,6 +34,7 @@ use crate::caps::Caps;
 use crate::jid::{Jid, JidRef};
 use crate::limits::ScanLimits;
 use crate::ns;
+use crate::sasl::ht::{HtMechanism, Token, TokenSecret};
 use crate::sasl::scram::{Hash, Keys};
 use crate::sasl::{ChannelBinding, SaslFailure};
 use crate::sm::{self, SmId};
@@ -64,6 +65,8 @@ pub struct StreamConfig {
     pub offers_carbons: bool,
     /// Offer client state indication (XEP-0352).
     pub offers_csi: bool,
+    /// Offer tokens for the next login (XEP-0484).
+    pub offers_fast: bool,
     /// SASL attempts per stream (RFC 6120 §6.4.5: 2 to 5).
     pub sasl_attempts_max: u8,
     /// Limits before authentication.
@@ -125,6 +128,18 @@ pub enum Action {
         /// The password as sent.
         password: Box<str>,
     },
+    /// The client has shown who it is: keep its tokens accordingly, so that a count is not used again and a token that is
+    /// told is known, both for good. Answer with [`Stream::handle_tokens`] (XEP-0484).
+    Tokens {
+        /// The account's bare JID.
+        account: Jid,
+        /// Whose tokens they are.
+        client: ClientId,
+        /// How it has shown who it is.
+        proof: Proof,
+        /// It wants a new token for this mechanism.
+        wanted: Option<HtMechanism>,
+    },
     /// Bind a session for the account. Answer with [`Stream::handle_bind`].
     Bind {
         /// The account's bare JID.
@@ -162,6 +177,12 @@ impl fmt::Debug for Action {
             Self::VerifyPassword { keys, .. } => {
                 f.debug_struct("VerifyPassword").field("keys", keys).finish_non_exhaustive()
             }
+            Self::Tokens { account, proof, wanted, .. } => f
+                .debug_struct("Tokens")
+                .field("account", account)
+                .field("proof", proof)
+                .field("wanted", wanted)
+                .finish_non_exhaustive(),
             Self::Bind { account, resource, inline } => f
                 .debug_struct("Bind")
                 .field("account", account)
@@ -184,6 +205,39 @@ pub enum Need {
     Keys(Hash),
     /// Only whether it exists and may log in (EXTERNAL).
     Account,
+    /// The tokens of this client (XEP-0484).
+    Tokens(ClientId),
+}
+
+/// How a client has shown who it is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Proof {
+    /// With a password that fits these keys.
+    Keys(Keys),
+    /// With a certificate.
+    Certificate,
+    /// With a token.
+    Token(UsedToken),
+}
+
+/// A token that was used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UsedToken {
+    /// Which.
+    pub secret: TokenSecret,
+    /// The client's count, which must not be used again, nor any below it.
+    pub count: Option<u32>,
+    /// The token shall not be used again.
+    pub invalidate: bool,
+}
+
+/// A token for the client's next login.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IssuedToken {
+    /// What the client is told.
+    pub secret: TokenSecret,
+    /// Until when it is good, as XEP-0082 writes it.
+    pub expiry: Box<str>,
 }
 
 /// The registry's answer to [`Action::Authenticate`].
@@ -193,6 +247,8 @@ pub enum Credentials {
     Keys(Keys),
     /// The account exists and may log in (EXTERNAL).
     Granted,
+    /// The account may log in with one of these tokens, if there are any.
+    Tokens([Option<Token>; 2]),
     /// No such account. The exchange goes on with keys made of `secret` (stable per name), so that nobody can tell
     /// (RFC 5802 §5.1; hardening case 44), and fails at its end.
     Unknown {
@@ -293,7 +349,7 @@ enum State {
     Authenticating(Authenticating),
     /// [`Action::Authenticate`] or [`Action::VerifyPassword`] is to be answered.
     Verifying(Verifying),
-    /// SASL2 has succeeded, and [`Action::Resume`] or [`Action::Bind`] is to be answered before the client is told.
+    /// SASL2 has succeeded, and [`Action::Tokens`], [`Action::Resume`] or [`Action::Bind`] is to be answered before the client is told.
     Granting(Box<Granting>),
     /// The request to bind is awaited.
     Binding(Binding),
@@ -427,6 +483,16 @@ impl Stream {
         let Self { link, state, .. } = self;
         *state = match mem::replace(state, State::Closing) {
             State::Verifying(verifying) => verifying.on_password(link, matches, out),
+            other => other,
+        };
+    }
+
+    /// The answer to [`Action::Tokens`]: a token to tell the client, if it shall have one, or how its attempt fails after
+    /// all.
+    pub fn handle_tokens(&mut self, kept: Result<Option<IssuedToken>, SaslFailure>, out: &mut Vec<u8>) {
+        let Self { link, state, .. } = self;
+        *state = match mem::replace(state, State::Closing) {
+            State::Granting(granting) => granting.on_tokens(link, kept, out),
             other => other,
         };
     }
@@ -598,6 +664,7 @@ mod tests {
             offers_sm: true,
             offers_carbons: true,
             offers_csi: true,
+            offers_fast: true,
             sasl_attempts_max: 3,
             before_auth: ScanLimits::BEFORE_AUTH,
             after_auth: ScanLimits::AFTER_AUTH,
@@ -658,6 +725,7 @@ mod tests {
         stream.handle_credentials(Credentials::Unknown { secret: [0; 32] }, Entropy([2; 32]), &mut out);
         stream.handle_password(Some(true), &mut out);
         stream.handle_bind(Err(stanza::Condition::Conflict), &mut out);
+        stream.handle_tokens(Ok(None), &mut out);
         stream.handle_resume(Err(stanza::Condition::ItemNotFound.into()), &mut out);
         stream.handle_timeout(&mut out);
         assert!(out.is_empty() && stream.poll_action().is_none() && stream.account().is_none());

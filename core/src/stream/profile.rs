@@ -11,7 +11,7 @@ use super::error::write_parts;
 use super::granting::Granting;
 use super::inline::Wishes;
 use super::opening::{Next, Opening};
-use super::{Link, State};
+use super::{Link, Proof, State};
 use crate::jid::Jid;
 use crate::ns;
 use crate::sasl::SaslFailure;
@@ -63,24 +63,34 @@ pub(super) struct Attempt {
     pub(super) profile: Profile,
     /// What else the client wants, which only XEP-0388's profile lets it say.
     pub(super) wishes: Option<Box<Wishes>>,
+    /// How the client shows who it is, if its tokens depend on it.
+    pub(super) proof: Option<Box<Proof>>,
 }
 
 impl Attempt {
     pub(super) const fn new(left: u8, profile: Profile) -> Self {
-        Self { left, profile, wishes: None }
+        Self { left, profile, wishes: None, proof: None }
     }
 
     /// Ends it with success. The client opens a new stream (RFC 6120 §6.4.6), or gets what else it wants and goes on with
     /// this one (XEP-0388 §2.6.1). `data`: what the mechanism says last.
     pub(super) fn succeed(self, link: &mut Link, account: Jid, data: &[u8], out: &mut Vec<u8>) -> State {
-        link.attempt = Some(Ok(()));
         match self.profile {
             Profile::Sasl1 => {
+                link.attempt = Some(Ok(()));
                 self.profile.write("success", data, out);
                 link.header_sent = false;
                 State::Opening(Opening::new(Next::Binding(account)))
             }
-            Profile::Sasl2 => Granting::begin(link, account, data, *self.wishes.unwrap_or_default(), out),
+            Profile::Sasl2 => Granting::begin(link, self, account, data, out),
+        }
+    }
+
+    /// Remembers how the client shows who it is, if that will matter: a token that was used must be kept account of, and
+    /// one that is wanted is given for what is true of the account.
+    pub(super) fn prove(&mut self, proof: impl FnOnce() -> Proof) {
+        if self.wishes.as_ref().is_some_and(|wishes| wishes.fast.is_some() || wishes.token.is_some()) {
+            self.proof = Some(Box::new(proof()));
         }
     }
 

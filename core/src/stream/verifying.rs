@@ -1,6 +1,6 @@
 //! Verifying: an account is named, and the registry or a helper is asked about it.
 //!
-//! Spec: RFC 6120 §6; RFC 5802 §5.
+//! Spec: RFC 6120 §6; RFC 5802 §5; XEP-0484 v0.2.0 §3.4.
 
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -8,9 +8,10 @@ use zeroize::Zeroizing;
 
 use super::authenticating::Authenticating;
 use super::profile::Attempt;
-use super::{Action, Credentials, Entropy, Link, Need, State};
+use super::{Action, ClientId, Credentials, Entropy, Link, Need, Proof, State, UsedToken};
 use crate::jid::Jid;
 use crate::sasl::SaslFailure;
+use crate::sasl::ht::{Offer, Token};
 use crate::sasl::scram::{Hash, Keys, Opened};
 
 /// The hash whose keys PLAIN is verified against.
@@ -34,6 +35,8 @@ pub(super) enum Evidence {
     Password { known: bool },
     /// A certificate, which TLS has verified.
     Certificate,
+    /// A token of this client.
+    Token(ClientId, Offer),
 }
 
 impl Evidence {
@@ -42,6 +45,7 @@ impl Evidence {
             Self::Scram(opened) => Need::Keys(opened.hash()),
             Self::Plain(_) | Self::Password { .. } => Need::Keys(PLAIN_HASH),
             Self::Certificate => Need::Account,
+            Self::Token(client, _) => Need::Tokens(*client),
         }
     }
 }
@@ -54,6 +58,7 @@ impl std::fmt::Debug for Evidence {
             Self::Plain(_) => "Plain",
             Self::Password { .. } => "Password",
             Self::Certificate => "Certificate",
+            Self::Token(..) => "Token",
         })
     }
 }
@@ -71,12 +76,13 @@ impl Verifying {
         entropy: Entropy,
         out: &mut Vec<u8>,
     ) -> State {
-        let Self { attempt, account, evidence } = self;
+        let Self { mut attempt, account, evidence } = self;
         let (nonce, id) = entropy.halves();
         link.id = id;
         let (keys, known) = match (credentials, evidence.need()) {
             (Credentials::Refused(failure), _) => return attempt.fail(link, failure, out),
             (Credentials::Granted | Credentials::Keys(_), Need::Account) => {
+                attempt.prove(|| Proof::Certificate);
                 return attempt.succeed(link, account, b"", out);
             }
             (Credentials::Unknown { .. }, Need::Account) => {
@@ -86,10 +92,19 @@ impl Verifying {
             (Credentials::Unknown { secret }, Need::Keys(hash)) => {
                 (Keys::imaginary(hash, &secret, link.config.scram_iterations), false)
             }
-            (Credentials::Keys(_) | Credentials::Granted, Need::Keys(_)) => {
+            (Credentials::Tokens(tokens), Need::Tokens(_)) => {
+                return Self { attempt, account, evidence }.on_tokens(link, tokens, &nonce, out);
+            }
+            (Credentials::Unknown { secret }, Need::Tokens(_)) => {
+                return Self { attempt, account, evidence }.on_tokens(link, [None; 2], &secret, out);
+            }
+            (Credentials::Keys(_) | Credentials::Granted | Credentials::Tokens(_), _) => {
                 return attempt.fail(link, SaslFailure::TemporaryAuthFailure, out);
             }
         };
+        if known {
+            attempt.prove(|| Proof::Keys(keys.clone()));
+        }
         match evidence {
             Evidence::Scram(opened) => {
                 let advertised = link.advertised(opened.hash());
@@ -102,7 +117,24 @@ impl Verifying {
                 State::Verifying(Self { attempt, account, evidence: Evidence::Password { known } })
             }
             // The verdict on the password is what we wait for: this answers nothing we asked.
-            Evidence::Password { .. } | Evidence::Certificate => State::Verifying(Self { attempt, account, evidence }),
+            Evidence::Password { .. } | Evidence::Certificate | Evidence::Token(..) => {
+                State::Verifying(Self { attempt, account, evidence })
+            }
+        }
+    }
+
+    /// Takes the client's tokens. `stand_in`: 16 bytes or more that make up for those that do not exist.
+    fn on_tokens(self, link: &mut Link, tokens: [Option<Token>; 2], stand_in: &[u8], out: &mut Vec<u8>) -> State {
+        let Self { mut attempt, account, evidence } = self;
+        let Evidence::Token(_, offer) = &evidence else { return State::Verifying(Self { attempt, account, evidence }) };
+        match offer.judge(tokens, stand_in, &link.tls.binding) {
+            Ok((secret, answer)) => {
+                let fast = attempt.wishes.as_ref().and_then(|wishes| wishes.fast);
+                let (count, invalidate) = fast.map_or((None, false), |fast| (fast.count, fast.invalidate));
+                attempt.prove(|| Proof::Token(UsedToken { secret, count, invalidate }));
+                attempt.succeed(link, account, &answer, out)
+            }
+            Err(failure) => attempt.fail(link, failure, out),
         }
     }
 
@@ -116,7 +148,9 @@ impl Verifying {
                 self.attempt.succeed(link, self.account, b"", out)
             }
             Evidence::Password { .. } => self.attempt.fail(link, SaslFailure::NotAuthorized, out),
-            Evidence::Scram(_) | Evidence::Plain(_) | Evidence::Certificate => State::Verifying(self),
+            Evidence::Scram(_) | Evidence::Plain(_) | Evidence::Certificate | Evidence::Token(..) => {
+                State::Verifying(self)
+            }
         }
     }
 }

@@ -32,6 +32,8 @@ pub enum Table {
     Blocklists,
     /// Sessions that wait to be resumed while the broker is restarted (XEP-0198).
     Resumables,
+    /// Tokens for the next login (XEP-0484).
+    Tokens,
     /// The broker's own facts: schema version, server secrets.
     Broker,
 }

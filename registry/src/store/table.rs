@@ -13,9 +13,10 @@ impl Table {
         Self::Avatars,
         Self::Blocklists,
         Self::Resumables,
+        Self::Tokens,
         Self::Broker,
     ];
-    const COUNT: usize = 9;
+    const COUNT: usize = 10;
 
     /// Its name in an engine. Never changed: data is stored under it.
     pub(super) const fn name(self) -> &'static str {
@@ -28,6 +29,7 @@ impl Table {
             Self::Avatars => "avatars",
             Self::Blocklists => "blocklists",
             Self::Resumables => "resumables",
+            Self::Tokens => "tokens",
             Self::Broker => "broker",
         }
     }

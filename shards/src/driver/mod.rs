@@ -1138,6 +1138,7 @@ impl Driver {
                 Effect::Login(key, known) => self.on_known(key, known),
                 Effect::Displace(key) => self.displace(key),
                 Effect::Expire(id) => self.shard.expire(id, None),
+                Effect::Tokens(key, kept) => self.on_tokens(key, kept),
             }
         }
     }

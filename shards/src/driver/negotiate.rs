@@ -5,17 +5,19 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plaza_core::jid::Jid;
+use plaza_core::sasl::ht::TokenSecret;
 use plaza_core::sasl::{SaslFailure, scram};
 use plaza_core::sm::SmId;
 use plaza_core::stream::{
-    Action, Claimed, Credentials, Entropy, Inline, Need, Stream, TlsFacts, Wish, part_for, tagged,
+    Action, Claimed, Credentials, Entropy, Inline, IssuedToken, Need, Stream, TlsFacts, Wish, part_for, tagged,
 };
 use plaza_core::xml::Scanner;
 use plaza_registry::store::StoreError;
+use plaza_registry::tokens::Upkeep;
 
 use super::connection::{Migrant, Phase};
 use super::tls::Tls;
-use super::{Arrival, Driver, Outcome, entropy, guarded};
+use super::{Arrival, Driver, Outcome, entropy, guarded, unix_millis};
 use crate::metrics::Handshake;
 use crate::ring::{Completion, Key, Ring};
 
@@ -73,6 +75,12 @@ impl Driver {
                         let matches = verdict.await;
                         outcomes.borrow_mut().push_back(Outcome::Password(key, matches));
                     });
+                }
+                Action::Tokens { account, client, proof, wanted } => {
+                    let Entropy(random) = entropy();
+                    let fresh = TokenSecret(random.first_chunk().copied().unwrap_or_default());
+                    let upkeep = Upkeep { client, proof, wanted, fresh, unix_seconds: unix_millis() / 1_000 };
+                    self.shard.keep_tokens(key, account.as_jid(), Box::new(upkeep));
                 }
                 Action::Bind { account, resource, inline } => self.bind(key, &account, &resource, inline),
                 Action::Resume { account, previd, h } => self.resume(key, &account, &previd, h),
@@ -217,20 +225,29 @@ impl Driver {
     }
 
     fn on_account(&mut self, key: Key, account: &Jid, need: Need, known: Result<(), StoreError>) {
-        let credentials = match known.map(|()| self.shard.facts(account.as_jid()).map(|facts| &facts.account)) {
+        let credentials = match known.map(|()| self.shard.facts(account.as_jid())) {
             Err(_) => Credentials::Refused(SaslFailure::TemporaryAuthFailure),
             Ok(None) => {
                 Credentials::Unknown { secret: scram::stand_in_secret(&self.parts.server_secret, account.as_str()) }
             }
-            Ok(Some(found)) if found.disabled => Credentials::Refused(SaslFailure::AccountDisabled),
+            Ok(Some(found)) if found.account.disabled => Credentials::Refused(SaslFailure::AccountDisabled),
             Ok(Some(found)) => match need {
-                Need::Keys(hash) => Credentials::Keys(found.keys(hash).clone()),
+                Need::Keys(hash) => Credentials::Keys(found.account.keys(hash).clone()),
                 Need::Account => Credentials::Granted,
+                Need::Tokens(client) => Credentials::Tokens(found.tokens.of(client, unix_millis() / 1_000)),
             },
         };
         let Some(connection) = self.connection_mut(key) else { return };
         let Phase::Negotiating(stream) = &mut connection.phase else { return };
         stream.handle_credentials(credentials, entropy(), &mut connection.out);
+        self.go_on(key);
+    }
+
+    /// A client's tokens are kept, or its login fails after all.
+    pub(super) fn on_tokens(&mut self, key: Key, kept: Result<Option<IssuedToken>, SaslFailure>) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        let Phase::Negotiating(stream) = &mut connection.phase else { return };
+        stream.handle_tokens(kept, &mut connection.out);
         self.go_on(key);
     }
 

@@ -13,6 +13,7 @@ mod managed;
 mod presence;
 mod roster;
 mod session;
+mod tokens;
 mod work;
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
@@ -21,9 +22,11 @@ use std::sync::Arc;
 use plaza_core::jid::{Jid, JidRef, ParsedJid};
 use plaza_core::limits::ScanLimits;
 use plaza_core::rules::{self, Destination, DomainKind};
+use plaza_core::sasl::SaslFailure;
 use plaza_core::stanza::{
     Class, Condition, IqType, Kind, NotAStanza, PresenceType, Stanza, StanzaError, write_error, write_reply_start,
 };
+use plaza_core::stream::IssuedToken;
 use plaza_core::subscription::Request as Subscribing;
 use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
 use plaza_core::{ns, stream};
@@ -32,6 +35,7 @@ use plaza_registry::facts::Facts;
 use plaza_registry::offline::OfflineLimits;
 use plaza_registry::services::{Effect as ServiceEffect, Reply, Request, Target};
 use plaza_registry::store::StoreError;
+use plaza_registry::tokens::TokenLimits;
 use slab::Slab;
 
 use crate::home::Homes;
@@ -72,6 +76,8 @@ pub struct ShardConfig {
     pub managed: ManagedLimits,
     /// Random: makes names of resumable sessions that nobody can guess.
     pub managed_key: [u8; 32],
+    /// Bounds of tokens (XEP-0484).
+    pub tokens: TokenLimits,
     /// Begins every id the broker makes, unlike any earlier run's: clients remember ids for a minute.
     pub id_prefix: String,
 }
@@ -106,6 +112,8 @@ pub enum Effect {
     Expire(SessionId),
     /// The facts a login waits for ([`Shard::login`]) are there, or cannot be had.
     Login(Key, Result<(), StoreError>),
+    /// A client's tokens are kept ([`Shard::keep_tokens`]): what it is to be told, or how its login fails after all.
+    Tokens(Key, Result<Option<IssuedToken>, SaslFailure>),
 }
 
 /// Whom a service's reply is for.
@@ -1109,6 +1117,7 @@ mod tests {
             offline: OfflineLimits::default(),
             managed: ManagedLimits::default(),
             managed_key: [7; 32],
+            tokens: TokenLimits::default(),
             id_prefix: "plaza-".into(),
         });
         let homes = Homes::new(count, 1);

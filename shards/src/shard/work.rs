@@ -15,10 +15,12 @@ use plaza_registry::rosters::RosterError;
 use plaza_registry::services::{Request, Target};
 use plaza_registry::store::{CommitError, StoreError};
 use plaza_registry::subscriptions::Way;
+use plaza_registry::tokens::Upkeep;
 
 use super::batch::{Envelope, Handoff};
 use super::deliver::{Body, Origin};
 use super::session::{SessionId, Waiter};
+use super::tokens::Keeping;
 use super::{Effect, Flow, ReplyTo, Shard};
 use crate::mesh::ShardId;
 use crate::metrics::DropReason;
@@ -48,6 +50,8 @@ pub(super) struct Work {
 pub(super) enum Task {
     /// A connection wants to log in.
     Login(Key),
+    /// A client that logs in changes its tokens, and is told when they are kept.
+    Tokens(Key, Box<Upkeep>),
     /// A stanza for the account, from wherever.
     Inbound(Inbound),
     /// A subscription request of a session's.
@@ -87,7 +91,7 @@ pub(super) struct Inbound {
 
 /// The errand that is out, with what its return is for.
 #[derive(Debug)]
-enum Running {
+pub(super) enum Running {
     Load,
     Sent { session: SessionId, contact: Jid, request: Subscribing, stanza: Box<str> },
     Received { contact: Jid, request: Subscribing, inbound: Inbound },
@@ -96,6 +100,7 @@ enum Running {
     Forget,
     Questions(SessionId),
     Serve { caller: Jid, reply_to: ReplyTo },
+    Tokens(Box<Keeping>),
 }
 
 impl Task {
@@ -104,6 +109,7 @@ impl Task {
         match self {
             Self::Inbound(_) | Self::Fetch(_) => true,
             Self::Login(_)
+            | Self::Tokens(..)
             | Self::Outbound { .. }
             | Self::Announce(_)
             | Self::Serve(..)
@@ -119,6 +125,7 @@ impl Task {
             Self::Outbound { stanza, .. } => stanza.len(),
             Self::Serve(request, _) => request.payload.len(),
             Self::Login(_)
+            | Self::Tokens(..)
             | Self::Announce(_)
             | Self::Fetch(_)
             | Self::Forget(_)
@@ -264,7 +271,7 @@ impl Shard {
         }
     }
 
-    fn send(&mut self, index: u32, running: Running, errand: Errand) {
+    pub(super) fn send(&mut self, index: u32, running: Running, errand: Errand) {
         let Some(account) = self.accounts.get_mut(index) else { return };
         let work = account.work.get_or_insert_default();
         if running.is_inbound() {
@@ -280,6 +287,7 @@ impl Shard {
         let failed = account.work.as_ref().and_then(|work| work.failed.clone());
         match task {
             Task::Login(key) => self.effects.push_back(Effect::Login(key, failed.map_or(Ok(()), Err))),
+            Task::Tokens(connection, upkeep) => self.settle_tokens(index, connection, &upkeep, failed.is_some()),
             Task::Inbound(inbound) => match failed {
                 Some(error) => self.resolve_without_facts(index, &inbound, condition(&error)),
                 None => self.resolve(index, inbound),
@@ -430,7 +438,7 @@ impl Shard {
         })
     }
 
-    fn facts_mut(&mut self, index: u32) -> Option<&mut plaza_registry::facts::Facts> {
+    pub(super) fn facts_mut(&mut self, index: u32) -> Option<&mut plaza_registry::facts::Facts> {
         self.accounts.get_mut(index)?.facts.as_deref_mut()
     }
 
@@ -495,6 +503,7 @@ impl Shard {
                     self.accounts.set_facts(index, None);
                 }
             }
+            (Running::Tokens(keeping), Return::Tokens(done)) => self.tokens_kept(index, *keeping, done),
             (Running::Serve { caller, reply_to }, Return::Serve(reply)) => self.reply(&caller, reply_to, *reply),
             (running, brought) => debug_assert!(false, "{brought:?} answers no {running:?}"),
         }
@@ -582,7 +591,12 @@ impl Running {
     fn is_inbound(&self) -> bool {
         match self {
             Self::Received { .. } | Self::Keep(_) | Self::Fetch(_) => true,
-            Self::Load | Self::Sent { .. } | Self::Forget | Self::Questions(_) | Self::Serve { .. } => false,
+            Self::Load
+            | Self::Sent { .. }
+            | Self::Forget
+            | Self::Questions(_)
+            | Self::Serve { .. }
+            | Self::Tokens(_) => false,
         }
     }
 }

@@ -97,6 +97,7 @@ impl Plan {
                     bytes_max: random.pick(&[2_000, 512 * 1024]),
                     age_millis_max: 1_000_000,
                 },
+                tokens: plaza_registry::tokens::TokenLimits::default(),
                 id_prefix: "plaza-".into(),
             },
         }
@@ -895,7 +896,7 @@ impl World {
                 Effect::End(key, _) => self.disconnect(key.index as usize),
                 Effect::Service(request, reply_to) => self.services.push((shard, request, reply_to)),
                 Effect::Errand(account, errand) => self.errands.push((shard, account, *errand)),
-                Effect::Login(..) => panic!("nobody logs in here"),
+                Effect::Login(..) | Effect::Tokens(..) => panic!("nobody logs in here"),
                 Effect::Displace(_) => panic!("nobody comes back twice"),
                 Effect::Expire(id) => self.shards[shard].expire(id, None),
             }
