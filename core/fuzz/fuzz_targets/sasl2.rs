@@ -13,10 +13,11 @@ use libfuzzer_sys::fuzz_target;
 use plaza_core::jid::Jid;
 use plaza_core::limits::ScanLimits;
 use plaza_core::sasl::Mechanism;
+use plaza_core::sasl::ht::{HtMechanism, TOKEN_BYTES, Token, TokenSecret};
 use plaza_core::sasl::scram::Keys;
 use plaza_core::stanza::Condition;
 use plaza_core::stream::{
-    Action, Claimed, Credentials, Entropy, Need, Stream, StreamConfig, TlsFacts, Wish, tagged,
+    Action, Claimed, Credentials, Entropy, IssuedToken, Need, Proof, Stream, StreamConfig, TlsFacts, Wish, tagged,
 };
 use plaza_core::xml::Scanner;
 use rxml::Parse;
@@ -36,6 +37,7 @@ static CONFIG: LazyLock<Arc<StreamConfig>> = LazyLock::new(|| {
         offers_sm: true,
         offers_carbons: true,
         offers_csi: true,
+        offers_fast: true,
         sasl_attempts_max: 5,
         before_auth: ScanLimits::BEFORE_AUTH,
         after_auth: ScanLimits::AFTER_AUTH,
@@ -52,11 +54,12 @@ fuzz_target!(|data: &[u8]| {
     let mut parts = data.split(|byte| *byte == 0xFF);
     let wishes = parts.next().unwrap_or_default();
     // With the right password, so that wishes are granted; then whatever.
-    let mut elements = vec![authenticate(Mechanism::Plain, b"\0user\0pencil", wishes)];
+    let mut elements = vec![authenticate(Mechanism::Plain.name(), b"\0user\0pencil", wishes)];
     for message in parts {
         let Some((kind, message)) = message.split_first() else { continue };
         elements.push(match Mechanism::OFFERED.get(usize::from(*kind)) {
-            Some(mechanism) => authenticate(*mechanism, message, wishes),
+            Some(mechanism) => authenticate(mechanism.name(), message, wishes),
+            None if *kind == b'h' => authenticate(HtMechanism::Unbound.name(), message, wishes),
             None if *kind == b'a' => b"<abort xmlns='urn:xmpp:sasl:2'/>".to_vec(),
             None => {
                 format!("<response xmlns='urn:xmpp:sasl:2'>{}</response>", STANDARD.encode(message)).into_bytes()
@@ -77,6 +80,16 @@ fuzz_target!(|data: &[u8]| {
                         _ => Credentials::Unknown { secret: [8; 32] },
                     };
                     stream.handle_credentials(credentials, Entropy([9; 32]), &mut out);
+                }
+                Action::Authenticate { need: Need::Tokens(_), .. } => {
+                    let secret = TokenSecret([0x5a; TOKEN_BYTES]);
+                    let token = Token { secret, mechanism: HtMechanism::Unbound, counted: 3, expired: false };
+                    stream.handle_credentials(Credentials::Tokens([Some(token), None]), Entropy([9; 32]), &mut out);
+                }
+                Action::Tokens { account, proof, .. } => {
+                    assert!(right && account.as_str() == "user@things.example" && matches!(proof, Proof::Keys(_)));
+                    let secret = TokenSecret([0xa5; TOKEN_BYTES]);
+                    stream.handle_tokens(Ok(Some(IssuedToken { secret, expiry: "2030".into() })), &mut out);
                 }
                 Action::VerifyPassword { password, .. } => {
                     right = &*password == "pencil";
@@ -119,8 +132,8 @@ fuzz_target!(|data: &[u8]| {
     }
 });
 
-fn authenticate(mechanism: Mechanism, message: &[u8], wishes: &[u8]) -> Vec<u8> {
-    let mut element = format!("<authenticate xmlns='urn:xmpp:sasl:2' mechanism='{}'>", mechanism.name()).into_bytes();
+fn authenticate(mechanism: &str, message: &[u8], wishes: &[u8]) -> Vec<u8> {
+    let mut element = format!("<authenticate xmlns='urn:xmpp:sasl:2' mechanism='{mechanism}'>").into_bytes();
     element.extend_from_slice(format!("<initial-response>{}</initial-response>", STANDARD.encode(message)).as_bytes());
     element.extend_from_slice(wishes);
     element.extend_from_slice(b"</authenticate>");
