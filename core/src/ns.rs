@@ -42,6 +42,14 @@ pub const BLOCKING_ERRORS: &str = "urn:xmpp:blocking:errors";
 pub const PING: &str = "urn:xmpp:ping";
 /// Delayed delivery (XEP-0203).
 pub const DELAY: &str = "urn:xmpp:delay";
+/// Stanza forwarding (XEP-0297).
+pub const FORWARD: &str = "urn:xmpp:forward:0";
+/// Message delivery receipts (XEP-0184).
+pub const RECEIPTS: &str = "urn:xmpp:receipts";
+/// Chat markers (XEP-0333).
+pub const CHAT_MARKERS: &str = "urn:xmpp:chat-markers:0";
+/// Messages for who is away are kept (XEP-0160).
+pub const OFFLINE: &str = "msgoffline";
 /// Message processing hints (XEP-0334).
 pub const HINTS: &str = "urn:xmpp:hints";
 /// Chat state notifications (XEP-0085).

@@ -12,6 +12,7 @@ const VERSION: u8 = 1;
 const FLAG_AVAILABLE: u8 = 1;
 const FLAG_INTERESTED: u8 = 1 << 1;
 const FLAG_PRESENCE: u8 = 1 << 2;
+const FLAG_CARBONS: u8 = 1 << 3;
 /// Sessions stored or removed by one commit: a group of the store takes as much.
 const COMMIT_SESSIONS_MAX: usize = 256;
 
@@ -34,6 +35,8 @@ pub struct Resumable {
     pub priority: Option<i8>,
     /// It gets roster pushes.
     pub interested: bool,
+    /// It gets copies of its account's messages (XEP-0280).
+    pub carbons: bool,
     /// Its presence as written but for `to`, unless it is plain.
     pub presence: Option<Box<str>>,
     /// What was sent and not acknowledged, the oldest first, and whether it is a message that is stored as well.
@@ -88,6 +91,7 @@ fn encode(session: &Resumable) -> Vec<u8> {
         VERSION,
         flag(session.priority.is_some(), FLAG_AVAILABLE)
             | flag(session.interested, FLAG_INTERESTED)
+            | flag(session.carbons, FLAG_CARBONS)
             | flag(session.presence.is_some(), FLAG_PRESENCE),
     ];
     put_bytes(&mut record, session.jid.as_str().as_bytes());
@@ -131,6 +135,7 @@ fn decode(record: &[u8]) -> Result<Resumable, StoreError> {
         sent,
         priority: (flags & FLAG_AVAILABLE != 0).then_some(priority),
         interested: flags & FLAG_INTERESTED != 0,
+        carbons: flags & FLAG_CARBONS != 0,
         presence,
         unacked,
     })
@@ -154,6 +159,7 @@ mod tests {
             sent: 3,
             priority: Some(-5),
             interested: true,
+            carbons: true,
             presence: Some("<presence from='lamp@things.example/r'><show>away</show></presence>".into()),
             unacked: vec![(b"<message/>"[..].into(), true), (b"<iq/>"[..].into(), false)],
         }

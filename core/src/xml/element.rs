@@ -165,7 +165,7 @@ impl<'a> Element<'a> {
         &self.raw[self.marks.name.prefix()]
     }
     /// The default namespace its content begins with.
-    pub(crate) fn default_ns(&self) -> &'a str {
+    pub fn default_ns(&self) -> &'a str {
         self.lookup("").unwrap_or("")
     }
     /// The prefixes of its stream's header that it uses, with their namespace names.

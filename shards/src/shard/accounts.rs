@@ -19,6 +19,8 @@ pub(super) struct Account {
     hash: u64,
     /// Slab indices of its sessions, in order of bind.
     pub(super) sessions: SmallVec<[u32; 2]>,
+    /// Of these, how many want copies of messages (XEP-0280).
+    pub(super) carbons: u16,
     /// What the store says of it; `None` until it was asked.
     pub(super) facts: Option<Box<Facts>>,
     /// Whom it blocks (XEP-0191); `None` nearly always. It came with the facts, and stays when they are forgotten.
@@ -86,6 +88,7 @@ impl Accounts {
             bare: bare.bare().to_jid(),
             hash,
             sessions: SmallVec::new(),
+            carbons: 0,
             facts: None,
             blocked: None,
             work: None,

@@ -156,7 +156,9 @@ impl Shard {
         }
         let mut taken = self.append(first, envelope, origin, body);
         let mut full = u64::from(!taken);
+        let mut had: SmallVec<[SessionId; 4]> = SmallVec::from_slice(&[first]);
         for recipient in recipients {
+            had.push(recipient);
             if self.append(recipient, envelope, Origin::Broker, body) {
                 taken = true;
             } else {
@@ -169,6 +171,7 @@ impl Shard {
             }
             return self.bounce(envelope, Condition::ResourceConstraint, DropReason::OutboxFull);
         }
+        self.copy_received(envelope, body, &had);
         // It arrived: an error would deny that.
         self.counters.drops[DropReason::OutboxFull] += full;
         Flow::Continue
@@ -184,6 +187,7 @@ impl Shard {
             }
             return self.bounce(envelope, Condition::ResourceConstraint, DropReason::OutboxFull);
         }
+        self.copy_received(envelope, body, &[recipient]);
         Flow::Continue
     }
 
@@ -211,6 +215,13 @@ impl Shard {
             && let Origin::Remote(shard, sender) = origin
         {
             self.pause_remote(recipient, shard, sender);
+        }
+        if self.hold_presence(recipient, (envelope.class, envelope.from), |out| body.append(out, None)) {
+            return true;
+        }
+        // What somebody says may be about presence that was held.
+        if self.is_inactive(recipient) {
+            self.give_held(recipient);
         }
         self.write(recipient, |out| body.append(out, None));
         self.counters.stanzas_out[envelope.class.kind()] += 1;

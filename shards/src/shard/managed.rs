@@ -146,6 +146,9 @@ impl Managed {
 impl Shard {
     /// An element that is no stanza: one of stream management, or none we know.
     pub(super) fn manage(&mut self, id: SessionId, element: &Element<'_>) -> Flow {
+        if let Some(flow) = self.client_state(id, element) {
+            return flow;
+        }
         let request = match sm::Request::read(element) {
             Ok(Some(request)) => request,
             Ok(None) => return Flow::End(stream::Condition::UnsupportedStanzaType.into()),
@@ -196,6 +199,12 @@ impl Shard {
     /// Begins a new session as its client asked (XEP-0386 v1.1.0 §3.2), and says what became of stream management if that
     /// was part of it. Negotiation hands over only what the listener offers.
     pub fn begin_with(&mut self, id: SessionId, inline: Inline) -> Option<Result<sm::Enabled, sm::Failed>> {
+        if inline.carbons {
+            self.set_carbons(id, true);
+        }
+        if let Some(active) = inline.active {
+            self.set_active(id, active);
+        }
         inline.sm.map(|enable| self.enable_management(id, enable))
     }
 
@@ -327,7 +336,9 @@ impl Shard {
     /// A session's connection was cut off. Whether the session waits to be resumed, and for how many seconds; else it has
     /// to be ended.
     pub fn hibernate(&mut self, id: SessionId, until: impl FnOnce(u32) -> u64) -> bool {
+        self.give_held(id);
         let Some(session) = self.get_mut(id).filter(|session| !session.flags.ended) else { return false };
+        session.flags.inactive = false;
         let account = session.account;
         let Some(managed) = session.managed.as_mut().filter(|managed| managed.id.is_some()) else { return false };
         managed.hibernated = Some(until(managed.seconds));
@@ -436,6 +447,10 @@ impl Shard {
     pub fn retire(&mut self, id: SessionId) -> Option<Resumable> {
         let session = self.get_mut(id).filter(|session| !session.flags.ended)?;
         session.managed.as_ref().filter(|managed| managed.id.is_some())?;
+        let carbons = session.flags.carbons;
+        self.give_held(id);
+        self.set_carbons(id, false);
+        let session = self.get_mut(id)?;
         let managed = session.managed.take()?;
         session.flags.ended = true;
         let (account, priority, interested) = (session.account, session.priority, session.flags.interested);
@@ -460,6 +475,7 @@ impl Shard {
             sent: managed.sent,
             priority,
             interested,
+            carbons,
             presence,
             unacked: unacked.collect(),
         })
@@ -495,9 +511,11 @@ impl Shard {
         session.managed = Some(Box::new(managed));
         session.priority = kept.priority;
         session.flags.interested = kept.interested;
+        let carbons = kept.carbons;
         if kept.presence.is_some() {
             session.extras().presence = kept.presence;
         }
+        self.set_carbons(id, carbons);
         self.resumables.insert(own.session, id);
         self.counters.hibernated += 1;
         Some(id)

@@ -7,6 +7,7 @@
 mod accounts;
 mod batch;
 mod blocking;
+mod carbons;
 mod deliver;
 mod kept;
 mod managed;
@@ -298,6 +299,7 @@ impl Shard {
         session.flags.ended = true;
         let account = session.account;
         self.presence_gone(id);
+        self.set_carbons(id, false);
         self.accounts.unlink(account, id.index, self.config.facts_bytes_max);
         self.release_waiters(id);
         // What the client does not have goes on to its account, so it is not written to it any more.
@@ -532,8 +534,11 @@ impl Shard {
         } else {
             self.send_handoff(home, &envelope, id, &body)
         };
-        if matches!(stanza.class, Class::Message(_)) && self.is_managed(id) {
-            self.touch(id, home);
+        if matches!(stanza.class, Class::Message(_)) && flow != Flow::Stalled {
+            if self.is_managed(id) {
+                self.touch(id, home);
+            }
+            self.copy_sent(id, from, to, stanza.class, &body);
         }
         if let Class::Presence(presence) = stanza.class
             && flow != Flow::Stalled
@@ -566,6 +571,12 @@ impl Shard {
         reply_to: ReplyTo,
     ) -> Flow {
         let Class::Iq(iq_type) = stanza.class else { return self.ignore(DropReason::Unhandled) };
+        if let (ReplyTo::Session(id), Target::Account(account)) = (&reply_to, &target)
+            && account.as_jid() == from.as_jid().bare()
+            && self.answer_carbons(*id, from, stanza, addressed.then_some(account.as_jid()))
+        {
+            return Flow::Continue;
+        }
         let (Some(iq_id), Some(child)) = (stanza.id, stanza.element.first_child()) else {
             return self.ignore(DropReason::Unhandled);
         };

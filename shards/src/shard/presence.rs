@@ -93,6 +93,9 @@ impl Shard {
     ) -> bool {
         let Some(account) = self.get(id).map(|session| session.account) else { return false };
         if !self.waits_for_store(account) {
+            if self.is_inactive(id) {
+                return self.hold_presence(id, (class, from.as_str()), write);
+            }
             return self.tell(id, write);
         }
         let mut bytes = self.take_buffer();
@@ -303,6 +306,10 @@ impl Shard {
             let (slot, session) = session;
             let id = SessionId { index: slot, generation: session.generation };
             if session.priority.is_none() {
+                continue;
+            }
+            let class = Class::Presence(fan.presence);
+            if self.hold_presence(id, (class, fan.from), |out| write_addressed(out, fan.text, to.as_str())) {
                 continue;
             }
             if self.tell(id, |out| write_addressed(out, fan.text, to.as_str())) {

@@ -40,6 +40,8 @@ pub(super) struct Extras {
     pub(super) waiters: Vec<Waiter>,
     /// Kept messages, by number and bytes, that were given to it and are forgotten once they are written.
     pub(super) given: Vec<(u64, u64)>,
+    /// Presence held while its user looks away: sender and stanza.
+    pub(super) held: Vec<(Box<str>, Box<[u8]>)>,
 }
 
 /// Who waits for room.
@@ -60,6 +62,10 @@ pub(super) struct Flags {
     pub(super) awaits: bool,
     /// A stanza of its was not taken: its input is not read, acknowledgements in it neither.
     pub(super) stalled: bool,
+    /// Wants copies of its account's messages (XEP-0280).
+    pub(super) carbons: bool,
+    /// Its user looks away (XEP-0352).
+    pub(super) inactive: bool,
     /// Asked for the roster: gets pushes (RFC 6121 §2.2).
     pub(super) interested: bool,
     /// Asked for the block list: gets pushes (XEP-0191 §3.3).

@@ -7,6 +7,7 @@
 mod bad_input;
 mod blocking;
 mod broker;
+mod carbons;
 mod clients;
 mod flow;
 mod managed;
