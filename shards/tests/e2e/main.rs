@@ -9,6 +9,7 @@ mod blocking;
 mod broker;
 mod carbons;
 mod clients;
+mod crash;
 mod flow;
 mod managed;
 mod sasl2;
