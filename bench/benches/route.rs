@@ -37,6 +37,7 @@ impl Broker {
             sessions_per_account_max: 20,
             facts_bytes_max: 0,
             requests_max: 100,
+            caps: Arc::new(plaza_registry::directory::CapsCache::new(16)),
             managed: plaza_shards::shard::ManagedLimits::default(),
             managed_key: [7; 32],
             offline: plaza_registry::offline::OfflineLimits::default(),

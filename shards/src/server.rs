@@ -9,6 +9,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use plaza_core::caps::Caps;
 use plaza_core::jid::Jid;
 use plaza_core::stream::{self, StreamConfig};
+use plaza_registry::directory::CapsCache;
 use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
 use plaza_registry::resumables::{self, Resumable};
@@ -117,6 +118,7 @@ impl Broker {
             facts_bytes_max: usize::try_from(settings.limits.facts_bytes_max).unwrap_or(usize::MAX),
             requests_max: settings.limits.requests_max,
             offline: settings.limits.offline,
+            caps: Arc::new(CapsCache::new(CapsCache::ENTRIES_MAX)),
             managed: settings.limits.managed,
             managed_key,
             tokens: settings.limits.tokens,

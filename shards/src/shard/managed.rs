@@ -449,6 +449,7 @@ impl Shard {
         session.managed.as_ref().filter(|managed| managed.id.is_some())?;
         let carbons = session.flags.carbons;
         self.give_held(id);
+        self.forget_caps(id);
         self.set_carbons(id, false);
         let session = self.get_mut(id)?;
         let managed = session.managed.take()?;

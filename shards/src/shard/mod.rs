@@ -7,6 +7,7 @@
 mod accounts;
 mod batch;
 mod blocking;
+mod caps;
 mod carbons;
 mod deliver;
 mod kept;
@@ -20,6 +21,7 @@ mod work;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 
+use plaza_core::caps::Ver;
 use plaza_core::jid::{Jid, JidRef, ParsedJid};
 use plaza_core::limits::ScanLimits;
 use plaza_core::rules::{self, Destination, DomainKind};
@@ -31,6 +33,7 @@ use plaza_core::stream::IssuedToken;
 use plaza_core::subscription::Request as Subscribing;
 use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
 use plaza_core::{ns, stream};
+use plaza_registry::directory::CapsCache;
 use plaza_registry::errands::Errand;
 use plaza_registry::facts::Facts;
 use plaza_registry::offline::OfflineLimits;
@@ -73,6 +76,8 @@ pub struct ShardConfig {
     pub requests_max: u32,
     /// Bounds of what is kept for who is away (XEP-0160).
     pub offline: OfflineLimits,
+    /// What clients can do, as all shards have learned (XEP-0115).
+    pub caps: Arc<CapsCache>,
     /// Bounds of stream management (XEP-0198).
     pub managed: ManagedLimits,
     /// Random: makes names of resumable sessions that nobody can guess.
@@ -160,6 +165,9 @@ pub struct Shard {
     working: bool,
     /// Sessions that can be resumed, by the number in their name.
     resumables: HashMap<u64, SessionId>,
+    /// Questions to clients what they can do, by number, and who waits for the answers.
+    caps_asked: HashMap<u64, caps::Asked>,
+    caps_waiting: HashMap<Ver, caps::Waiting>,
     /// Accounts here that are storing what others sent them.
     storing: BTreeSet<u32>,
     /// Who waits until that is done, with how many accounts are not.
@@ -193,6 +201,8 @@ impl Shard {
             to_work: VecDeque::new(),
             working: false,
             resumables: HashMap::default(),
+            caps_asked: HashMap::new(),
+            caps_waiting: HashMap::new(),
             storing: BTreeSet::new(),
             settling: Slab::new(),
             counters: Counters::default(),
@@ -298,6 +308,7 @@ impl Shard {
         }
         session.flags.ended = true;
         let account = session.account;
+        self.forget_caps(id);
         self.presence_gone(id);
         self.set_carbons(id, false);
         self.accounts.unlink(account, id.index, self.config.facts_bytes_max);
@@ -481,7 +492,12 @@ impl Shard {
     fn route_server(&mut self, id: SessionId, from: &Jid, stanza: &Stanza<'_>, to: Option<JidRef<'_>>) -> Flow {
         match stanza.class {
             Class::Iq(IqType::Get | IqType::Set) => {}
-            Class::Iq(IqType::Result | IqType::Error) => return self.ignore(DropReason::Unanswerable),
+            Class::Iq(IqType::Result | IqType::Error) => {
+                if self.learn_caps(id, stanza) {
+                    return Flow::Continue;
+                }
+                return self.ignore(DropReason::Unanswerable);
+            }
             Class::Message(_) => return self.refuse(id, stanza, from, Condition::ServiceUnavailable),
             Class::Presence(_) => return self.ignore(DropReason::Unhandled),
         }
@@ -1111,11 +1127,11 @@ fn is_own(text: &str, full: &Jid) -> bool {
 const _: () = assert!(size_of::<Session>() <= 128, "a session's entry stays small");
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
     /// Shards, and a session of each account at home on one of them.
-    fn shards(count: u16) -> (Vec<Shard>, Homes) {
+    pub(super) fn shards(count: u16) -> (Vec<Shard>, Homes) {
         let config = Arc::new(ShardConfig {
             domains: vec![Jid::parse("things.example").unwrap()],
             outbox_bytes_max: 4096,
@@ -1126,6 +1142,7 @@ mod tests {
             facts_bytes_max: 0,
             requests_max: 2,
             offline: OfflineLimits::default(),
+            caps: Arc::new(CapsCache::new(16)),
             managed: ManagedLimits::default(),
             managed_key: [7; 32],
             tokens: TokenLimits::default(),
@@ -1136,12 +1153,12 @@ mod tests {
         (shards, homes)
     }
 
-    fn bind(shard: &mut Shard, account: &str, resource: &str) -> SessionId {
+    pub(super) fn bind(shard: &mut Shard, account: &str, resource: &str) -> SessionId {
         let key = Key { index: 0, generation: 0 };
         shard.bind(key, &Jid::parse(account).unwrap(), Some(resource), 0).unwrap().0
     }
 
-    fn feed(shard: &mut Shard, id: SessionId, text: &str) -> Flow {
+    pub(super) fn feed(shard: &mut Shard, id: SessionId, text: &str) -> Flow {
         let (mut scanner, namespaces) = (Scanner::new(), StreamNamespaces::default());
         match scanner.next(&ScanLimits::AFTER_AUTH, &namespaces, text.as_bytes()) {
             Ok(Scanned::Element { element, .. }) => shard.stanza(id, element),

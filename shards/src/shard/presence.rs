@@ -52,6 +52,7 @@ impl Shard {
         if kept.is_some() || session.extras.is_some() {
             session.extras().presence = kept;
         }
+        self.note_caps(id, stanza);
         self.broadcast(id, from, stanza);
         if initial {
             self.greet(id, from);

@@ -3,6 +3,9 @@
 use plaza_core::jid::Jid;
 use plaza_core::xml::StreamNamespaces;
 
+use plaza_registry::directory::Nodes;
+
+use super::caps::Learning;
 use super::managed::Managed;
 use crate::ring::Key;
 
@@ -40,6 +43,10 @@ pub(super) struct Extras {
     pub(super) waiters: Vec<Waiter>,
     /// Kept messages, by number and bytes, that were given to it and are forgotten once they are written.
     pub(super) given: Vec<(u64, u64)>,
+    /// What it waits for that concerns its client's capabilities (XEP-0115): one thing at a time.
+    pub(super) learning: Option<Learning>,
+    /// Nodes its client wants to be told of (XEP-0163 §4.3).
+    pub(super) notified: Option<Nodes>,
     /// Presence held while its user looks away: sender and stanza.
     pub(super) held: Vec<(Box<str>, Box<[u8]>)>,
 }

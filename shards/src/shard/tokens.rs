@@ -130,6 +130,7 @@ mod tests {
                 facts_bytes_max: 1 << 20,
                 requests_max: 2,
                 offline: OfflineLimits::default(),
+                caps: Arc::new(plaza_registry::directory::CapsCache::new(16)),
                 managed: ManagedLimits::default(),
                 managed_key: [7; 32],
                 tokens: TokenLimits::default(),

@@ -85,6 +85,7 @@ impl Plan {
                 directed_presence_max: 4,
                 facts_bytes_max: random.pick(&[0, 1_000, 1 << 20]),
                 requests_max: 3,
+                caps: Arc::new(plaza_registry::directory::CapsCache::new(16)),
                 managed: ManagedLimits {
                     stanzas_max: random.pick(&[10, 500]),
                     bytes_max: random.pick(&[16 << 10, 512 << 10]),
