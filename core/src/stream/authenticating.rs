@@ -211,7 +211,7 @@ fn certified_account(link: &Link, authzid: &[u8]) -> Result<Jid, SaslFailure> {
     let mut certified = link.certified_accounts();
     if authzid.is_empty() {
         let only = certified.next().ok_or(SaslFailure::NotAuthorized)?;
-        return if certified.next().is_none() { Ok(only.clone()) } else { Err(SaslFailure::NotAuthorized) };
+        return if certified.next().is_none() { Ok(only.clone()) } else { Err(SaslFailure::InvalidAuthzid) };
     }
     let authzid = std::str::from_utf8(authzid).map_err(|_| SaslFailure::MalformedRequest)?;
     let authzid = ParsedJid::parse(authzid).map_err(|_| SaslFailure::InvalidAuthzid)?;
