@@ -103,6 +103,7 @@ pub struct LimitsConfig {
     pub stanzas_per_turn_max: u16,
     pub handshake_timeout: Span,
     pub negotiation_timeout: Span,
+    pub stuck_timeout: Span,
     pub stop_deadline: Span,
     pub idle: Span,
     pub before_auth: ScanConfig<Before>,
@@ -275,6 +276,9 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// Longest time to bind, from accept or the end of the TLS handshake; beyond it the stream ends with `connection-timeout`.
     pub negotiation_timeout: Duration,
+    /// Longest time an element of a session may be incomplete, or a write to it make no progress. Default 30 s. Beyond it the
+    /// stream ends with `connection-timeout`, or the connection is closed.
+    pub stuck_timeout: Duration,
     /// Longest time from the signal to stop to the end of the process.
     pub stop_deadline: Duration,
     /// Idle seconds advertised (XEP-0478); 0 leaves them out.
@@ -422,6 +426,7 @@ impl Default for LimitsConfig {
             stanzas_per_turn_max: 64,
             handshake_timeout: Span::seconds(15),
             negotiation_timeout: Span::seconds(30),
+            stuck_timeout: Span::seconds(30),
             stop_deadline: Span::seconds(10),
             idle: Span::seconds(0),
             before_auth: ScanConfig::default(),
@@ -539,6 +544,7 @@ impl Config {
             limits: checks.limits(&self.limits),
             handshake_timeout: checks.seconds("limits.handshake_timeout", self.limits.handshake_timeout, 1..=600),
             negotiation_timeout: checks.seconds("limits.negotiation_timeout", self.limits.negotiation_timeout, 1..=600),
+            stuck_timeout: checks.seconds("limits.stuck_timeout", self.limits.stuck_timeout, 1..=600),
             stop_deadline: checks.seconds("limits.stop_deadline", self.limits.stop_deadline, 0..=600),
             idle_seconds: checks
                 .seconds("limits.idle", self.limits.idle, 0..=604_800)

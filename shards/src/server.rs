@@ -332,7 +332,7 @@ fn limits(settings: &Settings) -> DriverLimits {
         unauthenticated_max: settings.limits.unauthenticated_per_shard_max,
         handshake_timeout: settings.handshake_timeout,
         negotiation_timeout: settings.negotiation_timeout,
-        stuck_timeout: Duration::from_secs(30),
+        stuck_timeout: settings.stuck_timeout,
         stanzas_per_turn_max: settings.limits.stanzas_per_turn_max,
         scan: settings.limits.after_auth,
     }

@@ -93,13 +93,20 @@ pub(super) struct Connection {
     pub(super) due: u32,
     /// Tick of the last bytes that arrived.
     pub(super) active: u32,
-    /// Tick since which a send makes no progress, or an element is incomplete.
-    pub(super) stuck_since: u32,
+    /// Tick since which a send makes no progress.
+    pub(super) sending_since: u32,
+    /// Tick since which an element, or the record it comes in, is incomplete. Not moved by what is sent meanwhile.
+    pub(super) partial_since: u32,
     pub(super) reading: Reading,
     pub(super) flags: Flags,
 }
 
 impl Connection {
+    /// Whether the start of an element or of a TLS record waits for its rest.
+    pub(super) fn is_partial(&self) -> bool {
+        self.carry.is_some() || self.tls.as_ref().is_some_and(|tls| tls.is_partial())
+    }
+
     /// User-space bytes it holds, its slab entry included.
     pub(super) fn bytes(&self) -> usize {
         let carry = self.carry.as_ref().map_or(0, |carry| size_of::<Carry>() + carry.bytes.capacity());

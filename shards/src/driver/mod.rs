@@ -36,7 +36,7 @@ use crate::tasks::Tasks;
 use crate::wheel::Wheel;
 pub use connection::Migrant;
 use connection::{Carry, Connection, Flags, Phase, Reading};
-use tls::{Tls, TlsEvent};
+use tls::{Tls, TlsError, TlsEvent};
 
 /// What passes between shards.
 #[derive(Debug)]
@@ -81,7 +81,7 @@ pub struct DriverLimits {
     pub handshake_timeout: Duration,
     /// From accept to bind.
     pub negotiation_timeout: Duration,
-    /// A send without progress, or an element without end.
+    /// Of a session: a send without progress, or an element or TLS record without end.
     pub stuck_timeout: Duration,
     /// Stanzas of one session in one turn.
     pub stanzas_per_turn_max: u16,
@@ -169,6 +169,8 @@ pub struct Driver {
     measured_at: u32,
     sends: u32,
     carrying: u32,
+    /// Some session may wait for the rest of a record: the sweep finds out.
+    partial_records: bool,
     /// The session made for the bind being answered, or resumed: then it is sent again what its client does not have.
     binding: Option<(SessionId, bool)>,
     #[expect(clippy::vec_box, reason = "a batch moves through the mesh as a pointer")]
@@ -276,6 +278,7 @@ impl Driver {
             measured_at: 0,
             sends: 0,
             carrying: 0,
+            partial_records: false,
             binding: None,
             spares: Vec::new(),
             departures: VecDeque::new(),
@@ -380,7 +383,8 @@ impl Driver {
             // The mesh had no room: its reader does not ring, so look again soon.
             return Some(Duration::from_millis(1));
         }
-        let watched = !self.hot.is_empty() || self.sends > 0 || self.carrying > 0 || self.stopping.is_some();
+        let incomplete = self.carrying > 0 || self.partial_records;
+        let watched = !self.hot.is_empty() || self.sends > 0 || incomplete || self.stopping.is_some();
         let sweep = watched.then_some(u64::from(self.sweep_at.max(self.tick)));
         let next = match (self.wheel.next_tick(), sweep) {
             (Some(wheel), Some(sweep)) => wheel.min(sweep),
@@ -504,7 +508,8 @@ impl Driver {
             listener,
             due: 0,
             active: self.tick,
-            stuck_since: 0,
+            sending_since: 0,
+            partial_since: 0,
             reading: Reading::None,
             flags,
         });
@@ -611,13 +616,23 @@ impl Driver {
             return;
         }
         let Some(mut tls) = connection.tls.take() else { return self.plaintext(key, bytes) };
-        let result = tls.receive(bytes, |event| match event {
-            TlsEvent::Established(facts) => self.on_secured(key, facts),
-            TlsEvent::Plaintext(text) => self.plaintext(key, text),
+        let mut goes_on = tls.is_partial();
+        let result = tls.receive(bytes, |event| {
+            goes_on = false;
+            match event {
+                TlsEvent::Established(facts) => self.on_secured(key, facts),
+                TlsEvent::Plaintext(text) => self.plaintext(key, text),
+            }
         });
-        let (closed, has_output) = (tls.closed, !tls.raw_out.is_empty());
+        let (closed, has_output, partial) = (tls.closed, !tls.raw_out.is_empty(), tls.is_partial());
+        let tick = self.tick;
+        self.partial_records |= partial;
         if let Some(connection) = self.connection_mut(key) {
             connection.tls = Some(tls);
+            // Inside an element it is the element that has to end in time.
+            if partial && !goes_on && connection.carry.is_none() {
+                connection.partial_since = tick;
+            }
         }
         if has_output {
             self.mark_flush(key);
@@ -627,7 +642,10 @@ impl Driver {
             if in_handshake {
                 self.shard.counters.tls_handshakes[Handshake::Failed] += 1;
             }
-            tracing::debug!(shard = self.parts.id.0, connection = key.index, error = ?error.0, "TLS failed");
+            if matches!(error, TlsError::Panicked) {
+                self.shard.counters.panics += 1;
+            }
+            tracing::debug!(shard = self.parts.id.0, connection = key.index, %error, "TLS failed");
             self.lose_session(key);
             self.finish(key);
         } else if closed {
@@ -671,7 +689,7 @@ impl Driver {
         }
         let tick = self.tick;
         if let Some(connection) = self.connection_mut(key) {
-            connection.stuck_since = tick;
+            connection.partial_since = tick;
         }
         self.put_carry(key, carry);
     }
@@ -705,7 +723,7 @@ impl Driver {
         if let Some(connection) = self.connection_mut(key)
             && used > 0
         {
-            connection.stuck_since = tick;
+            connection.partial_since = tick;
         }
         self.put_carry(key, carry);
     }
@@ -1033,7 +1051,7 @@ impl Driver {
         connection.flags.said = closing;
         connection.flags.sending = true;
         connection.operations += 1;
-        connection.stuck_since = tick;
+        connection.sending_since = tick;
         self.shard.counters.bytes_out += wire.len() as u64;
         self.sends += 1;
         self.ring.send(connection.slot, key, &mut connection.sending, wire);
@@ -1048,7 +1066,7 @@ impl Driver {
         };
         let Some(buffer) = self.ring.sent(connection.slot, key, &mut connection.sending, result) else {
             connection.operations += 1;
-            connection.stuck_since = tick;
+            connection.sending_since = tick;
             return;
         };
         connection.flags.sending = false;
@@ -1122,6 +1140,7 @@ impl Driver {
     }
 
     fn carry_out(&mut self) {
+        let tick = self.tick;
         while let Some(effect) = self.shard.poll_effect() {
             match effect {
                 Effect::Resume(key) => {
@@ -1129,6 +1148,8 @@ impl Driver {
                         && matches!(connection.phase, Phase::Session(_))
                     {
                         connection.flags.paused = false;
+                        // What came before the pause could not go on meanwhile.
+                        connection.partial_since = tick;
                         self.mark_ready(key);
                     }
                 }
@@ -1273,21 +1294,30 @@ impl Driver {
             self.ring.cancel(Op::RecvMulti, key);
         }
         let limit = (self.parts.limits.stuck_timeout.as_millis() / TICK.as_millis()) as u32;
-        let stuck = self.connections.iter().filter(|(_, connection)| {
-            let waits = connection.flags.sending || (connection.carry.is_some() && !connection.flags.paused);
-            let bound = matches!(connection.phase, Phase::Session(_));
-            bound && waits && tick.saturating_sub(connection.stuck_since) > limit
-        });
-        let stuck: Vec<Key> =
-            stuck.map(|(index, connection)| Key { index: index as u32, generation: connection.generation }).collect();
-        for key in stuck {
-            if self.connection(key).is_some_and(|connection| connection.flags.sending) {
-                self.shard.counters.drops[DropReason::OutboxFull] += 1;
-                self.lose_session(key);
-                self.close(key);
-            } else {
-                self.end_stream(key, stream::Condition::ConnectionTimeout);
+        let late = |since: u32| tick.saturating_sub(since) > limit;
+        self.partial_records = false;
+        let (mut unsent, mut unended) = (Vec::new(), Vec::new());
+        for (index, connection) in &self.connections {
+            if !matches!(connection.phase, Phase::Session(_)) {
+                continue;
             }
+            let key = Key { index: index as u32, generation: connection.generation };
+            if connection.flags.sending && late(connection.sending_since) {
+                unsent.push(key);
+            } else if connection.is_partial() && !connection.flags.paused {
+                self.partial_records |= connection.carry.is_none();
+                if late(connection.partial_since) {
+                    unended.push(key);
+                }
+            }
+        }
+        for key in unsent {
+            self.shard.counters.drops[DropReason::OutboxFull] += 1;
+            self.lose_session(key);
+            self.close(key);
+        }
+        for key in unended {
+            self.end_stream(key, stream::Condition::ConnectionTimeout);
         }
     }
 

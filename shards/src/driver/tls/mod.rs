@@ -10,11 +10,12 @@ use std::cell::RefCell;
 use std::sync::Arc;
 
 use plaza_core::stream::TlsFacts;
-use rustls::server::UnbufferedServerConnection;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
 use rustls::{AlertDescription, KeyLog, ServerConfig, Tls13CipherSuite};
 
 use self::records::{Content, Records, SECRET_BYTES_MAX, Secret, expand_label, expander};
+use super::guarded;
 use crate::cert::TlsSnapshot;
 
 thread_local! {
@@ -57,12 +58,35 @@ struct Secrets {
 
 /// Why a TLS connection ends.
 #[derive(Debug)]
-pub(super) struct TlsError(pub(super) rustls::Error);
+pub(super) enum TlsError {
+    /// The peer broke the rules, or we can't go on.
+    Rustls(rustls::Error),
+    /// A handshake message takes more than [`PARTIAL_BYTES_MAX`] on the wire.
+    MessageTooLarge,
+    /// rustls panicked. Only this connection's state can be torn.
+    Panicked,
+}
+
+impl std::fmt::Display for TlsError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Rustls(error) => error.fmt(f),
+            Self::MessageTooLarge => f.write_str("a handshake message too large"),
+            Self::Panicked => f.write_str("rustls panicked"),
+        }
+    }
+}
+
+impl From<rustls::Error> for TlsError {
+    fn from(error: rustls::Error) -> Self {
+        Self::Rustls(error)
+    }
+}
 
 /// A connection's TLS.
 pub(super) struct Tls {
     state: State,
-    /// The start of a record whose rest has not arrived.
+    /// The start of a record, or of a handshake message over several records, whose rest has not arrived.
     partial: Vec<u8>,
     /// Bytes to send before anything else: `<proceed/>`, handshake records, alerts.
     pub(super) raw_out: Vec<u8>,
@@ -70,6 +94,8 @@ pub(super) struct Tls {
     pub(super) established: bool,
     /// The peer said close_notify.
     pub(super) closed: bool,
+    /// It ended with an error: all there is left to send is in `raw_out`.
+    failed: bool,
 }
 
 enum State {
@@ -87,6 +113,9 @@ struct Rustls {
     secrets: Option<Box<Secrets>>,
     /// Nothing is written under the traffic secrets before the handshake is over.
     untouched: bool,
+    /// Bytes at the front of what it is shown that it has gone through already: whole records of a handshake message
+    /// that goes on. It moves them about, and wants to be shown them again each time.
+    kept: usize,
 }
 
 const _: () = assert!(size_of::<Tls>() <= 256, "all that TLS holds of an idle session, but for the ciphers' contexts");
@@ -104,6 +133,12 @@ const RUSTLS_BYTES: usize = 3_922;
 const RECORD_OVERHEAD: usize = 64;
 /// Plaintext in one record (RFC 8446 §5.1).
 const RECORD_BYTES_MAX: usize = 16_384;
+/// Most records sent behind an error: ServerHello, ChangeCipherSpec, the alert, and one to spare.
+const LAST_RECORDS_MAX: usize = 4;
+/// Most bytes kept of a record or handshake message that is not whole. A message has at most 64 KiB, as far as rustls
+/// goes, and one as large in records of a kilobyte fits with their headers. In smaller ones it would take many times its
+/// size.
+const PARTIAL_BYTES_MAX: usize = 72 * 1024;
 
 impl Tls {
     pub(super) fn new(tls: &crate::cert::Tls, direct: bool) -> Result<Self, TlsError> {
@@ -114,15 +149,21 @@ impl Tls {
 
     fn with_config(config: Arc<ServerConfig>, snapshot: Arc<TlsSnapshot>) -> Result<Self, TlsError> {
         let untouched = config.send_tls13_tickets == 0 && config.max_early_data_size == 0 && !config.send_half_rtt_data;
-        let connection = UnbufferedServerConnection::new(config).map_err(TlsError)?;
-        let rustls = Box::new(Rustls { connection, snapshot: Some(snapshot), secrets: None, untouched });
+        let connection = UnbufferedServerConnection::new(config).map_err(TlsError::from)?;
+        let rustls = Box::new(Rustls { connection, snapshot: Some(snapshot), secrets: None, untouched, kept: 0 });
         let state = State::Rustls(rustls);
-        Ok(Self { state, partial: Vec::new(), raw_out: Vec::new(), established: false, closed: false })
+        Ok(Self { state, partial: Vec::new(), raw_out: Vec::new(), established: false, closed: false, failed: false })
     }
 
     /// Takes bytes from the wire, in place, and passes on what they decrypt to, and once that the handshake is over.
     /// Both may come of one call, in either order: a client may send its first bytes with its last handshake message.
     pub(super) fn receive(&mut self, bytes: &mut [u8], mut event: impl FnMut(TlsEvent<'_>)) -> Result<(), TlsError> {
+        let received = self.take_in(bytes, &mut event);
+        self.failed |= received.is_err();
+        received
+    }
+
+    fn take_in(&mut self, bytes: &mut [u8], event: &mut impl FnMut(TlsEvent<'_>)) -> Result<(), TlsError> {
         let mut rest = bytes;
         if !self.partial.is_empty() {
             let mut all = std::mem::take(&mut self.partial);
@@ -132,26 +173,34 @@ impl Tls {
             };
             let head = rest.split_off_mut(..wanted).unwrap_or_default();
             all.extend_from_slice(head);
-            let used = self.process(&mut all, &mut event)?;
+            let used = self.process(&mut all, event)?;
             if used < all.len() && !self.closed {
                 all.drain(..used);
                 all.shrink_to(all.len().max(512));
                 self.partial = all;
-                return Ok(());
+                return self.check_partial();
             }
         }
-        let used = self.process(rest, &mut event)?;
+        let used = self.process(rest, event)?;
         let rest = rest.get(used..).unwrap_or_default();
         if !self.closed {
             self.partial.extend_from_slice(rest);
         }
-        Ok(())
+        self.check_partial()
+    }
+
+    fn check_partial(&self) -> Result<(), TlsError> {
+        if self.partial.len() > PARTIAL_BYTES_MAX { Err(TlsError::MessageTooLarge) } else { Ok(()) }
     }
 
     fn process(&mut self, bytes: &mut [u8], event: &mut impl FnMut(TlsEvent<'_>)) -> Result<usize, TlsError> {
         let mut used = 0;
         // Of a handshake rustls sees a record more at a time: those behind Finished may be ours to read.
-        let mut shown = if self.established { bytes.len() } else { first_record(bytes) };
+        let mut whole = match &self.state {
+            State::Rustls(rustls) => rustls.kept,
+            State::Records(_) => 0,
+        };
+        let mut shown = if self.established { bytes.len() } else { next_record(bytes, &mut whole) };
         loop {
             let rustls = match &mut self.state {
                 State::Rustls(rustls) => &mut **rustls,
@@ -159,7 +208,7 @@ impl Tls {
             };
             let Some(rest) = bytes.get_mut(used..shown) else { return Ok(used) };
             let empty = rest.is_empty();
-            let UnbufferedStatus { mut discard, state, .. } = rustls.connection.process_tls_records(rest);
+            let UnbufferedStatus { mut discard, state, .. } = go_through(&mut rustls.connection, rest)?;
             if !self.established {
                 rustls.secrets = CAUGHT.take().or(rustls.secrets.take());
             }
@@ -168,7 +217,7 @@ impl Tls {
             match state {
                 Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                     while let Some(record) = traffic.next_record() {
-                        let record = record.map_err(TlsError)?;
+                        let record = record?;
                         discard += record.discard;
                         event(TlsEvent::Plaintext(record.payload));
                     }
@@ -185,8 +234,9 @@ impl Tls {
                 }
                 Ok(_) => done = true,
                 Err(error) => {
-                    rustls.flush_alert(&mut self.raw_out);
-                    return Err(TlsError(error));
+                    let rest = bytes.get_mut(used + discard..shown).unwrap_or_default();
+                    rustls.flush_alert(rest, &mut self.raw_out);
+                    return Err(error.into());
                 }
             }
             used += discard;
@@ -200,11 +250,13 @@ impl Tls {
                 event(TlsEvent::Established(facts));
             }
             if done {
-                let hidden = bytes.get(shown..).unwrap_or_default();
-                if hidden.is_empty() {
+                if shown == bytes.len() {
+                    if let State::Rustls(rustls) = &mut self.state {
+                        rustls.kept = whole.saturating_sub(used);
+                    }
                     return Ok(used);
                 }
-                shown += first_record(hidden);
+                shown = next_record(bytes, &mut whole);
             }
         }
     }
@@ -226,24 +278,29 @@ impl Tls {
                 Ok(None) => break,
                 Err(refusal) => {
                     if let Some(alert) = refusal.alert {
-                        records.seal_alert(alert, &mut self.raw_out).map_err(TlsError)?;
+                        records.seal_alert(alert, &mut self.raw_out).map_err(TlsError::from)?;
                     }
-                    return Err(TlsError(refusal.error));
+                    return Err(refusal.error.into());
                 }
             }
         }
         Ok(used)
     }
 
+    /// Whether the rest of a record or handshake message is awaited.
+    pub(super) fn is_partial(&self) -> bool {
+        !self.partial.is_empty()
+    }
+
     /// Encrypts, behind whatever must go out first.
     pub(super) fn encrypt(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
         out.append(&mut std::mem::take(&mut self.raw_out));
-        if plaintext.is_empty() {
+        if plaintext.is_empty() || self.failed {
             return Ok(());
         }
         match &mut self.state {
-            State::Records(records) => records.seal(plaintext, out).map_err(TlsError),
-            State::Rustls(rustls) => rustls.encrypt(plaintext, out),
+            State::Records(records) => records.seal(plaintext, out).map_err(TlsError::from),
+            State::Rustls(rustls) => rustls.encrypt(plaintext, &mut self.partial, out),
         }
     }
 
@@ -259,53 +316,57 @@ impl Tls {
     /// Appends close_notify.
     pub(super) fn close_notify(&mut self, out: &mut Vec<u8>) {
         match &mut self.state {
+            _ if self.failed => {}
             // What can't be encrypted is not sent: the connection closes anyway.
             State::Records(records) => drop(records.seal_alert(AlertDescription::CloseNotify, out)),
-            State::Rustls(rustls) => rustls.close_notify(out),
+            State::Rustls(rustls) => rustls.close_notify(&mut self.partial, out),
         }
     }
 }
 
+/// All of them are shown what there is of an incomplete handshake message, since rustls wants that each time.
 impl Rustls {
-    /// After an error rustls has an alert to send: best effort.
-    fn flush_alert(&mut self, out: &mut Vec<u8>) {
-        loop {
-            let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut []);
-            match state {
-                Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                    if encode(&mut data, out).is_err() {
-                        return;
-                    }
-                }
-                Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
-                _ => return,
+    /// After an error rustls has an alert to send, behind what it had to say before: it hands them out before it looks at
+    /// anything else. To ask once more would have it meet the error again.
+    fn flush_alert(&mut self, rest: &mut [u8], out: &mut Vec<u8>) {
+        for _ in 0..LAST_RECORDS_MAX {
+            let start = out.len();
+            let Ok(UnbufferedStatus { state: Ok(ConnectionState::EncodeTlsData(mut data)), .. }) =
+                go_through(&mut self.connection, rest)
+            else {
+                return;
+            };
+            // What can't be encoded is not sent: the connection closes anyway.
+            let encoded = encode(&mut data, out);
+            // The alert, or something under keys, which of a handshake that fails is the alert as well.
+            if encoded.is_err() || out.get(start).is_some_and(|content| matches!(content, 0x15 | 0x17)) {
+                return;
             }
         }
     }
 
-    fn encrypt(&mut self, plaintext: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
+    fn encrypt(&mut self, plaintext: &[u8], partial: &mut [u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
         let records = plaintext.len() / RECORD_BYTES_MAX + 1;
         let start = out.len();
         out.resize(start + plaintext.len() + records * RECORD_OVERHEAD, 0);
-        let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut []);
-        let ConnectionState::WriteTraffic(mut traffic) = state.map_err(TlsError)? else {
-            return Err(TlsError(rustls::Error::General("not ready to write".into())));
+        let UnbufferedStatus { state, .. } = go_through(&mut self.connection, partial)?;
+        let ConnectionState::WriteTraffic(mut traffic) = state? else {
+            return Err(rustls::Error::General("not ready to write".into()).into());
         };
         let room = out.get_mut(start..).unwrap_or_default();
         let written = traffic.encrypt(plaintext, room).map_err(|error| match error {
-            EncryptError::EncryptExhausted => TlsError(rustls::Error::EncryptError),
-            EncryptError::InsufficientSize(_) => TlsError(rustls::Error::General("record overhead".into())),
+            EncryptError::EncryptExhausted => rustls::Error::EncryptError,
+            EncryptError::InsufficientSize(_) => rustls::Error::General("record overhead".into()),
         })?;
         out.truncate(start + written);
         Ok(())
     }
 
-    fn close_notify(&mut self, out: &mut Vec<u8>) {
+    fn close_notify(&mut self, partial: &mut [u8], out: &mut Vec<u8>) {
         let start = out.len();
         out.resize(start + RECORD_OVERHEAD, 0);
-        let UnbufferedStatus { state, .. } = self.connection.process_tls_records(&mut []);
-        let written = match state {
-            Ok(ConnectionState::WriteTraffic(mut traffic)) => {
+        let written = match go_through(&mut self.connection, partial) {
+            Ok(UnbufferedStatus { state: Ok(ConnectionState::WriteTraffic(mut traffic)), .. }) => {
                 out.get_mut(start..).and_then(|room| traffic.queue_close_notify(room).ok()).unwrap_or(0)
             }
             _ => 0,
@@ -360,16 +421,30 @@ fn encode<D>(data: &mut rustls::unbuffered::EncodeTlsData<'_, D>, out: &mut Vec<
             Err(EncodeError::InsufficientSize(needed)) => room = needed.required_size,
             Err(EncodeError::AlreadyEncoded) => {
                 out.truncate(start);
-                return Err(TlsError(rustls::Error::General("record encoded twice".into())));
+                return Err(rustls::Error::General("record encoded twice".into()).into());
             }
         }
     }
 }
 
-/// Length of the first record on the wire, or of what there is of it.
-fn first_record(bytes: &[u8]) -> usize {
-    let &[_, _, _, high, low, ..] = bytes else { return bytes.len() };
-    bytes.len().min(5 + usize::from(u16::from_be_bytes([high, low])))
+/// Has rustls go through records. A panic there can only have torn the connection.
+fn go_through<'c, 'i>(
+    connection: &'c mut UnbufferedServerConnection,
+    records: &'i mut [u8],
+) -> Result<UnbufferedStatus<'c, 'i, ServerConnectionData>, TlsError> {
+    guarded(move || connection.process_tls_records(records)).ok_or(TlsError::Panicked)
+}
+
+/// Where the record behind the `whole` ones ends, which it then is one of; or, if its rest has not come, where the bytes
+/// end.
+fn next_record(bytes: &[u8], whole: &mut usize) -> usize {
+    let Some(&[_, _, _, high, low]) = bytes.get(*whole..).and_then(<[u8]>::first_chunk) else { return bytes.len() };
+    let end = *whole + 5 + usize::from(u16::from_be_bytes([high, low]));
+    if end > bytes.len() {
+        return bytes.len();
+    }
+    *whole = end;
+    end
 }
 
 /// How much of `more` completes the record that begins with `partial`.
@@ -490,7 +565,10 @@ mod tests {
                 TlsEvent::Established(facts) => assert!(binding.replace(facts.binding).is_none()),
                 TlsEvent::Plaintext(text) => heard.extend_from_slice(text),
             });
-            result.map_err(|error| error.0)
+            result.map_err(|error| match error {
+                TlsError::Rustls(error) => error,
+                TlsError::MessageTooLarge | TlsError::Panicked => rustls::Error::General(error.to_string()),
+            })
         }
 
         /// Both sides say something and are understood.
@@ -573,22 +651,66 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_hello_may_come_in_several_records() {
-        let mut pair = Pair::new(&server_side(), SUITES[0]);
-        let hello = pair.client_writes(b"");
-        let (header, message) = hello.split_at(5);
-        let mut wire = Vec::new();
-        for part in message.chunks(50) {
-            wire.extend_from_slice(&header[..3]);
-            wire.extend_from_slice(&(part.len() as u16).to_be_bytes());
-            wire.extend_from_slice(part);
+    /// The records of some handshake messages, cut into smaller ones.
+    fn in_records_of(mut wire: &[u8], bytes: usize) -> Vec<u8> {
+        let mut cut = Vec::new();
+        while !wire.is_empty() {
+            let (record, rest) = wire.split_at(next_record(wire, &mut 0));
+            wire = rest;
+            let (header, message) = record.split_at(5);
+            for part in message.chunks(bytes) {
+                cut.extend_from_slice(&header[..3]);
+                cut.extend_from_slice(&(part.len() as u16).to_be_bytes());
+                cut.extend_from_slice(part);
+            }
         }
-        pair.receive(&wire).unwrap();
-        let flight = pair.server_writes(b"");
-        pair.client_reads(&flight);
-        pair.shake_hands();
-        pair.talk(200);
+        cut
+    }
+
+    #[test]
+    fn a_hello_may_come_in_several_records_and_reads() {
+        for (record, read) in [(50, usize::MAX), (1, usize::MAX), (50, 1), (1, 1), (1, 7), (50, 60), (3, 100)] {
+            let mut pair = Pair::new(&server_side(), SUITES[0]);
+            let hello = pair.client_writes(b"");
+            for bytes in in_records_of(&hello, record).chunks(read) {
+                pair.receive(bytes).unwrap();
+            }
+            let flight = pair.server_writes(b"");
+            pair.client_reads(&flight);
+            pair.shake_hands();
+            pair.talk(200);
+        }
+    }
+
+    #[test]
+    fn a_handshake_message_that_is_too_large_is_refused() {
+        // As large as can be said, and more than rustls takes; then what rustls would take, in very many records.
+        for (message, record) in [(0xff_ffff, 16_384), (0xfff0, 1)] {
+            let mut pair = Pair::new(&server_side(), SUITES[0]);
+            let mut wire = vec![0x16, 3, 1, 0, 0, 1, (message >> 16) as u8, (message >> 8) as u8, message as u8];
+            wire.resize(wire.len() + 200_000, 0);
+            let length = wire.len() - 5;
+            let cut: Vec<u8> = wire[5..]
+                .chunks(record)
+                .flat_map(|part| [&[0x16, 3, 1][..], &(part.len() as u16).to_be_bytes(), part].concat())
+                .collect();
+            assert!(length > message.min(100_000));
+            let refused = cut.chunks(4096).map(|bytes| pair.receive(bytes)).find(Result::is_err);
+            assert!(refused.is_some() && pair.server.partial.capacity() <= 2 * PARTIAL_BYTES_MAX);
+        }
+    }
+
+    #[test]
+    fn a_panic_in_rustls_ends_the_connection_alone() {
+        let mut pair = Pair::new(&server_side(), SUITES[0]);
+        let hello = in_records_of(&pair.client_writes(b""), 50);
+        pair.receive(&hello[..110]).unwrap();
+        // What it must be shown again is gone.
+        pair.server.partial.clear();
+        if let State::Rustls(rustls) = &mut pair.server.state {
+            rustls.kept = 0;
+        }
+        assert_eq!(pair.receive(&hello[110..165]), Err(rustls::Error::General(TlsError::Panicked.to_string())));
     }
 
     #[test]
