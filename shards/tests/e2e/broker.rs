@@ -3,10 +3,10 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::fs::{self, File};
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
@@ -106,9 +106,14 @@ impl Broker {
         command
     }
 
+    /// Runs a command of the same binary.
+    pub(crate) fn try_cli(&self, args: &[&str]) -> Output {
+        Self::command(&self.data).args(args).output().unwrap()
+    }
+
     /// Runs a command of the same binary, which must succeed.
     pub(crate) fn cli(&self, args: &[&str]) {
-        let output = Self::command(&self.data).args(args).output().unwrap();
+        let output = self.try_cli(args);
         assert!(output.status.success(), "{args:?}: {output:?}\n{}", self.log());
     }
 
@@ -149,6 +154,16 @@ impl Broker {
         let text = self.http("/metrics").unwrap_or_default();
         let lines = text.lines().filter(|line| line.starts_with("plaza_") && !line.ends_with(" 0"));
         lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// CPU time its threads have had: what they do, whoever else the machine has to serve.
+    pub(crate) fn cpu(&self) -> Duration {
+        let tasks = fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
+        let nanoseconds = |task: io::Result<fs::DirEntry>| {
+            let text = fs::read_to_string(task.ok()?.path().join("schedstat")).ok()?;
+            text.split(' ').next()?.parse::<u64>().ok()
+        };
+        Duration::from_nanos(tasks.filter_map(nanoseconds).sum())
     }
 
     /// Resident memory, in bytes.

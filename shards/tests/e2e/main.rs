@@ -5,6 +5,9 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod bad_input;
+mod bad_sasl;
+mod bad_stanzas;
+mod bad_tls;
 mod blocking;
 mod broker;
 mod carbons;
@@ -13,6 +16,10 @@ mod crash;
 mod flow;
 mod managed;
 mod sasl2;
+mod scene;
 mod services;
+mod slow;
 mod subscriptions;
+mod timing;
+mod tls;
 mod wire;

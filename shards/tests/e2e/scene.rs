@@ -1,0 +1,118 @@
+//! A broker under bad input, and two sessions that must not notice.
+
+use std::time::{Duration, Instant};
+
+use crate::broker::Broker;
+use crate::wire::Wire;
+
+/// Most the broker may have grown when a scene is over: what it keeps of its pools, and what its allocator does.
+const GROWTH_MAX: u64 = 24 << 20;
+
+/// A broker, and two sessions of different accounts that must be served whatever others do.
+pub(crate) struct Scene {
+    pub(crate) broker: Broker,
+    /// `fred@localhost/bystander`.
+    pub(crate) bystander: Wire,
+    /// `emil@localhost/peer`.
+    peer: Wire,
+    resident: u64,
+    notes: u64,
+    failures: Vec<String>,
+}
+
+impl Scene {
+    pub(crate) fn open(limits: &str) -> Self {
+        Self::of(Broker::start(limits))
+    }
+
+    pub(crate) fn of(broker: Broker) -> Self {
+        let bystander = Wire::available(&broker, "fred", "bystander");
+        let peer = Wire::available(&broker, "emil", "peer");
+        let resident = broker.resident();
+        Self { broker, bystander, peer, resident, notes: 0, failures: Vec::new() }
+    }
+
+    /// Notes whether a case went as expected, `…` standing for anything, and that the bystanders did not notice.
+    pub(crate) fn note(&mut self, case: &str, said: &str, expected: &str) {
+        self.undisturbed(case);
+        let met = expected.split('…').try_fold(said, |rest, part| Some(&rest[rest.find(part)? + part.len()..]));
+        self.check(case, met.is_some(), &format!("expected {expected}, got {said}"));
+    }
+
+    /// Notes whether something is so.
+    pub(crate) fn check(&mut self, case: &str, so: bool, otherwise: &str) {
+        if !so {
+            self.failures.push(format!("{case}: {otherwise}"));
+        }
+    }
+
+    /// Each bystander writes to the other, and gets what the other wrote and nothing else.
+    pub(crate) fn undisturbed(&mut self, case: &str) {
+        self.notes += 1;
+        let begun = Instant::now();
+        let text = format!("undisturbed {}", self.notes);
+        let (mut from, mut to) = (&mut self.bystander, &mut self.peer);
+        for address in ["emil@localhost/peer", "fred@localhost/bystander"] {
+            from.send(format!("<message to='{address}'><body>{text}</body></message>"));
+            let got = to.until("</message>");
+            if got.matches("<message ").count() != 1 || !got.starts_with("<message ") || !got.contains(&text) {
+                self.failures.push(format!("{case}: {address} got {got}"));
+            }
+            std::mem::swap(&mut from, &mut to);
+        }
+        if begun.elapsed() > Duration::from_secs(2) {
+            self.failures.push(format!("{case}: the bystanders waited {:?}", begun.elapsed()));
+        }
+    }
+
+    /// Says something on a fresh connection: the broker must answer as expected and end it.
+    pub(crate) fn refused(&mut self, case: &str, input: impl AsRef<[u8]>, expected: &str) {
+        let mut wire = Wire::connect(self.broker.plain);
+        wire.try_send(input);
+        let said = wire.drain();
+        self.note(case, &said, expected);
+    }
+
+    /// Says something as a session: the broker must end the stream with this error.
+    pub(crate) fn ended(&mut self, case: &str, input: impl AsRef<[u8]>, condition: &str) {
+        let mut wire = Wire::available(&self.broker, "anna", "bad");
+        wire.try_send(input);
+        let said = wire.drain();
+        self.note(case, &said, &error(condition));
+    }
+
+    /// Says something as a session, which lives on: what comes before the next pong.
+    pub(crate) fn answered(&mut self, case: &str, input: &str, expected: &str) {
+        let mut wire = Wire::available(&self.broker, "anna", "odd");
+        wire.send(input);
+        // Routed answers may come from another shard, behind the pong: give them a moment.
+        let mut said = wire.ping();
+        let end = Instant::now() + Duration::from_secs(2);
+        while said.is_empty() && !expected.is_empty() && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+            said = wire.ping();
+        }
+        self.check(case, !expected.is_empty() || said.is_empty(), &format!("expected silence, got {said}"));
+        self.note(case, &said, expected);
+    }
+
+    /// The bystanders have heard of nothing, the broker holds no more than before, and everything expected came.
+    pub(crate) fn close(mut self) {
+        for wire in [&mut self.bystander, &mut self.peer] {
+            let unasked = wire.ping();
+            if !unasked.is_empty() {
+                self.failures.push(format!("in the end a bystander got {unasked}"));
+            }
+        }
+        let grown = self.broker.resident().saturating_sub(self.resident);
+        self.check("memory", grown < GROWTH_MAX, &format!("the broker grew by {grown} bytes"));
+        drop((self.bystander, self.peer));
+        assert!(self.failures.is_empty(), "\n{}\n", self.failures.join("\n"));
+        self.broker.stop();
+    }
+}
+
+/// A stream's end by an error, as [`Scene::note`] expects it.
+pub(crate) fn error(condition: &str) -> String {
+    format!("<stream:error><{condition} …</stream:stream>")
+}
