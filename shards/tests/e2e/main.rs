@@ -11,6 +11,7 @@ mod bad_tls;
 mod blocking;
 mod broker;
 mod carbons;
+mod catalogue;
 mod clients;
 mod crash;
 mod flow;
