@@ -31,7 +31,8 @@ impl Broker {
     fn new(same_shard: bool) -> Self {
         let config = Arc::new(ShardConfig {
             domains: vec![Jid::parse("things.example").expect("a domain")],
-            outbox_bytes_max: 262_144,
+            outbox_bytes_max: 1_048_576,
+            outbox_bytes_full: 262_144,
             outbox_bytes_high: 65_536,
             outbox_bytes_low: 16_384,
             sessions_per_account_max: 20,

@@ -218,8 +218,8 @@ pub struct Limits {
     pub unauthenticated_per_shard_max: u32,
     /// Sessions per account. Default 20. Beyond it bind is answered with `resource-constraint`.
     pub sessions_per_account_max: u16,
-    /// Bytes waiting to be written to one session. Default 262 144. Senders in front of a full outbox are paused; what can't
-    /// be paused is answered with `resource-constraint` or counted.
+    /// Bytes waiting to be written to one session. Default 1 048 576. Senders wait from a sixteenth on; from a quarter on only
+    /// what was under way then is taken, and the rest answered with `resource-constraint` or counted.
     pub outbox_bytes_max: u32,
     /// Contacts in one roster. Default 2 000. Beyond it a roster set is answered with `resource-constraint`.
     pub roster_items_max: u32,
@@ -408,7 +408,7 @@ impl Default for LimitsConfig {
             connections_per_shard_max: 16_384,
             unauthenticated_per_shard_max: 1_024,
             sessions_per_account_max: 20,
-            outbox_bytes_max: ByteSize(256 * 1024),
+            outbox_bytes_max: ByteSize(1024 * 1024),
             roster_items_max: 2_000,
             requests_max: 100,
             offline_messages_max: 100,
@@ -912,7 +912,7 @@ mod tests {
         assert_eq!(settings.domains[0].as_str(), "localhost");
         assert_eq!(settings.limits.before_auth, ScanLimits::BEFORE_AUTH);
         assert_eq!(settings.limits.after_auth, ScanLimits::AFTER_AUTH);
-        assert_eq!(settings.limits.outbox_bytes_max, 262_144);
+        assert_eq!(settings.limits.outbox_bytes_max, 1_048_576);
         assert!(settings.helper_threads >= 1);
     }
 

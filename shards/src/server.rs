@@ -63,6 +63,8 @@ impl std::error::Error for StartError {}
 /// How an account was changed from outside.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccountChange {
+    /// It is new.
+    Created,
     /// It may not log in any more.
     Disabled,
     /// It is gone.
@@ -89,7 +91,7 @@ impl std::fmt::Debug for Broker {
 }
 
 /// Batches in the queue of one ordered pair of shards.
-const MESH_BATCHES: usize = 64;
+const MESH_BATCHES: usize = 8;
 /// Commands waiting for one shard.
 const COMMANDS: usize = 1024;
 /// A shard accepts this many descriptors less than the process may have, for the store and the rest.
@@ -111,8 +113,9 @@ impl Broker {
         let shard_config = Arc::new(ShardConfig {
             domains: settings.domains.clone(),
             outbox_bytes_max: settings.limits.outbox_bytes_max,
-            outbox_bytes_high: settings.limits.outbox_bytes_max / 4,
-            outbox_bytes_low: settings.limits.outbox_bytes_max / 16,
+            outbox_bytes_full: settings.limits.outbox_bytes_max / 4,
+            outbox_bytes_high: settings.limits.outbox_bytes_max / 16,
+            outbox_bytes_low: settings.limits.outbox_bytes_max / 64,
             sessions_per_account_max: settings.limits.sessions_per_account_max,
             directed_presence_max: 100,
             facts_bytes_max: usize::try_from(settings.limits.facts_bytes_max).unwrap_or(usize::MAX),
@@ -208,7 +211,7 @@ impl Broker {
         let condition = match change {
             AccountChange::Disabled | AccountChange::Removed => Some(stream::Condition::NotAuthorized),
             AccountChange::Password => Some(stream::Condition::Reset),
-            AccountChange::Enabled => None,
+            AccountChange::Created | AccountChange::Enabled => None,
         };
         for inbox in &self.inboxes {
             // Every shard is told; all but the home know nothing of the account.

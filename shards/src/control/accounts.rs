@@ -60,7 +60,8 @@ impl<S: Store> Accounts<S> {
                 let (keys, told) = self.keys(password).await?;
                 let created = accounts::create(&self.store, bare.as_jid(), keys, admin, now()).await;
                 refuse(created, &bare)?;
-                Ok(Done::quietly(Reply::Created { address: bare.as_str().to_owned(), password: told }))
+                let reply = Reply::Created { address: bare.as_str().to_owned(), password: told };
+                Ok(Done { reply, change: Some((bare, AccountChange::Created)) })
             }
             AccountCommand::Remove { address } => {
                 let bare = self.address(&address)?;

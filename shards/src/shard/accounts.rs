@@ -27,8 +27,13 @@ pub(super) struct Account {
     pub(super) blocked: Option<Box<BlockList>>,
     /// What waits for the store; `None` nearly always.
     pub(super) work: Option<Box<Work>>,
+    /// The store says that there is no such account: to be asked by everybody, and found out by nobody, it is remembered
+    /// like facts are.
+    pub(super) absent: bool,
     /// On the idle list.
     idle: bool,
+    /// Bytes it was counted with there.
+    counted: u32,
     /// Used since it came to the front of the idle list.
     touched: bool,
 }
@@ -43,7 +48,8 @@ impl Account {
     /// Bytes of what is known of it.
     fn facts_bytes(&self) -> usize {
         let blocked = self.blocked.as_ref().map_or(0, |list| size_of::<BlockList>() + list.heap_bytes());
-        self.facts.as_ref().map_or(0, |facts| facts.bytes()) + blocked
+        let absent = if self.absent { size_of::<Self>() + self.bare.as_str().len() } else { 0 };
+        self.facts.as_ref().map_or(0, |facts| facts.bytes()) + blocked + absent
     }
 
     fn is_idle(&self) -> bool {
@@ -92,7 +98,9 @@ impl Accounts {
             facts: None,
             blocked: None,
             work: None,
+            absent: false,
             idle: false,
+            counted: 0,
             touched: false,
         };
         let index = u32::try_from(self.slab.insert(account)).expect("accounts in memory are fewer than 2³²");
@@ -117,14 +125,15 @@ impl Accounts {
             account.touched = true;
             return;
         }
-        if account.facts.is_none() {
+        if account.facts.is_none() && !account.absent {
             return self.remove(index);
         }
         if account.idle {
             account.touched = true;
             return;
         }
-        self.idle_bytes += account.facts_bytes();
+        account.counted = account.facts_bytes() as u32;
+        self.idle_bytes += account.counted as usize;
         account.idle = true;
         account.touched = false;
         self.idle.push_back(index);
@@ -141,14 +150,14 @@ impl Accounts {
             // An account that was removed left its place in the list behind.
             let Some(account) = self.slab.get_mut(index as usize).filter(|account| account.idle) else { continue };
             account.idle = false;
-            let bytes = account.facts_bytes();
-            self.idle_bytes = self.idle_bytes.saturating_sub(bytes);
+            self.idle_bytes -= account.counted as usize;
             if !account.is_idle() {
                 continue; // In use again: it comes back when it is not.
             }
             if std::mem::take(&mut account.touched) && idle_bytes_max > 0 {
                 account.idle = true;
-                self.idle_bytes += bytes;
+                account.counted = account.facts_bytes() as u32;
+                self.idle_bytes += account.counted as usize;
                 self.idle.push_back(index);
             } else {
                 self.remove(index);
@@ -164,7 +173,13 @@ impl Accounts {
                 account.blocked = (!blocked.is_empty()).then(|| Box::new(blocked));
             }
             account.facts = facts;
+            account.absent = false;
         });
+    }
+
+    /// There is no such account.
+    pub(super) fn set_absent(&mut self, index: u32) {
+        self.replace(index, |account| (account.facts, account.blocked, account.absent) = (None, None, true));
     }
 
     /// Replaces whom an account blocks.
@@ -174,15 +189,19 @@ impl Accounts {
 
     fn replace(&mut self, index: u32, set: impl FnOnce(&mut Account)) {
         let Some(account) = self.slab.get_mut(index as usize) else { return };
-        let before = account.facts_bytes();
         set(account);
         if account.idle {
-            self.idle_bytes = (self.idle_bytes + account.facts_bytes()).saturating_sub(before);
+            self.idle_bytes -= account.counted as usize;
+            account.counted = account.facts_bytes() as u32;
+            self.idle_bytes += account.counted as usize;
         }
     }
 
     fn remove(&mut self, index: u32) {
         let Some(account) = self.slab.try_remove(index as usize) else { return };
+        if account.idle {
+            self.idle_bytes -= account.counted as usize;
+        }
         if let Ok(entry) = self.table.find_entry(account.hash, |&candidate| candidate == index) {
             entry.remove();
         }

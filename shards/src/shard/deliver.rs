@@ -204,17 +204,18 @@ impl Shard {
             return false;
         }
         let unsent = self.unsent(recipient);
-        if unsent >= self.config.outbox_bytes_max as usize {
+        let refused = unsent >= self.config.outbox_bytes_full as usize && !self.may_overfill(recipient, unsent, origin);
+        if unsent >= self.config.outbox_bytes_high as usize
+            && let Origin::Remote(shard, sender) = origin
+        {
+            self.pause_remote(recipient, shard, sender);
+        }
+        if refused {
             // A client that acknowledges nothing is given up; what it was sent goes on to its account, and so does this.
             if self.is_managed(recipient) {
                 self.terminate(recipient, stream::Condition::ResourceConstraint);
             }
             return false;
-        }
-        if unsent >= self.config.outbox_bytes_high as usize
-            && let Origin::Remote(shard, sender) = origin
-        {
-            self.pause_remote(recipient, shard, sender);
         }
         if self.hold_presence(recipient, (envelope.class, envelope.from), |out| body.append(out, None)) {
             return true;
@@ -226,6 +227,14 @@ impl Shard {
         self.write(recipient, |out| body.append(out, None));
         self.counters.stanzas_out[envelope.class.kind()] += 1;
         true
+    }
+
+    /// Whether a full outbox takes a stanza still: its sender was asked to wait, and had it under way.
+    fn may_overfill(&self, recipient: SessionId, unsent: usize, origin: Origin) -> bool {
+        let Origin::Remote(shard, sender) = origin else { return false };
+        let extras = self.get(recipient).and_then(|session| session.extras.as_ref());
+        let asked = extras.is_some_and(|extras| extras.waiters.contains(&Waiter::Remote(shard, sender)));
+        asked && unsent < self.config.outbox_bytes_max as usize
     }
 
     fn pause_remote(&mut self, recipient: SessionId, shard: ShardId, sender: SessionId) {

@@ -60,8 +60,11 @@ use work::Settling;
 pub struct ShardConfig {
     /// Domains whose accounts live here.
     pub domains: Vec<Jid>,
-    /// Bytes on their way to one client beyond which stanzas for it are refused. Default 262 144.
+    /// Bytes on their way to one client beyond which all stanzas for it are refused. Default 1 048 576.
     pub outbox_bytes_max: u32,
+    /// Bytes on their way to one client beyond which stanzas for it are refused, but for those that a sender had under way
+    /// when it was asked to wait. Default 262 144.
+    pub outbox_bytes_full: u32,
     /// Bytes on their way to one client beyond which its senders wait. Default 65 536.
     pub outbox_bytes_high: u32,
     /// Bytes on their way to one client below which they go on. Default 16 384.
@@ -1046,7 +1049,9 @@ impl Shard {
             Some(managed) if managed.is_hibernated() => 0,
             // It may have acknowledged all of it, and not be heard: who waited for it might be the one it waits for.
             Some(_) if session.flags.stalled || session.flags.awaits || session.paused > 0 => session.unsent(),
-            Some(managed) => session.unsent().max(managed.pressure(&self.config.managed, self.config.outbox_bytes_max)),
+            Some(managed) => {
+                session.unsent().max(managed.pressure(&self.config.managed, self.config.outbox_bytes_full))
+            }
         }
     }
 
@@ -1066,7 +1071,7 @@ impl Shard {
     /// As [`Shard::write`], within the outbox's bound: for what comes from others than the session itself, and nobody
     /// can be made to wait for.
     fn tell(&mut self, id: SessionId, append: impl FnOnce(&mut Vec<u8>)) -> bool {
-        if self.unsent(id) >= self.config.outbox_bytes_max as usize {
+        if self.unsent(id) >= self.config.outbox_bytes_full as usize {
             self.counters.drops[DropReason::OutboxFull] += 1;
             return false;
         }
@@ -1134,7 +1139,8 @@ pub(super) mod tests {
     pub(super) fn shards(count: u16) -> (Vec<Shard>, Homes) {
         let config = Arc::new(ShardConfig {
             domains: vec![Jid::parse("things.example").unwrap()],
-            outbox_bytes_max: 4096,
+            outbox_bytes_max: 16_384,
+            outbox_bytes_full: 4096,
             outbox_bytes_high: 1024,
             outbox_bytes_low: 256,
             sessions_per_account_max: 4,
@@ -1200,5 +1206,36 @@ pub(super) mod tests {
         let answers = shards[1].take_batch(ShardId(0), spare).unwrap();
         assert!(answers.bytes() < BATCH_OWN_BYTES_MAX + 3_000, "{} bytes", answers.bytes());
         assert_eq!(answers.len() as u64 + shards[1].counters.drops[DropReason::MeshFull], 1_000);
+    }
+
+    #[test]
+    fn what_a_sender_had_under_way_when_it_was_asked_to_wait_is_taken() {
+        let (mut shards, homes) = shards(2);
+        let home = |name: &str| homes.shard(homes.hash(Jid::parse(name).unwrap().as_jid()));
+        let at =
+            |shard| (0..).map(|n| format!("a{n}@things.example")).find(|name| home(name) == ShardId(shard)).unwrap();
+        let (sender, stuck) = (at(0), at(1));
+        let (first, second) = (bind(&mut shards[0], &sender, "first"), bind(&mut shards[0], &sender, "second"));
+        bind(&mut shards[1], &stuck, "r");
+        let message = format!("<message to='{stuck}/r'><body>{}</body></message>", "x".repeat(900));
+        let hand_over = |shards: &mut Vec<Shard>, sender, times| {
+            let refused = shards[1].counters.stanza_errors[Condition::ResourceConstraint];
+            for _ in 0..times {
+                assert_eq!(feed(&mut shards[0], sender, &message), Flow::Continue);
+            }
+            let mut batch = shards[0].take_batch(ShardId(1), Box::default()).unwrap();
+            shards[1].handoff(ShardId(0), &mut batch);
+            shards[1].counters.stanza_errors[Condition::ResourceConstraint] - refused
+        };
+        // From high on it is asked to wait, and what comes until it has heard of that goes beyond full.
+        assert_eq!(hand_over(&mut shards, first, 10), 0);
+        // Another one is asked too, and what it had under way by then is too much.
+        assert_eq!(hand_over(&mut shards, second, 1), 1);
+        // In the end there is a bound for all.
+        assert!((10..20).contains(&hand_over(&mut shards, first, 20)));
+        let mut answers = shards[1].take_batch(ShardId(0), Box::default()).unwrap();
+        shards[0].handoff(ShardId(1), &mut answers);
+        assert_eq!(feed(&mut shards[0], first, &message), Flow::Stalled);
+        assert_eq!(feed(&mut shards[0], second, &message), Flow::Stalled);
     }
 }

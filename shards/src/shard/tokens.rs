@@ -123,6 +123,7 @@ mod tests {
             let config = ShardConfig {
                 domains: vec![Jid::parse("things.example").unwrap()],
                 outbox_bytes_max: 4096,
+                outbox_bytes_full: 4096,
                 outbox_bytes_high: 1024,
                 outbox_bytes_low: 256,
                 sessions_per_account_max: 4,

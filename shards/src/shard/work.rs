@@ -37,8 +37,6 @@ pub(super) struct Work {
     bytes: usize,
     /// Senders that wait for the queue to empty.
     pub(super) waiters: Vec<Waiter>,
-    /// The store says that there is no such account.
-    absent: bool,
     /// The store could not say.
     failed: Option<StoreError>,
     /// The account was changed from outside while its facts were being loaded: they are not to be trusted.
@@ -147,12 +145,18 @@ impl Shard {
     /// Queues a stanza for an account. A local sender waits if there is no room, one elsewhere is asked to.
     pub(super) fn queue_inbound(&mut self, envelope: &Envelope<'_>, origin: Origin, body: &Body<'_>) -> Flow {
         let index = self.accounts.find_or_insert(envelope.hash, envelope.to);
-        let bytes = self.accounts.get(index).and_then(|account| account.work.as_ref()).map_or(0, |work| work.bytes);
+        let work = self.accounts.get(index).and_then(|account| account.work.as_ref());
+        let bytes = work.map_or(0, |work| work.bytes);
+        // What a sender had under way when it was asked to wait is taken still.
+        let asked = match origin {
+            Origin::Remote(shard, sender) => {
+                work.is_some_and(|work| work.waiters.contains(&Waiter::Remote(shard, sender)))
+            }
+            Origin::Local(_) | Origin::Broker => false,
+        };
+        let most = if asked { self.config.outbox_bytes_max } else { self.config.outbox_bytes_full };
         // A subscription request that is lost leaves two rosters that do not agree; each session has one under way at most.
         let request = matches!(envelope.class, Class::Presence(presence) if Subscribing::of(presence).is_some());
-        if bytes >= self.config.outbox_bytes_max as usize && !request {
-            return self.bounce(envelope, Condition::ResourceConstraint, DropReason::OutboxFull);
-        }
         if bytes >= self.config.outbox_bytes_high as usize {
             match origin {
                 Origin::Local(sender) => return self.wait_for_work(index, sender),
@@ -167,6 +171,9 @@ impl Shard {
                 }
                 Origin::Broker => {}
             }
+        }
+        if bytes >= most as usize && !request {
+            return self.bounce(envelope, Condition::ResourceConstraint, DropReason::OutboxFull);
         }
         let mut stanza = Vec::new();
         body.append(&mut stanza, None);
@@ -261,7 +268,7 @@ impl Shard {
                 self.release(waiters);
                 return self.accounts.settle(index, self.config.facts_bytes_max);
             }
-            if account.facts.is_none() && !work.absent && work.failed.is_none() {
+            if account.facts.is_none() && !account.absent && work.failed.is_none() {
                 return self.send(index, Running::Load, Errand::Load);
             }
             let Some(task) = work.queue.pop_front() else { return };
@@ -517,7 +524,7 @@ impl Shard {
         }
         match found {
             Ok(Some(facts)) => self.accounts.set_facts(index, Some(Box::new(facts))),
-            Ok(None) => work.absent = true,
+            Ok(None) => self.accounts.set_absent(index),
             Err(error) => work.failed = Some(error),
         }
     }
@@ -528,7 +535,7 @@ impl Shard {
         self.accounts.set_facts(index, None);
         if let Some(work) = self.accounts.get_mut(index).and_then(|account| account.work.as_mut()) {
             work.stale = matches!(work.running, Some(Running::Load));
-            (work.absent, work.failed) = (false, None);
+            work.failed = None;
         }
         self.accounts.settle(index, self.config.facts_bytes_max);
     }

@@ -79,6 +79,7 @@ impl Plan {
             config: ShardConfig {
                 domains: vec![Jid::parse(DOMAIN).unwrap()],
                 outbox_bytes_max,
+                outbox_bytes_full: outbox_bytes_max / 2,
                 outbox_bytes_high: outbox_bytes_max / 4,
                 outbox_bytes_low: outbox_bytes_max / 16,
                 sessions_per_account_max: 4,
