@@ -5,6 +5,7 @@
 
 pub mod caps;
 pub mod date;
+pub mod forms;
 pub mod jid;
 pub mod limits;
 pub mod ns;

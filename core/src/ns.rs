@@ -70,6 +70,8 @@ pub const DATA_FORMS: &str = "jabber:x:data";
 pub const SASL2: &str = "urn:xmpp:sasl:2";
 /// Fast authentication streamlining tokens (XEP-0484).
 pub const FAST: &str = "urn:xmpp:fast:0";
+/// Data forms validation (XEP-0122).
+pub const DATA_FORMS_VALIDATION: &str = "http://jabber.org/protocol/xdata-validate";
 /// SASL channel-binding type capability (XEP-0440).
 pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 /// Stream limits advertisement (XEP-0478).
