@@ -10,6 +10,7 @@ pub mod jid;
 pub mod limits;
 pub mod ns;
 pub mod precis;
+pub mod rsm;
 pub mod rules;
 pub mod sasl;
 pub mod sm;

@@ -72,6 +72,8 @@ pub const SASL2: &str = "urn:xmpp:sasl:2";
 pub const FAST: &str = "urn:xmpp:fast:0";
 /// Data forms validation (XEP-0122).
 pub const DATA_FORMS_VALIDATION: &str = "http://jabber.org/protocol/xdata-validate";
+/// Result set management (XEP-0059).
+pub const RSM: &str = "http://jabber.org/protocol/rsm";
 /// SASL channel-binding type capability (XEP-0440).
 pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 /// Stream limits advertisement (XEP-0478).
