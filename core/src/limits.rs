@@ -40,6 +40,16 @@ impl ScanLimits {
         name_bytes_max: 256,
         namespaces_max: 32,
     };
+    /// Of what was scanned already, under the bounds of the stream it came from, and is scanned once more.
+    pub const SCANNED: Self = Self {
+        stanza_bytes_max: u32::MAX,
+        elements_max: u16::MAX,
+        depth_max: u16::MAX,
+        attributes_max: u16::MAX,
+        attribute_bytes_max: u32::MAX,
+        name_bytes_max: u16::MAX,
+        namespaces_max: u16::MAX,
+    };
 }
 
 const _: () = assert!(ScanLimits::AFTER_AUTH.stanza_bytes_max >= 10_000, "RFC 6120 §13.12");

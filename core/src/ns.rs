@@ -42,6 +42,10 @@ pub const BLOCKING_ERRORS: &str = "urn:xmpp:blocking:errors";
 pub const PING: &str = "urn:xmpp:ping";
 /// Delayed delivery (XEP-0203).
 pub const DELAY: &str = "urn:xmpp:delay";
+/// Stable ids of stanzas (XEP-0359).
+pub const STANZA_IDS: &str = "urn:xmpp:sid:0";
+/// Ids of occupants of rooms (XEP-0421).
+pub const OCCUPANT_IDS: &str = "urn:xmpp:occupant-id:0";
 /// Stanza forwarding (XEP-0297).
 pub const FORWARD: &str = "urn:xmpp:forward:0";
 /// Message delivery receipts (XEP-0184).

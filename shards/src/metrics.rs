@@ -278,6 +278,7 @@ families! {
     stream_errors[stream::Condition] => "plaza_stream_errors_total", Counter, "Streams ended with an error, by its condition";
     stanza_errors[stanza::Condition] => "plaza_stanza_errors_total", Counter, "Stanzas answered with an error, by its condition";
     drops[DropReason] => "plaza_dropped_stanzas_total", Counter, "Stanzas dropped without an answer, by reason";
+    forged => "plaza_forged_elements_total", Counter, "Elements taken out of stanzas because they spoke in the broker's name";
     offline_kept => "plaza_offline_kept_total", Counter, "Messages stored for accounts that were away";
     outbox_bytes => "plaza_outbox_bytes", Gauge, "Bytes waiting to be written";
     session_bytes => "plaza_session_bytes", Gauge, "Bytes of user space the bound sessions take, TLS state and outboxes included";

@@ -185,6 +185,15 @@ fn a_message_to_another_shard_allocates_nothing() {
 }
 
 #[test]
+fn a_message_with_an_id_of_its_own_allocates_nothing() {
+    let message = |to: &str| {
+        let id = "<origin-id xmlns='urn:xmpp:sid:0' id='de305d54-75b4-431b-adb2-eb6b9e546013'/>";
+        format!("<message to='{to}' id='0001' type='chat'><body>the lamp was switched on at seven</body>{id}</message>")
+    };
+    check(true, |[first, second]| [message(second), message(first)]);
+}
+
+#[test]
 fn an_answered_ping_allocates_nothing() {
     let ping = "<iq type='get' id='p1' to='things.example'><ping xmlns='urn:xmpp:ping'/></iq>";
     check(true, |_| [ping.to_owned(), ping.to_owned()]);

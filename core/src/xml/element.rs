@@ -108,6 +108,18 @@ impl<'a> Element<'a> {
             content: &element.raw[mark.content.range()],
         })
     }
+    /// Appends the element as it came, but for the children that `leaves_out` names.
+    pub fn write_without(&self, out: &mut Vec<u8>, mut leaves_out: impl FnMut(&Child<'a>) -> bool) {
+        let mut at = 0;
+        for (mark, child) in self.marks.children.iter().zip(self.children()) {
+            if leaves_out(&child) {
+                let whole = mark.whole.range();
+                out.extend_from_slice(self.raw.as_bytes().get(at..whole.start).unwrap_or_default());
+                at = whole.end;
+            }
+        }
+        out.extend_from_slice(self.raw.as_bytes().get(at..).unwrap_or_default());
+    }
     /// The first child, if any.
     pub fn first_child(&self) -> Option<Child<'a>> {
         self.children().next()

@@ -1349,6 +1349,21 @@ mod tests {
     }
 
     #[test]
+    fn an_element_is_written_without_some_of_its_children() {
+        let input = "<a b='1'> <c/>x<d>1</d><![CDATA[<d/>]]><d/></a >";
+        let (mut scanner, ns) = (Scanner::new(), StreamNamespaces::default());
+        let Ok(Scanned::Element { element, .. }) = scanner.next(&LIMITS, &ns, input.as_bytes()) else { panic!() };
+        let check = |name: &str, expected: &str| {
+            let mut out = b"before".to_vec();
+            element.write_without(&mut out, |child| child.name == name);
+            assert_eq!(String::from_utf8(out).unwrap(), format!("before{expected}"));
+        };
+        check("c", "<a b='1'> x<d>1</d><![CDATA[<d/>]]><d/></a >");
+        check("d", "<a b='1'> <c/>x<![CDATA[<d/>]]></a >");
+        check("e", input);
+    }
+
+    #[test]
     fn memory_is_used_again() {
         let input = "<a xmlns:p='u&#58;' b='1' p:c='2'><d><e f='3' xmlns='&amp;'/></d><g/></a>".repeat(50);
         let (mut scanner, ns) = (Scanner::new(), StreamNamespaces::default());

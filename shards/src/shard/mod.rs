@@ -10,6 +10,7 @@ mod blocking;
 mod caps;
 mod carbons;
 mod deliver;
+mod forged;
 mod kept;
 mod managed;
 mod presence;
@@ -438,6 +439,9 @@ impl Shard {
             && !is_own(&attr.value(), &from)
         {
             return Flow::End(stream::Condition::InvalidFrom.into());
+        }
+        if let Some(flow) = self.take_without_forged(id, stanza.class.kind(), &from, &stanza.element) {
+            return flow;
         }
         let Some(to) = stanza.to else {
             self.counters.stanzas_in[stanza.class.kind()] += 1;

@@ -15,6 +15,7 @@ mod catalogue;
 mod clients;
 mod crash;
 mod flow;
+mod forged;
 mod managed;
 mod sasl2;
 mod scene;
