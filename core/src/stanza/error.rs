@@ -160,8 +160,20 @@ pub struct StanzaError {
     pub error_type: ErrorType,
     /// Text for the sender's developer, "" for none. Says what to change and nothing of our insides.
     pub text: &'static str,
-    /// The condition of an application, if it says more (RFC 6120 §8.3.4): its element's name and namespace.
-    pub specific: Option<(&'static str, &'static str)>,
+    /// What the protocol in question calls it, if it has a name for it.
+    pub detail: Option<Detail>,
+}
+
+/// An application-specific condition (RFC 6120 §8.3.4): an element of a protocol's own error namespace, empty but for an
+/// attribute at most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Detail {
+    /// Element name.
+    pub name: &'static str,
+    /// Namespace.
+    pub ns: &'static str,
+    /// Its attribute: name and value.
+    pub attr: Option<(&'static str, &'static str)>,
 }
 
 impl StanzaError {
@@ -170,19 +182,43 @@ impl StanzaError {
         condition: Condition::NotAcceptable,
         error_type: ErrorType::Cancel,
         text: "",
-        specific: Some(("blocked", ns::BLOCKING_ERRORS)),
+        detail: Some(Detail { name: "blocked", ns: ns::BLOCKING_ERRORS, attr: None }),
     };
+
+    /// The same error with another type than the recommended one.
+    #[must_use]
+    pub const fn with_type(mut self, error_type: ErrorType) -> Self {
+        self.error_type = error_type;
+        self
+    }
+
+    /// The same error with a text for the sender's developer.
+    #[must_use]
+    pub const fn with_text(mut self, text: &'static str) -> Self {
+        self.text = text;
+        self
+    }
+
+    /// The same error with an application-specific condition.
+    #[must_use]
+    pub const fn with_detail(mut self, detail: Detail) -> Self {
+        self.detail = Some(detail);
+        self
+    }
 }
 
 impl From<Condition> for StanzaError {
     fn from(condition: Condition) -> Self {
-        Self { condition, error_type: condition.error_type(), text: "", specific: None }
+        Self { condition, error_type: condition.error_type(), text: "", detail: None }
     }
 }
 
 impl fmt::Display for StanzaError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} ({})", self.condition.name(), self.error_type.name())?;
+        if let Some(detail) = self.detail {
+            write!(f, ", {}", detail.name)?;
+        }
         if self.text.is_empty() { Ok(()) } else { write!(f, ": {}", self.text) }
     }
 }
@@ -240,5 +276,8 @@ mod tests {
         let error = StanzaError::from(Condition::ResourceConstraint);
         assert_eq!((error.error_type, error.text), (ErrorType::Wait, ""));
         assert_eq!(error.to_string(), "resource-constraint (wait)");
+        let detail = Detail { name: "closed-node", ns: "urn:errors", attr: None };
+        let error = error.with_type(ErrorType::Cancel).with_detail(detail).with_text("ask the owner");
+        assert_eq!(error.to_string(), "resource-constraint (cancel), closed-node: ask the owner");
     }
 }

@@ -3,8 +3,8 @@
 mod error;
 mod rewrite;
 
-pub use error::{Condition, ErrorType, StanzaError};
-pub use rewrite::{Stamp, write_error, write_reply_start, write_stanza};
+pub use error::{Condition, Detail, ErrorType, StanzaError};
+pub use rewrite::{Stamp, write_error, write_error_with, write_reply_start, write_stanza};
 
 use crate::ns;
 use crate::xml::{Attr, Element};

@@ -1,7 +1,7 @@
 //! Writing a stanza for its recipient: a start tag of ours, `from` stamped, the children's bytes exactly as scanned
 //! (CDATA re-written as text). Never allocates beyond `out`.
 
-use super::{ErrorType, Kind, Stanza, StanzaError};
+use super::{Detail, ErrorType, Kind, Stanza, StanzaError};
 use crate::ns;
 use crate::xml::{StreamNamespaces, write};
 
@@ -80,11 +80,26 @@ fn write_attrs(out: &mut Vec<u8>, stanza: &Stanza<'_>, stamp: Stamp<'_>) {
 /// "" leaves the attribute out), then the `<error/>`. The original payload is not echoed (RFC 6120 §8.3.1 MAY).
 /// Takes the raw id, so that a handed-over stanza can be answered without scanning it again.
 pub fn write_error(out: &mut Vec<u8>, kind: Kind, id_raw: Option<&str>, from: &str, to: &str, error: StanzaError) {
+    write_error_with(out, kind, id_raw, from, to, &[], error);
+}
+
+/// As [`write_error`], with a payload in front of the `<error/>`, for protocols whose errors say more than that.
+pub fn write_error_with(
+    out: &mut Vec<u8>,
+    kind: Kind,
+    id_raw: Option<&str>,
+    from: &str,
+    to: &str,
+    payload: &[u8],
+    error: StanzaError,
+) {
     out.push(b'<');
     out.extend_from_slice(kind.name().as_bytes());
     write::attr(out, "type", "error");
     write_addresses(out, id_raw, from, to);
-    out.extend_from_slice(b"><error");
+    out.push(b'>');
+    out.extend_from_slice(payload);
+    out.extend_from_slice(b"<error");
     write::attr(out, "type", type_name(error.error_type));
     out.extend_from_slice(b"><");
     out.extend_from_slice(error.condition.name().as_bytes());
@@ -98,10 +113,13 @@ pub fn write_error(out: &mut Vec<u8>, kind: Kind, id_raw: Option<&str>, from: &s
         write::text(out, error.text);
         out.extend_from_slice(b"</text>");
     }
-    if let Some((name, ns)) = error.specific {
+    if let Some(Detail { name, ns, attr }) = error.detail {
         out.push(b'<');
         out.extend_from_slice(name.as_bytes());
         write::attr(out, "xmlns", ns);
+        if let Some((name, value)) = attr {
+            write::attr(out, name, value);
+        }
         out.extend_from_slice(b"/>");
     }
     out.extend_from_slice(b"</error></");
@@ -148,6 +166,7 @@ const fn type_name(error_type: ErrorType) -> &'static str {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Condition;
     use super::*;
     use crate::limits::ScanLimits;
     use crate::xml::{Scanned, Scanner};
@@ -236,6 +255,21 @@ mod tests {
             "<c:message from='a@b/c' xmlns='' xmlns:c='jabber:client'><a/></c:message>",
         );
         check("<message xmlns='jabber:client'><body/></message>", "<message from='a@b/c'><body/></message>");
+    }
+
+    #[test]
+    fn an_error_says_what_the_protocol_calls_it() {
+        let detail = Detail { name: "unsupported", ns: "urn:errors", attr: Some(("feature", "it's")) };
+        let error = StanzaError::from(Condition::FeatureNotImplemented).with_text("no").with_detail(detail);
+        let mut out = Vec::new();
+        write_error_with(&mut out, Kind::Iq, Some("1"), "a@b", "", b"<x/>", error);
+        assert_eq!(
+            String::from_utf8(out).unwrap(),
+            "<iq type='error' id='1' from='a@b'><x/><error type='cancel'>\
+             <feature-not-implemented xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>\
+             <text xmlns='urn:ietf:params:xml:ns:xmpp-stanzas' xml:lang='en'>no</text>\
+             <unsupported xmlns='urn:errors' feature='it&apos;s'/></error></iq>"
+        );
     }
 
     #[test]
