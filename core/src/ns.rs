@@ -78,6 +78,24 @@ pub const FAST: &str = "urn:xmpp:fast:0";
 pub const DATA_FORMS_VALIDATION: &str = "http://jabber.org/protocol/xdata-validate";
 /// Result set management (XEP-0059).
 pub const RSM: &str = "http://jabber.org/protocol/rsm";
+/// Publish-subscribe (XEP-0060).
+pub const PUBSUB: &str = "http://jabber.org/protocol/pubsub";
+/// Publish-subscribe, what leaves a service unasked (XEP-0060).
+pub const PUBSUB_EVENT: &str = "http://jabber.org/protocol/pubsub#event";
+/// Publish-subscribe, what owners do (XEP-0060).
+pub const PUBSUB_OWNER: &str = "http://jabber.org/protocol/pubsub#owner";
+/// Publish-subscribe, error conditions (XEP-0060).
+pub const PUBSUB_ERRORS: &str = "http://jabber.org/protocol/pubsub#errors";
+/// FORM_TYPE of a node's configuration (XEP-0060 §17.4.3).
+pub const PUBSUB_NODE_CONFIG: &str = "http://jabber.org/protocol/pubsub#node_config";
+/// FORM_TYPE of what a publisher takes a node to be (XEP-0060 §7.1.5).
+pub const PUBSUB_PUBLISH_OPTIONS: &str = "http://jabber.org/protocol/pubsub#publish-options";
+/// FORM_TYPE of a subscription's options (XEP-0060 §17.4.2).
+pub const PUBSUB_SUBSCRIBE_OPTIONS: &str = "http://jabber.org/protocol/pubsub#subscribe_options";
+/// FORM_TYPE of the decision on a subscription (XEP-0060 §17.4.1).
+pub const PUBSUB_SUBSCRIBE_AUTHORIZATION: &str = "http://jabber.org/protocol/pubsub#subscribe_authorization";
+/// FORM_TYPE of what is told of a node (XEP-0060 §17.4.4).
+pub const PUBSUB_META_DATA: &str = "http://jabber.org/protocol/pubsub#meta-data";
 /// SASL channel-binding type capability (XEP-0440).
 pub const SASL_CHANNEL_BINDING: &str = "urn:xmpp:sasl-cb:0";
 /// Stream limits advertisement (XEP-0478).

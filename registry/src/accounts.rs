@@ -155,6 +155,7 @@ fn erase(table: Table, bare: JidRef<'_>) -> Option<Write> {
         Table::Offline => Write::DeletePrefix { table, prefix: key::offline(bare) },
         Table::Private => Write::DeletePrefix { table, prefix: key::private(bare) },
         Table::Resumables => Write::DeletePrefix { table, prefix: key::resumables(bare) },
+        Table::PubSub => Write::DeletePrefix { table, prefix: key::pubsub(bare) },
         Table::Broker => return None,
     })
 }

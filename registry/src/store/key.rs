@@ -71,6 +71,11 @@ pub(crate) fn private(owner: JidRef<'_>) -> Vec<u8> {
     owned(owner)
 }
 
+/// Prefix of all of a service, or of an account's own, in [`super::Table::PubSub`].
+pub(crate) fn pubsub(host: JidRef<'_>) -> Vec<u8> {
+    owned(host)
+}
+
 /// Prefix of the records of one account in a table where it has several.
 fn owned(owner: JidRef<'_>) -> Vec<u8> {
     let mut key = account(owner);

@@ -34,6 +34,8 @@ pub enum Table {
     Resumables,
     /// Tokens for the next login (XEP-0484).
     Tokens,
+    /// Nodes of publish-subscribe, and all that belongs to them.
+    PubSub,
     /// The broker's own facts: schema version, server secrets.
     Broker,
 }

@@ -14,9 +14,10 @@ impl Table {
         Self::Blocklists,
         Self::Resumables,
         Self::Tokens,
+        Self::PubSub,
         Self::Broker,
     ];
-    const COUNT: usize = 10;
+    const COUNT: usize = 11;
 
     /// Its name in an engine. Never changed: data is stored under it.
     pub(super) const fn name(self) -> &'static str {
@@ -30,6 +31,7 @@ impl Table {
             Self::Blocklists => "blocklists",
             Self::Resumables => "resumables",
             Self::Tokens => "tokens",
+            Self::PubSub => "pubsub",
             Self::Broker => "broker",
         }
     }
