@@ -15,6 +15,7 @@ pub mod helpers;
 pub mod offline;
 pub mod owned;
 pub mod private;
+pub mod pubsub;
 mod record;
 pub mod resumables;
 pub mod rosters;
