@@ -12,6 +12,7 @@ use plaza_core::stream::{self, StreamConfig};
 use plaza_registry::directory::CapsCache;
 use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
+use plaza_registry::pubsub;
 use plaza_registry::resumables::{self, Resumable};
 use plaza_registry::services::{self, ServiceConfig, ServiceLimits};
 use plaza_registry::store::embedded::EmbeddedStore;
@@ -135,6 +136,7 @@ impl Broker {
             components: Vec::new(),
             roster_items_max: settings.limits.roster_items_max,
             limits: ServiceLimits::default(),
+            pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, settings.domains.clone()),
         });
         let errands = Arc::new(ErrandConfig {
             roster_items_max: settings.limits.roster_items_max,

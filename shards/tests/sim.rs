@@ -5,6 +5,7 @@
 //! - stanzas between two addresses arrive in the order they were sent (RFC 6120 §10.1);
 //! - each is delivered, answered with an error, or counted as dropped, and only one of these;
 //! - nobody waits for ever, whoever ended meanwhile;
+//! - events of services reach whom they are for in the order they happened;
 //! - outboxes and batches stay within their bounds;
 //! - those who saw a session available learn once that it is gone (RFC 6121 §4.5.2, §4.6.3);
 //! - when all sessions have ended, nothing of them is left.
@@ -48,6 +49,18 @@ fn seed_63_a_full_outbox_is_one_drop_or_one_error() {
 #[test]
 fn seed_157_what_one_resource_took_is_not_refused_for_another() {
     simulate(157);
+}
+
+#[test]
+fn events_arrive() {
+    let mut seen = 0;
+    for seed in 0..50 {
+        let mut world = World::new(seed);
+        world.live();
+        world.drain();
+        seen += world.events_seen;
+    }
+    assert!(seen > 100, "{seen} events arrived");
 }
 
 #[test]

@@ -201,8 +201,14 @@ impl<S: Store> Call<'_, S> {
         };
         let is_cut = nodes.len() > len;
         nodes.truncate(len);
+        let with_set = with_set || is_cut || nodes.len() < count;
         let mut out = Vec::new();
         begin(&mut out, ns::DISCO_ITEMS, None);
+        if nodes.is_empty() && !with_set {
+            out.pop();
+            out.extend_from_slice(b"/>");
+            return Ok(out);
+        }
         for (id, title) in &nodes {
             out.extend_from_slice(b"<item");
             write::attr(&mut out, "jid", self.host.jid().as_str());
@@ -212,7 +218,7 @@ impl<S: Store> Call<'_, S> {
             }
             out.extend_from_slice(b"/>");
         }
-        if with_set || is_cut || nodes.len() < count {
+        if with_set {
             let ends = nodes.first().zip(nodes.last()).map(|((first, _), (last, _))| (first.as_str(), last.as_str()));
             rsm::Page { ends, index: None, count: Some(count) }.write(&mut out);
         }

@@ -36,7 +36,8 @@ use self::call::{Call, Outcome};
 pub use self::disco::ACCOUNT_FEATURES;
 pub use self::error::Refusal;
 pub use self::notify::{
-    ApprovalRequest, Audience, EventKind, Notification, RECIPIENTS_PAGE, Reach, Recipient, Recipients,
+    ApprovalRequest, Audience, EventKind, Message, Notification, Outgoing, RECIPIENTS_PAGE, Reach, Recipient,
+    Recipients,
 };
 pub use self::options::Shows;
 use self::turns::Turns;

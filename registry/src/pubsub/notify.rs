@@ -94,6 +94,75 @@ pub struct ApprovalRequest {
     pub payload: Vec<u8>,
 }
 
+/// What leaves a service after a request, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Outgoing {
+    /// Events.
+    pub notifications: Vec<Notification>,
+    /// Requests to owners.
+    pub messages: Vec<ApprovalRequest>,
+}
+
+impl Outgoing {
+    /// Whether there is nothing to tell anyone.
+    pub fn is_empty(&self) -> bool {
+        self.notifications.is_empty() && self.messages.is_empty()
+    }
+
+    /// All of it as messages.
+    pub fn into_messages(self) -> impl Iterator<Item = Message> {
+        self.notifications.into_iter().map(Message::from).chain(self.messages.into_iter().map(Message::from))
+    }
+}
+
+/// A message on its way to many.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The service, or the account's bare JID.
+    pub from: Jid,
+    /// Its type.
+    pub message_type: MessageType,
+    /// The whole stanza, but for `to`.
+    pub text: Vec<u8>,
+    /// The addresses it is for.
+    pub recipients: Recipients,
+    /// Whom else it is for.
+    pub audience: Option<Audience>,
+}
+
+impl From<Notification> for Message {
+    fn from(event: Notification) -> Self {
+        let Notification { from, message_type, kind: _, payload, recipients, audience } = event;
+        Self { text: message(&from, message_type, "", &payload), from, message_type, recipients, audience }
+    }
+}
+
+impl From<ApprovalRequest> for Message {
+    fn from(request: ApprovalRequest) -> Self {
+        let ApprovalRequest { from, to, id, payload } = request;
+        let message_type = MessageType::Normal;
+        let text = message(&from, message_type, &id, &payload);
+        Self { text, from, message_type, recipients: Recipients::one(to), audience: None }
+    }
+}
+
+/// A message without `to`.
+fn message(from: &Jid, message_type: MessageType, id: &str, payload: &[u8]) -> Vec<u8> {
+    let mut out = Vec::with_capacity(payload.len() + 128);
+    out.extend_from_slice(b"<message");
+    write::attr(&mut out, "from", from.as_str());
+    if message_type == MessageType::Headline {
+        out.extend_from_slice(b" type='headline'");
+    }
+    if !id.is_empty() {
+        write::attr(&mut out, "id", id);
+    }
+    out.push(b'>');
+    out.extend_from_slice(payload);
+    out.extend_from_slice(b"</message>");
+    out
+}
+
 /// One recipient.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recipient {
@@ -131,7 +200,7 @@ impl Recipients {
     }
 
     /// These addresses.
-    pub(super) fn these(jids: Vec<Jid>) -> Self {
+    pub fn these(jids: Vec<Jid>) -> Self {
         Self { ready: jids.into_iter().map(|jid| Recipient { jid, shows: Shows::ALL }).collect(), rest: None }
     }
 
@@ -158,6 +227,16 @@ impl Recipients {
     /// Whether there are none, as far as is known without looking further.
     pub fn is_empty(&self) -> bool {
         self.ready.is_empty() && self.rest.is_none()
+    }
+
+    /// Those at hand, perhaps none; [`Self::next`] has the others.
+    pub fn take_ready(&mut self) -> Vec<Recipient> {
+        std::mem::take(&mut self.ready)
+    }
+
+    /// Whether there may be more than those at hand.
+    pub const fn has_more(&self) -> bool {
+        self.rest.is_some()
     }
 
     /// The next page, at most [`RECIPIENTS_PAGE`] long; `None` if there are no more. The first is at hand, a later one is

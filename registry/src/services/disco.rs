@@ -8,6 +8,7 @@ use plaza_core::xml::read::Node;
 use plaza_core::xml::write;
 
 use super::{Component, ServiceConfig};
+use crate::pubsub;
 
 /// Items in one answer. Beyond it the rest is left out: paging (XEP-0059) has to come before there are so many.
 const ITEMS_MAX: usize = 100;
@@ -129,7 +130,9 @@ fn info(node: Option<&str>, identities: &[Identity<'_>], by: By) -> Vec<u8> {
         }
         out.extend_from_slice(b"/>");
     }
-    for (feature, _) in FEATURES.iter().filter(|(_, said_by)| *said_by == by || *said_by == By::Both) {
+    let pep = if by == By::Account { pubsub::ACCOUNT_FEATURES } else { &[] }; // XEP-0163 v1.2.2 §6.1
+    let features = FEATURES.iter().filter(|(_, said_by)| *said_by == by || *said_by == By::Both).map(|(var, _)| var);
+    for feature in features.chain(pep) {
         out.extend_from_slice(b"<feature");
         write::attr(&mut out, "var", feature);
         out.extend_from_slice(b"/>");

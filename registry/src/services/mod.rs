@@ -10,6 +10,7 @@ mod blocking;
 mod disco;
 mod facts;
 mod private;
+mod pubsub;
 mod roster;
 #[cfg(test)]
 mod testing;
@@ -20,13 +21,14 @@ use std::sync::Arc;
 use plaza_core::caps::Caps;
 use plaza_core::jid::Jid;
 use plaza_core::ns;
-use plaza_core::stanza::{Condition, IqType, Kind, write_error, write_reply_start};
+use plaza_core::stanza::{Condition, IqType, Kind, write_error_with, write_reply_start};
 use plaza_core::xml::NotStandalone;
 use plaza_core::xml::read::Node;
 
 pub use self::roster::payload as roster_payload;
 use crate::blocking::BlockList;
 use crate::owned::OwnedError;
+use crate::pubsub::{Config as PubsubConfig, Outgoing, Refusal};
 use crate::rosters::RosterItem;
 use crate::store::{Store, StoreError};
 
@@ -47,6 +49,8 @@ pub struct ServiceConfig {
     pub roster_items_max: u32,
     /// Bounds of what accounts keep.
     pub limits: ServiceLimits,
+    /// Bounds of publish-subscribe, and whose turn it is.
+    pub pubsub: PubsubConfig,
 }
 
 /// Bounds of what an account may keep here.
@@ -165,6 +169,8 @@ pub enum Effect {
         /// Who left it.
         unblocked: Vec<Jid>,
     },
+    /// Tell all whom these concern, in order, a bounded number of them at a time.
+    Pubsub(Box<Outgoing>),
 }
 
 /// The server's capabilities, for the stream features (XEP-0115 §6.3): they are a hash of what [`answer`] says of it.
@@ -175,7 +181,10 @@ pub fn caps(config: &ServiceConfig) -> Caps {
 /// Answers one IQ. Whatever it asked to be stored is durable before this resolves.
 pub async fn answer<S: Store>(config: Arc<ServiceConfig>, store: S, request: Request) -> Reply {
     let mut reply = Reply::default();
-    let result = serve(&config, &store, &request, &mut reply.effects).await;
+    let result = match pubsub::target(&request) {
+        Some(owner) => pubsub::answer(&config.pubsub, &store, &request, owner, &mut reply.effects).await,
+        None => serve(&config, &store, &request, &mut reply.effects).await.map_err(Refusal::from),
+    };
     let from = match &request.target {
         Target::Server(jid) | Target::Account(jid) if request.addressed => jid.as_str(),
         Target::Server(_) | Target::Account(_) => "",
@@ -187,8 +196,8 @@ pub async fn answer<S: Store>(config: Arc<ServiceConfig>, store: S, request: Req
             reply.stanza.extend_from_slice(&payload);
             reply.stanza.extend_from_slice(b"</iq>");
         }
-        Err(condition) => {
-            write_error(&mut reply.stanza, Kind::Iq, Some(&request.id_raw), from, to, condition.into());
+        Err(Refusal { error, payload }) => {
+            write_error_with(&mut reply.stanza, Kind::Iq, Some(&request.id_raw), from, to, &payload, error);
         }
     }
     reply

@@ -22,8 +22,10 @@ use plaza_core::stream::{self, Need, Stream, StreamConfig, Violation};
 use plaza_core::xml::{Scanned, Scanner, StreamNamespaces};
 use plaza_registry::errands::{self, Errand, ErrandConfig, Return};
 use plaza_registry::helpers::Helpers;
+use plaza_registry::pubsub::{Recipient, Recipients};
 use plaza_registry::resumables::{self, Resumable};
 use plaza_registry::services::{self, Reply, Request, ServiceConfig};
+use plaza_registry::store::StoreError;
 use plaza_registry::store::embedded::EmbeddedStore;
 use slab::Slab;
 
@@ -130,10 +132,13 @@ enum Outcome {
     Errand(Jid, Return),
     Password(Key, Option<bool>),
     Reply(Jid, ReplyTo, Reply),
+    Recipients(Recipients, Result<Option<Vec<Recipient>>, StoreError>),
 }
 
 /// A tick: the wheel's and the deadlines' unit.
 const TICK: Duration = Duration::from_millis(100);
+/// Recipients of services' messages told in a turn, so that an event for many does not hold up what else there is.
+const FANNED_PER_TURN: usize = 256;
 /// How long the peer has to close after we did.
 const LINGER: Duration = Duration::from_secs(2);
 /// Ticks without bytes after which a session gives up its armed receive.
@@ -352,6 +357,7 @@ impl Driver {
         self.take_outcomes();
         self.feed_ready();
         self.on_time();
+        self.shard.go_on_fanning(FANNED_PER_TURN);
         self.carry_out();
         self.flush_all();
         self.hand_over();
@@ -367,6 +373,7 @@ impl Driver {
             && self.parts.port.is_empty()
             && self.parts.inbox.is_empty()
             && self.tasks.is_idle()
+            && !self.shard.is_fanning()
     }
 
     fn batches_wait(&self) -> bool {
@@ -1156,6 +1163,7 @@ impl Driver {
                 Effect::End(key, condition) => self.end_stream(key, condition),
                 Effect::Service(request, reply_to) => self.call_service(*request, reply_to),
                 Effect::Errand(account, errand) => self.run_errand(account, *errand),
+                Effect::Recipients(recipients) => self.read_recipients(*recipients),
                 Effect::Login(key, known) => self.on_known(key, known),
                 Effect::Displace(key) => self.displace(key),
                 Effect::Expire(id) => self.shard.expire(id, None),
@@ -1185,6 +1193,14 @@ impl Driver {
         });
     }
 
+    fn read_recipients(&mut self, mut recipients: Recipients) {
+        let (store, outcomes) = (self.parts.store.clone(), Rc::clone(&self.outcomes));
+        self.tasks.spawn(async move {
+            let page = recipients.next(&store).await;
+            outcomes.borrow_mut().push_back(Outcome::Recipients(recipients, page));
+        });
+    }
+
     fn take_outcomes(&mut self) {
         loop {
             let Some(outcome) = self.outcomes.borrow_mut().pop_front() else { return };
@@ -1192,6 +1208,7 @@ impl Driver {
                 Outcome::Errand(account, brought) => self.shard.errand_done(&account, brought),
                 Outcome::Password(key, matches) => self.on_password(key, matches),
                 Outcome::Reply(caller, reply_to, reply) => self.shard.reply(&caller, reply_to, reply),
+                Outcome::Recipients(recipients, page) => self.shard.recipients_read(recipients, page),
             }
         }
     }

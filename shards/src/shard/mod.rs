@@ -10,6 +10,7 @@ mod blocking;
 mod caps;
 mod carbons;
 mod deliver;
+mod fanning;
 mod forged;
 mod kept;
 mod managed;
@@ -38,6 +39,7 @@ use plaza_registry::directory::CapsCache;
 use plaza_registry::errands::Errand;
 use plaza_registry::facts::Facts;
 use plaza_registry::offline::OfflineLimits;
+use plaza_registry::pubsub::Recipients;
 use plaza_registry::services::{Effect as ServiceEffect, Reply, Request, Target};
 use plaza_registry::store::StoreError;
 use plaza_registry::tokens::TokenLimits;
@@ -120,6 +122,8 @@ pub enum Effect {
     Displace(Key),
     /// The session holds more than it may: bring it to [`Shard::expire`].
     Expire(SessionId),
+    /// Read the next page of these; bring it to [`Shard::recipients_read`].
+    Recipients(Box<Recipients>),
     /// The facts a login waits for ([`Shard::login`]) are there, or cannot be had.
     Login(Key, Result<(), StoreError>),
     /// A client's tokens are kept ([`Shard::keep_tokens`]): what it is to be told, or how its login fails after all.
@@ -176,6 +180,8 @@ pub struct Shard {
     storing: BTreeSet<u32>,
     /// Who waits until that is done, with how many accounts are not.
     settling: Slab<Settling>,
+    /// Messages of services on their way to many.
+    fanning: fanning::Fanning,
     /// What happened, for the metrics.
     pub counters: Counters,
 }
@@ -209,6 +215,7 @@ impl Shard {
             caps_waiting: HashMap::new(),
             storing: BTreeSet::new(),
             settling: Slab::new(),
+            fanning: fanning::Fanning::default(),
             counters: Counters::default(),
         }
     }
@@ -659,6 +666,7 @@ impl Shard {
                 ServiceEffect::Blocklist { list, blocked, unblocked } => {
                     self.blocklist_changed(caller, list, blocked, unblocked);
                 }
+                ServiceEffect::Pubsub(outgoing) => self.fan(*outgoing),
             }
         }
         match reply_to {

@@ -387,7 +387,7 @@ pub(super) struct Fan<'a> {
 }
 
 /// Appends a stanza written without `to`, addressed.
-fn write_addressed(out: &mut Vec<u8>, text: &[u8], to: &str) {
+pub(super) fn write_addressed(out: &mut Vec<u8>, text: &[u8], to: &str) {
     let name_end = text.iter().position(|&byte| byte == b' ').unwrap_or(text.len());
     let (name, rest) = text.split_at(name_end);
     out.extend_from_slice(name);

@@ -188,6 +188,7 @@ mod tests {
                     | Effect::Service(..)
                     | Effect::Login(..)
                     | Effect::Displace(_)
+                    | Effect::Recipients(_)
                     | Effect::Expire(_) => {
                         panic!("nobody asked for that")
                     }

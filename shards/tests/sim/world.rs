@@ -8,13 +8,14 @@ use plaza_core::limits::ScanLimits;
 use plaza_core::ns;
 use plaza_core::sasl::scram::{Hash, Keys};
 use plaza_core::sm::SmId;
-use plaza_core::stanza::{Condition, IqType, Kind, write_error, write_reply_start};
+use plaza_core::stanza::{Condition, IqType, Kind, MessageType, write_error, write_reply_start};
 use plaza_core::stream::{self, NotResumed};
 use plaza_core::subscription::State;
 use plaza_core::xml::{Scanned, Scanner, StreamNamespaces};
 use plaza_registry::accounts::{self, NewKeys};
 use plaza_registry::errands::{self, Errand, ErrandConfig};
 use plaza_registry::offline::{self, OfflineLimits};
+use plaza_registry::pubsub;
 use plaza_registry::rosters;
 use plaza_registry::services::{Effect as ServiceEffect, Reply, Request, ServiceConfig, ServiceLimits, Target};
 use plaza_registry::store::StoreError;
@@ -160,6 +161,8 @@ struct Client {
     directed: Vec<String>,
     /// Highest number seen from an address.
     latest: HashMap<(String, String, bool), usize>,
+    /// Number of the last event, by `from` and `to`.
+    events: HashMap<(String, String), u64>,
     /// By `from` and `to`: whether the last presence said available.
     seen: HashMap<(String, String), bool>,
     /// Whether the last presence from an address, to whichever of ours, said available.
@@ -189,6 +192,11 @@ pub(crate) struct World {
     scanner: Scanner,
     /// Things that happened: none in a round means that all is quiet.
     activity: u64,
+    /// Of its own, so that what is about events changes nothing else.
+    event_random: Random,
+    /// Events made, and those that arrived.
+    events: u64,
+    pub(crate) events_seen: u64,
     /// JIDs bound more than once.
     rebound: HashSet<String>,
     /// Who was told twice in a row that somebody left.
@@ -228,6 +236,7 @@ impl World {
                 components: Vec::new(),
                 roster_items_max: 20,
                 limits: ServiceLimits::default(),
+                pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, plan.config.domains.clone()),
             }),
         };
         Self {
@@ -243,6 +252,9 @@ impl World {
             resources: Vec::new(),
             scanner: Scanner::new(),
             activity: 0,
+            event_random: Random::new(!seed),
+            events: 0,
+            events_seen: 0,
             rebound: HashSet::new(),
             told_twice: Vec::new(),
             store,
@@ -262,7 +274,10 @@ impl World {
                 6..=10 => self.feed_someone(),
                 11..=13 => self.flush(shard),
                 14..=16 => self.read_someone(),
-                17 | 18 => self.hand_over(shard),
+                17 | 18 => {
+                    self.shards[shard].go_on_fanning(3);
+                    self.hand_over(shard);
+                }
                 19 | 20 => self.arrive(shard),
                 21 if self.random.percent(30) => {
                     let cut: Vec<usize> = (0..self.clients.len()).filter(|&at| self.clients[at].cut).collect();
@@ -342,6 +357,8 @@ impl World {
             }
             for shard in 0..self.shards.len() {
                 self.flush(shard);
+                self.activity += u64::from(self.shards[shard].is_fanning());
+                self.shards[shard].go_on_fanning(256);
                 self.hand_over(shard);
                 self.arrive(shard);
                 self.carry_out(shard, usize::MAX);
@@ -519,6 +536,7 @@ impl World {
             available: false,
             directed: Vec::new(),
             latest: HashMap::new(),
+            events: HashMap::new(),
             seen: HashMap::new(),
             last: HashMap::new(),
             hid: false,
@@ -901,6 +919,10 @@ impl World {
                 Effect::Login(..) | Effect::Tokens(..) => panic!("nobody logs in here"),
                 Effect::Displace(_) => panic!("nobody comes back twice"),
                 Effect::Expire(id) => self.shards[shard].expire(id, None),
+                Effect::Recipients(mut recipients) => {
+                    let page = block_on(recipients.next(&self.store));
+                    self.shards[shard].recipients_read(*recipients, page);
+                }
             }
         }
     }
@@ -965,6 +987,14 @@ impl World {
                 }
             });
         }
+        if !self.plan.exact && self.event_random.percent(50) {
+            // Its service is the account's that was asked: it is at home on this shard.
+            let from = match &request.target {
+                Target::Account(account) => account.bare(),
+                Target::Server(_) => request.caller.bare(),
+            };
+            reply.effects.push(ServiceEffect::Pubsub(Box::new(self.event(&from))));
+        }
         if let ReplyTo::Session(id) = &reply_to
             && let Some(client) =
                 self.clients.iter_mut().find(|client| client.shard == shard && client.id == *id && !client.ended)
@@ -972,6 +1002,30 @@ impl World {
             client.awaiting = false;
         }
         self.shards[shard].reply(&request.caller, reply_to, reply);
+    }
+
+    /// An event of somebody's for some clients, by their full or bare JIDs, numbered.
+    fn event(&mut self, from: &Jid) -> pubsub::Outgoing {
+        self.events += 1;
+        let mut recipients = Vec::new();
+        for index in 0..self.clients.len() {
+            if self.event_random.percent(30) {
+                let jid = &self.clients[index].jid;
+                let jid = if self.event_random.percent(50) { jid.clone() } else { jid.bare() };
+                if !recipients.contains(&jid) {
+                    recipients.push(jid);
+                }
+            }
+        }
+        let notification = pubsub::Notification {
+            from: from.clone(),
+            message_type: MessageType::Headline,
+            kind: pubsub::EventKind::Items,
+            payload: format!("<event xmlns='{}'>{}</event>", ns::PUBSUB_EVENT, self.events).into_bytes(),
+            recipients: pubsub::Recipients::these(recipients),
+            audience: None,
+        };
+        pubsub::Outgoing { notifications: vec![notification], messages: Vec::new() }
     }
 
     // ---- what clients see --------------------------------------------------------------------------------------
@@ -1002,6 +1056,13 @@ impl World {
             if let Some(number) = id.strip_prefix('n').and_then(|digits| digits.parse().ok()) {
                 let late = element.children().any(|child| child.is("delay", ns::DELAY));
                 self.see(client, number, element.name(), &kind, (&from, &to), late);
+            }
+            if let Some(event) = element.children().find(|child| child.is("event", ns::PUBSUB_EVENT)) {
+                let number: u64 = event.content.parse().unwrap();
+                let latest = self.clients[client].events.entry((from.clone(), to.clone())).or_insert(0);
+                assert!(*latest < number, "event {number} of {from} for {to} after {latest}");
+                *latest = number;
+                self.events_seen += 1;
             }
             if element.name() == "presence" && matches!(&*kind, "" | "unavailable") {
                 self.see_presence(client, kind.is_empty(), from, to);

@@ -12,9 +12,9 @@ use plaza_core::ns;
 use plaza_core::stanza::IqType;
 
 use super::*;
-use crate::testing::store_with;
 use crate::rosters::Subscription as Stands;
 use crate::store::memory::MemoryStore;
+use crate::testing::store_with;
 use crate::wait::block_on;
 
 const HAMLET: &str = "hamlet@denmark.lit/elsinore";

@@ -1,0 +1,115 @@
+//! Publish-subscribe of accounts (XEP-0163 v1.2.2): brings requests to [`crate::pubsub`], and back what leaves unasked.
+
+use plaza_core::jid::Jid;
+use plaza_core::ns;
+
+use super::{Effect, Request, Target};
+use crate::pubsub::{self, Config, Facts, Host, Outgoing, Refusal};
+use crate::store::Store;
+
+/// The account whose service a request is for. Discovery of an account's nodes is for its owner and who has its presence,
+/// as of the account itself.
+pub(super) fn target(request: &Request) -> Option<&Jid> {
+    let Target::Account(account) = &request.target else { return None };
+    let may_know = account.as_jid() == request.caller.as_jid().bare() || request.subscribed;
+    let is_for_it = match &*request.payload_ns {
+        ns::PUBSUB | ns::PUBSUB_OWNER => true,
+        ns::DISCO_ITEMS => may_know,
+        ns::DISCO_INFO => {
+            may_know && super::read(request).is_ok_and(|query| query.attr("node").is_some_and(|node| !node.is_empty()))
+        }
+        _ => false,
+    };
+    is_for_it.then_some(account)
+}
+
+/// Answers a request to an account's service. The owner's roster is asked first, whether there is such an account or not;
+/// a node that is there costs a stranger one more read than one that is not.
+pub(super) async fn answer<S: Store>(
+    config: &Config,
+    store: &S,
+    request: &Request,
+    owner: &Jid,
+    effects: &mut Vec<Effect>,
+) -> Result<Vec<u8>, Refusal> {
+    let host = Host::Account(owner.clone());
+    let mut facts = Facts::read(store, owner.as_jid(), request.caller.as_jid()).await?;
+    facts.subscribed |= request.subscribed;
+    let asked = pubsub::Request {
+        host: &host,
+        caller: &request.caller,
+        iq_type: request.iq_type,
+        payload: &request.payload,
+        unix_millis: request.unix_millis,
+    };
+    let reply = pubsub::answer(config, store, asked, &facts).await;
+    let outgoing = Outgoing { notifications: reply.notifications, messages: reply.messages };
+    if !outgoing.is_empty() {
+        effects.push(Effect::Pubsub(Box::new(outgoing)));
+    }
+    reply.result
+}
+
+#[cfg(test)]
+mod tests {
+    use plaza_core::stanza::IqType;
+
+    use super::super::testing::Client;
+    use super::*;
+    use crate::pubsub::Message;
+
+    fn wrapped(ns: &str, inside: &str) -> String {
+        format!("<pubsub xmlns='{ns}'>{inside}</pubsub>")
+    }
+
+    #[test]
+    fn an_account_publishes_and_says_whom_to_tell() {
+        let owner = Client::owner();
+        let publish = "<publish node='urn:n'><item id='1'><e xmlns='urn:e'/></item></publish>";
+        let (answer, effects) = owner.ask(IqType::Set, "", &wrapped(ns::PUBSUB, publish));
+        assert_eq!(answer, wrapped(ns::PUBSUB, "<publish node='urn:n'><item id='1'/></publish>"));
+        let Some(Effect::Pubsub(outgoing)) = effects.into_iter().next() else { panic!("something is to be told") };
+        let messages: Vec<Message> = outgoing.into_messages().collect();
+        let [message] = &messages[..] else { panic!("{messages:?}") };
+        assert_eq!(
+            std::str::from_utf8(&message.text).unwrap(),
+            "<message from='owner@things.example' type='headline'>\
+             <event xmlns='http://jabber.org/protocol/pubsub#event'>\
+             <items node='urn:n'><item id='1'><e xmlns='urn:e'/></item></items></event></message>"
+        );
+        assert_eq!(message.audience.as_ref().map(|audience| &*audience.node), Some("urn:n"));
+        let nodes = "<query xmlns='http://jabber.org/protocol/disco#items'/>";
+        let (answer, _) = owner.ask(IqType::Get, "", nodes);
+        assert_eq!(answer, nodes.replace("/>", "><item jid='owner@things.example' node='urn:n'/></query>"));
+    }
+
+    #[test]
+    fn refusals_are_written_with_what_they_say() {
+        let owner = Client::owner();
+        let (answer, effects) = owner.ask(IqType::Get, "", &wrapped(ns::PUBSUB, "<items/>"));
+        assert_eq!(
+            (&*answer, effects.len()),
+            (
+                "<error type='modify'><bad-request xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>\
+                 <nodeid-required xmlns='http://jabber.org/protocol/pubsub#errors'/></error>",
+                0
+            )
+        );
+        owner.ask(IqType::Set, "", &wrapped(ns::PUBSUB, "<create node='a'/>"));
+        let list = "<affiliations node='a'><affiliation jid='owner@things.example' affiliation='WORD'/></affiliations>";
+        let set = wrapped(ns::PUBSUB_OWNER, &list.replace("WORD", "none"));
+        let (answer, _) = owner.ask(IqType::Set, "", &set);
+        let kept = wrapped(ns::PUBSUB_OWNER, &list.replace("WORD", "owner"));
+        assert!(answer.starts_with(&kept) && answer.contains("<not-acceptable "), "{answer}");
+    }
+
+    #[test]
+    fn a_stranger_is_told_the_same_of_everyone() {
+        let owner = Client::owner();
+        let items = wrapped(ns::PUBSUB, "<items node='a'/>");
+        let answers = ["other@things.example", "nobody@things.example"]
+            .map(|to| owner.ask(IqType::Get, to, &items).0.replace(to, ""));
+        assert_eq!(answers[0], answers[1]);
+        assert!(answers[0].contains("<service-unavailable "));
+    }
+}
