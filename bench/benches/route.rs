@@ -31,6 +31,7 @@ impl Broker {
     fn new(same_shard: bool) -> Self {
         let config = Arc::new(ShardConfig {
             domains: vec![Jid::parse("things.example").expect("a domain")],
+            services: Vec::new(),
             outbox_bytes_max: 1_048_576,
             outbox_bytes_full: 262_144,
             outbox_bytes_high: 65_536,

@@ -7,6 +7,7 @@ use crate::accounts::{self, Account};
 use crate::blocking::{self, BlockList};
 use crate::contacts::Contacts;
 use crate::offline::OfflineHead;
+use crate::pubsub;
 use crate::rosters;
 use crate::store::{Lookup, Store, StoreError, Table, key};
 use crate::tokens::Tokens;
@@ -24,6 +25,8 @@ pub struct Facts {
     pub blocked: BlockList,
     /// Its clients' tokens.
     pub tokens: Tokens,
+    /// Whether it has nodes (XEP-0163), or had.
+    pub has_nodes: bool,
 }
 
 impl Facts {
@@ -51,10 +54,11 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
         Lookup { table: Table::Offline, key: key::offline(bare), below: false },
         Lookup { table: Table::Blocklists, key: key::account(bare), below: false },
         Lookup { table: Table::Tokens, key: key::account(bare), below: false },
+        Lookup { table: Table::PubSub, key: pubsub::count_key(bare), below: false },
     ];
     let mut found = store.look_up(lookups).await?.into_iter();
     let mut next = || found.next().flatten();
-    let (account, roster, offline, blocked, tokens) = (next(), next(), next(), next(), next());
+    let (account, roster, offline, blocked, tokens, nodes) = (next(), next(), next(), next(), next(), next());
     let Some(account) = account else { return Ok(None) };
     let items = roster.map_or(Ok(Vec::new()), |roster| rosters::read(bare, roster.below))?;
     Ok(Some(Facts {
@@ -63,6 +67,7 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
         offline: offline.map_or(Ok(OfflineHead::default()), |head| OfflineHead::decode(&head.value))?,
         blocked: blocked.map_or(Ok(BlockList::default()), |list| blocking::decode(&list.value))?,
         tokens: tokens.map_or(Ok(Tokens::default()), |tokens| Tokens::decode(&tokens.value))?,
+        has_nodes: nodes.is_some(),
     }))
 }
 

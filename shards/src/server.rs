@@ -14,7 +14,7 @@ use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
 use plaza_registry::pubsub;
 use plaza_registry::resumables::{self, Resumable};
-use plaza_registry::services::{self, ServiceConfig, ServiceLimits};
+use plaza_registry::services::{self, Component, ServiceConfig, ServiceLimits};
 use plaza_registry::store::embedded::EmbeddedStore;
 use plaza_registry::wait::block_on;
 
@@ -91,6 +91,12 @@ impl std::fmt::Debug for Broker {
     }
 }
 
+/// The services beside the server, at addresses below each domain.
+fn services_of(domains: &[Jid]) -> Vec<Component> {
+    let pubsub = domains.iter().filter_map(|domain| Jid::parse(&format!("pubsub.{domain}")).ok());
+    pubsub.map(|jid| Component { jid, name: "Publish-subscribe".to_owned() }).collect()
+}
+
 /// Batches in the queue of one ordered pair of shards.
 const MESH_BATCHES: usize = 8;
 /// Commands waiting for one shard.
@@ -113,6 +119,7 @@ impl Broker {
         getrandom::fill(&mut managed_key).map_err(|error| StartError(format!("no randomness: {error}")))?;
         let shard_config = Arc::new(ShardConfig {
             domains: settings.domains.clone(),
+            services: services_of(&settings.domains).into_iter().map(|service| service.jid).collect(),
             outbox_bytes_max: settings.limits.outbox_bytes_max,
             outbox_bytes_full: settings.limits.outbox_bytes_max / 4,
             outbox_bytes_high: settings.limits.outbox_bytes_max / 16,
@@ -133,7 +140,7 @@ impl Broker {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             node: env!("CARGO_PKG_REPOSITORY").to_owned(),
             domains: settings.domains.clone(),
-            components: Vec::new(),
+            components: services_of(&settings.domains),
             roster_items_max: settings.limits.roster_items_max,
             limits: ServiceLimits::default(),
             pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, settings.domains.clone()),

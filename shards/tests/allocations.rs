@@ -75,6 +75,7 @@ impl Broker {
     fn new(same_home: bool) -> (Self, [String; 2]) {
         let config = Arc::new(ShardConfig {
             domains: vec![Jid::parse("things.example").unwrap()],
+            services: Vec::new(),
             outbox_bytes_max: 1_048_576,
             outbox_bytes_full: 262_144,
             outbox_bytes_high: 65_536,

@@ -13,6 +13,7 @@ use super::options::AccessModel;
 use super::record::{Affiliation, Item, NodeRecord, Subscription, decode_count, encode_count};
 use super::turns::Turn;
 use super::{Config, Facts, Host};
+use crate::rosters;
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
 
 /// How often a change is tried again when another one came between. Turns make that rare: it takes another broker, or
@@ -320,11 +321,18 @@ impl<'a, S: Store> Call<'a, S> {
         Ok((!recipients.is_empty() || audience.is_some()).then_some((recipients, audience)))
     }
 
+    /// The contacts with the owner's presence that are in one of some groups of its roster.
+    async fn contacts_in(&self, groups: &[String]) -> Result<Vec<Jid>, StoreError> {
+        let items = rosters::load(self.store, self.host.jid().as_jid()).await?.into_iter();
+        let chosen = items.filter(|item| item.subscription.from() && item.groups.iter().any(|one| groups.contains(one)));
+        Ok(chosen.map(|item| item.jid).collect())
+    }
+
     async fn audience(&self, loaded: &Loaded) -> Result<Audience, StoreError> {
         let config = &loaded.node.config;
         let reach = match config.access {
             AccessModel::Open | AccessModel::Presence => Reach::Contacts,
-            AccessModel::Roster => Reach::Groups(config.groups.clone()),
+            AccessModel::Roster => Reach::These(self.contacts_in(&config.groups).await?),
             AccessModel::Authorize | AccessModel::Whitelist => Reach::Owner,
         };
         let mut outcasts = Vec::new();

@@ -33,6 +33,7 @@ use plaza_core::xml::read::Node;
 use plaza_core::xml::write;
 
 use self::call::{Call, Outcome};
+use self::keys::Keys;
 pub use self::disco::ACCOUNT_FEATURES;
 pub use self::error::Refusal;
 pub use self::notify::{
@@ -226,6 +227,24 @@ pub async fn decide<S: Store>(config: &Config, store: &S, request: Request<'_>, 
     Reply::new(result.map(|()| Vec::new()), outcome)
 }
 
+/// What a resource is told that became available towards an account's owner, as the owner's roster says what it is to
+/// it: see [`last_items`].
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn last_items_of<S: Store>(
+    config: &Config,
+    store: &S,
+    owner: Jid,
+    resource: &Jid,
+    wanted: &[Box<str>],
+    unix_millis: u64,
+) -> Result<Vec<Notification>, StoreError> {
+    let facts = Facts::read(store, owner.as_jid(), resource.as_jid()).await?;
+    let wanted: Vec<&str> = wanted.iter().map(|node| &**node).collect();
+    last_items(config, store, &Host::Account(owner), resource, &facts, &wanted, unix_millis).await
+}
+
 /// What a resource is told that became available towards an account's owner: the last items of the nodes that it wants
 /// (`+notify` in its capabilities, here without it) and may read (XEP-0060 §6.1.7, XEP-0163 §4.3.4). Nodes beyond the most
 /// that an account may have are passed over.
@@ -242,6 +261,11 @@ pub async fn last_items<S: Store>(
     unix_millis: u64,
 ) -> Result<Vec<Notification>, StoreError> {
     Call::new(config, store, owner, resource.as_jid(), facts, unix_millis).last_items(wanted).await
+}
+
+/// Where the number of nodes of a service is, in [`crate::store::Table::PubSub`], if there are any.
+pub fn count_key(host: JidRef<'_>) -> Vec<u8> {
+    Keys::new(host).total()
 }
 
 impl<S: Store> Call<'_, S> {

@@ -77,8 +77,8 @@ pub enum Reach {
     Owner,
     /// All that are subscribed to the owner's presence.
     Contacts,
-    /// Those of them that are in one of these groups of the owner's roster.
-    Groups(Vec<String>),
+    /// These of them, by bare JID: those in one of the node's groups of the owner's roster.
+    These(Vec<Jid>),
 }
 
 /// A message to an owner, who is to decide on a subscription (XEP-0060 §8.6).

@@ -2,6 +2,7 @@
 //! entity capabilities, which are a hash of that (XEP-0115 v1.6.0 §6.3).
 
 use plaza_core::caps::{Caps, HashFunction, Info};
+use plaza_core::jid::JidRef;
 use plaza_core::ns;
 use plaza_core::stanza::Condition;
 use plaza_core::xml::read::Node;
@@ -77,31 +78,23 @@ pub(super) fn account(query: &Node) -> Result<Vec<u8>, Condition> {
     Ok(info(query.attr("node"), &ACCOUNT_IDENTITIES, By::Account))
 }
 
-/// The services beside the server (§4).
+/// The services beside the server (§4): those whose names lie in its domain.
 ///
 /// # Errors
 /// `item-not-found` (§7): there are no nodes.
-pub(super) fn server_items(query: &Node, components: &[Component]) -> Result<Vec<u8>, Condition> {
+pub(super) fn server_items(query: &Node, server: JidRef<'_>, components: &[Component]) -> Result<Vec<u8>, Condition> {
     refuse_node(query)?;
-    Ok(items(query.attr("node"), components))
-}
-
-/// The items of an account (§4): none.
-///
-/// Differs from XEP-0030 §4.1, a SHOULD: available resources are not among them. Whoever may know them has their
-/// presence.
-///
-/// # Errors
-/// `item-not-found` (§7): there are no nodes.
-pub(super) fn account_items(query: &Node) -> Result<Vec<u8>, Condition> {
-    refuse_node(query)?;
-    Ok(items(query.attr("node"), &[]))
+    let beside = |component: &&Component| {
+        let parent = component.jid.as_str().split_once('.').map_or("", |(_, parent)| parent);
+        parent == server.as_str()
+    };
+    Ok(items(query.attr("node"), components.iter().filter(beside)))
 }
 
 /// What those who may not know are told of an account's items, whether it exists or not: that there are none, under
 /// whatever node (§8).
 pub(super) fn no_items(query: &Node) -> Vec<u8> {
-    items(query.attr("node"), &[])
+    items(query.attr("node"), std::iter::empty())
 }
 
 /// The server's capabilities: the hash of its own answer.
@@ -142,15 +135,16 @@ fn info(node: Option<&str>, identities: &[Identity<'_>], by: By) -> Vec<u8> {
 }
 
 /// Writes items; an empty query if there are none (§4.1).
-fn items(node: Option<&str>, items: &[Component]) -> Vec<u8> {
+fn items<'c>(node: Option<&str>, items: impl Iterator<Item = &'c Component>) -> Vec<u8> {
     let mut out = Vec::new();
     begin_query(&mut out, ns::DISCO_ITEMS, node);
-    if items.is_empty() {
+    let mut items = items.take(ITEMS_MAX).peekable();
+    if items.peek().is_none() {
         out.extend_from_slice(b"/>");
         return out;
     }
     out.push(b'>');
-    for Component { jid, name } in items.iter().take(ITEMS_MAX) {
+    for Component { jid, name } in items {
         out.extend_from_slice(b"<item");
         write::attr(&mut out, "jid", jid.as_str());
         if !name.is_empty() {

@@ -99,9 +99,11 @@ pub enum Target {
     Server(Jid),
     /// The bare JID of a local account (the caller's own if there was no `to`). It is at home on this shard.
     Account(Jid),
+    /// One of [`ServiceConfig::components`], by its address. It is at home on this shard.
+    Service(Jid),
 }
 
-/// An IQ on its way to a service.
+/// An IQ on its way to a service; or a message, whose payload is then a form that answers one of ours (`jabber:x:data`).
 #[derive(Debug, Clone)]
 pub struct Request {
     /// Full JID of the sender.
@@ -112,9 +114,9 @@ pub struct Request {
     pub addressed: bool,
     /// The account's roster gives the caller presence (from/both). Nothing is asked of it for the caller's own account.
     pub subscribed: bool,
-    /// Get or set (never result or error).
+    /// Get or set (never result or error). Set for a message.
     pub iq_type: IqType,
-    /// `id` as written.
+    /// `id` as written, "" if a message has none.
     pub id_raw: Box<str>,
     /// The payload element, as written, `<` to `>`. No prefix of its is declared around it, and the default namespace
     /// around it is `jabber:client`.
@@ -130,7 +132,7 @@ pub struct Request {
 /// What a service wants done.
 #[derive(Debug, Default)]
 pub struct Reply {
-    /// The complete answering stanza, to be appended to the caller's outbox.
+    /// The complete answering stanza, to be appended to the caller's outbox. Empty for a message that was in order.
     pub stanza: Vec<u8>,
     /// Further effects, in order, carried out before the answer is sent.
     pub effects: Vec<Effect>,
@@ -181,23 +183,27 @@ pub fn caps(config: &ServiceConfig) -> Caps {
 /// Answers one IQ. Whatever it asked to be stored is durable before this resolves.
 pub async fn answer<S: Store>(config: Arc<ServiceConfig>, store: S, request: Request) -> Reply {
     let mut reply = Reply::default();
-    let result = match pubsub::target(&request) {
-        Some(owner) => pubsub::answer(&config.pubsub, &store, &request, owner, &mut reply.effects).await,
+    let is_message = *request.payload_ns == *ns::DATA_FORMS;
+    let result = match pubsub::host(&request) {
+        Some(host) => pubsub::answer(&config.pubsub, &store, &request, &host, &mut reply.effects).await,
         None => serve(&config, &store, &request, &mut reply.effects).await.map_err(Refusal::from),
     };
     let from = match &request.target {
-        Target::Server(jid) | Target::Account(jid) if request.addressed => jid.as_str(),
-        Target::Server(_) | Target::Account(_) => "",
+        Target::Server(jid) | Target::Account(jid) | Target::Service(jid) if request.addressed => jid.as_str(),
+        Target::Server(_) | Target::Account(_) | Target::Service(_) => "",
     };
     let to = request.caller.as_str();
     match result {
+        Ok(_) if is_message => {}
         Ok(payload) => {
             write_reply_start(&mut reply.stanza, &request.id_raw, from, to);
             reply.stanza.extend_from_slice(&payload);
             reply.stanza.extend_from_slice(b"</iq>");
         }
         Err(Refusal { error, payload }) => {
-            write_error_with(&mut reply.stanza, Kind::Iq, Some(&request.id_raw), from, to, &payload, error);
+            let kind = if is_message { Kind::Message } else { Kind::Iq };
+            let id = Some(&*request.id_raw).filter(|id| !id.is_empty());
+            write_error_with(&mut reply.stanza, kind, id, from, to, &payload, error);
         }
     }
     reply
@@ -211,6 +217,8 @@ enum Addressee {
     Own,
     /// Somebody else's, or nobody's.
     Other,
+    /// A service beside the server.
+    Service,
 }
 
 /// The namespaces that something below is of, at some address and for some type.
@@ -240,16 +248,17 @@ async fn serve<S: Store>(
     request: &Request,
     effects: &mut Vec<Effect>,
 ) -> Result<Vec<u8>, Condition> {
-    use Addressee::{Other, Own, Server};
+    use Addressee::{Other, Own, Server, Service};
     use IqType::{Get, Set};
 
     let addressee = match &request.target {
         Target::Server(_) => Server,
         Target::Account(jid) if jid.as_jid() == request.caller.as_jid().bare() => Own,
         Target::Account(_) => Other,
+        Target::Service(_) => Service,
     };
     let owner = request.caller.as_jid().bare();
-    let (Target::Server(asked) | Target::Account(asked)) = &request.target;
+    let (Target::Server(asked) | Target::Account(asked) | Target::Service(asked)) = &request.target;
     let asked = asked.as_jid();
     match (&*request.payload_ns, &*request.payload_name, request.iq_type, addressee) {
         (ns::ROSTER, _, _, Other) => Err(Condition::Forbidden), // RFC 6121 §2.3.3
@@ -260,9 +269,11 @@ async fn serve<S: Store>(
             avatar::get(store, asked, known).await
         }
         (ns::DISCO_INFO, "query", Get, Other) if request.subscribed => disco::account(&read(request)?),
-        (ns::DISCO_ITEMS, "query", Get, Other) if request.subscribed => disco::account_items(&read(request)?),
         (ns::DISCO_ITEMS, "query", Get, Other) => Ok(disco::no_items(&read(request)?)),
         (_, _, _, Other) => Err(Condition::ServiceUnavailable), // RFC 6121 §8.5.1, XEP-0030 §8
+        (ns::PING, "ping", Get, Service) => Ok(Vec::new()),
+        (ns::VERSION, "query", Get, Service) => Ok(facts::version(config)),
+        (_, _, _, Service) => Err(Condition::ServiceUnavailable),
         (ns::ROSTER, "query", Get, Own) => roster::get(store, owner, &read(request)?, effects).await,
         (ns::ROSTER, "query", Set, Own) => {
             roster::set(store, owner, &read(request)?, config.roster_items_max, effects).await
@@ -281,8 +292,7 @@ async fn serve<S: Store>(
         (ns::BLOCKING, "unblock", Set, Own) => blocking::unblock(store, owner, &read(request)?, effects).await,
         (ns::DISCO_INFO, "query", Get, Server) => disco::server(&read(request)?, config),
         (ns::DISCO_INFO, "query", Get, Own) => disco::account(&read(request)?),
-        (ns::DISCO_ITEMS, "query", Get, Server) => disco::server_items(&read(request)?, &config.components),
-        (ns::DISCO_ITEMS, "query", Get, Own) => disco::account_items(&read(request)?),
+        (ns::DISCO_ITEMS, "query", Get, Server) => disco::server_items(&read(request)?, asked, &config.components),
         (ns::VERSION, "query", Get, Server) => Ok(facts::version(config)),
         (ns::TIME, "time", Get, Server) => Ok(facts::time(request.unix_millis)),
         (ns::PING, "ping", Get, Server | Own) => Ok(Vec::new()), // XEP-0199 v2.0.1 §4.2

@@ -1,48 +1,60 @@
-//! Publish-subscribe of accounts (XEP-0163 v1.2.2): brings requests to [`crate::pubsub`], and back what leaves unasked.
+//! Publish-subscribe of services and accounts (XEP-0060 v1.30.0, XEP-0163 v1.2.2): brings requests to [`crate::pubsub`], and back what leaves unasked.
 
-use plaza_core::jid::Jid;
 use plaza_core::ns;
 
 use super::{Effect, Request, Target};
 use crate::pubsub::{self, Config, Facts, Host, Outgoing, Refusal};
 use crate::store::Store;
 
-/// The account whose service a request is for. Discovery of an account's nodes is for its owner and who has its presence,
-/// as of the account itself.
-pub(super) fn target(request: &Request) -> Option<&Jid> {
-    let Target::Account(account) = &request.target else { return None };
-    let may_know = account.as_jid() == request.caller.as_jid().bare() || request.subscribed;
-    let is_for_it = match &*request.payload_ns {
-        ns::PUBSUB | ns::PUBSUB_OWNER => true,
-        ns::DISCO_ITEMS => may_know,
-        ns::DISCO_INFO => {
-            may_know && super::read(request).is_ok_and(|query| query.attr("node").is_some_and(|node| !node.is_empty()))
+/// Whose nodes a request is about. Discovery of an account's nodes is for its owner and who has its presence, as of the
+/// account itself.
+pub(super) fn host(request: &Request) -> Option<Host> {
+    let (host, may_know) = match &request.target {
+        Target::Server(_) => return None,
+        Target::Service(service) => (Host::Service(service.clone()), true),
+        Target::Account(account) => {
+            let is_own = account.as_jid() == request.caller.as_jid().bare();
+            (Host::Account(account.clone()), is_own || request.subscribed)
         }
+    };
+    let has_node = || super::read(request).is_ok_and(|query| query.attr("node").is_some_and(|node| !node.is_empty()));
+    let is_for_it = match &*request.payload_ns {
+        ns::PUBSUB | ns::PUBSUB_OWNER | ns::DATA_FORMS => true,
+        ns::DISCO_ITEMS => may_know,
+        ns::DISCO_INFO => may_know && (matches!(host, Host::Service(_)) || has_node()),
         _ => false,
     };
-    is_for_it.then_some(account)
+    is_for_it.then_some(host)
 }
 
-/// Answers a request to an account's service. The owner's roster is asked first, whether there is such an account or not;
-/// a node that is there costs a stranger one more read than one that is not.
+/// Answers a request to a service. Of an account the owner's roster is asked first, whether there is such an account or
+/// not; a node that is there costs a stranger one more read than one that is not.
 pub(super) async fn answer<S: Store>(
     config: &Config,
     store: &S,
     request: &Request,
-    owner: &Jid,
+    host: &Host,
     effects: &mut Vec<Effect>,
 ) -> Result<Vec<u8>, Refusal> {
-    let host = Host::Account(owner.clone());
-    let mut facts = Facts::read(store, owner.as_jid(), request.caller.as_jid()).await?;
-    facts.subscribed |= request.subscribed;
+    let facts = match host {
+        Host::Account(owner) => {
+            let mut facts = Facts::read(store, owner.as_jid(), request.caller.as_jid()).await?;
+            facts.subscribed |= request.subscribed;
+            facts
+        }
+        Host::Service(_) => Facts::default(),
+    };
     let asked = pubsub::Request {
-        host: &host,
+        host,
         caller: &request.caller,
         iq_type: request.iq_type,
         payload: &request.payload,
         unix_millis: request.unix_millis,
     };
-    let reply = pubsub::answer(config, store, asked, &facts).await;
+    let reply = match &*request.payload_ns {
+        ns::DATA_FORMS => pubsub::decide(config, store, asked, &facts).await,
+        _ => pubsub::answer(config, store, asked, &facts).await,
+    };
     let outgoing = Outgoing { notifications: reply.notifications, messages: reply.messages };
     if !outgoing.is_empty() {
         effects.push(Effect::Pubsub(Box::new(outgoing)));

@@ -20,9 +20,10 @@ use plaza_core::jid::Jid;
 use plaza_core::limits::ScanLimits;
 use plaza_core::stream::{self, Need, Stream, StreamConfig, Violation};
 use plaza_core::xml::{Scanned, Scanner, StreamNamespaces};
+use plaza_registry::directory::Nodes;
 use plaza_registry::errands::{self, Errand, ErrandConfig, Return};
 use plaza_registry::helpers::Helpers;
-use plaza_registry::pubsub::{Recipient, Recipients};
+use plaza_registry::pubsub::{self, Notification, Recipient, Recipients};
 use plaza_registry::resumables::{self, Resumable};
 use plaza_registry::services::{self, Reply, Request, ServiceConfig};
 use plaza_registry::store::StoreError;
@@ -133,6 +134,7 @@ enum Outcome {
     Password(Key, Option<bool>),
     Reply(Jid, ReplyTo, Reply),
     Recipients(Recipients, Result<Option<Vec<Recipient>>, StoreError>),
+    LastItems(Vec<Notification>),
 }
 
 /// A tick: the wheel's and the deadlines' unit.
@@ -1164,6 +1166,7 @@ impl Driver {
                 Effect::Service(request, reply_to) => self.call_service(*request, reply_to),
                 Effect::Errand(account, errand) => self.run_errand(account, *errand),
                 Effect::Recipients(recipients) => self.read_recipients(*recipients),
+                Effect::LastItems(wanted) => self.read_last_items(*wanted),
                 Effect::Login(key, known) => self.on_known(key, known),
                 Effect::Displace(key) => self.displace(key),
                 Effect::Expire(id) => self.shard.expire(id, None),
@@ -1201,6 +1204,17 @@ impl Driver {
         });
     }
 
+    fn read_last_items(&mut self, (owner, resource, nodes): (Jid, Jid, Nodes)) {
+        let (services, store) = (Arc::clone(&self.parts.services), self.parts.store.clone());
+        let outcomes = Rc::clone(&self.outcomes);
+        self.tasks.spawn(async move {
+            match pubsub::last_items_of(&services.pubsub, &store, owner, &resource, &nodes, unix_millis()).await {
+                Ok(items) => outcomes.borrow_mut().push_back(Outcome::LastItems(items)),
+                Err(error) => tracing::warn!(%error, "last items could not be read"),
+            }
+        });
+    }
+
     fn take_outcomes(&mut self) {
         loop {
             let Some(outcome) = self.outcomes.borrow_mut().pop_front() else { return };
@@ -1209,6 +1223,7 @@ impl Driver {
                 Outcome::Password(key, matches) => self.on_password(key, matches),
                 Outcome::Reply(caller, reply_to, reply) => self.shard.reply(&caller, reply_to, reply),
                 Outcome::Recipients(recipients, page) => self.shard.recipients_read(recipients, page),
+                Outcome::LastItems(items) => self.shard.last_items(items),
             }
         }
     }

@@ -6,7 +6,6 @@
 use plaza_core::jid::JidRef;
 use plaza_core::stanza::{Class, PresenceType};
 
-use super::presence::Fan;
 use super::session::SessionId;
 
 /// Bytes of stanzas in a batch beyond which the senders wait.
@@ -41,6 +40,21 @@ pub(super) enum Handoff {
         text_len: u32,
         recipients_len: u32,
     },
+    /// One event for those resources of many accounts at home on the receiving shard that want to be told of its node.
+    Event {
+        /// Text lengths, in order: `from`, the node, the message but for `to`, the recipients as above.
+        from_len: u16,
+        node_len: u16,
+        text_len: u32,
+        recipients_len: u32,
+    },
+    /// A resource became available that wants to be told of nodes: of many accounts at home on the receiving shard.
+    Wants {
+        /// Text lengths, in order: `from`, the nodes with NUL between them, the recipients as above.
+        from_len: u16,
+        nodes_len: u32,
+        recipients_len: u32,
+    },
     /// The session, at home on the receiving shard, should send no more: a recipient's outbox is full.
     Pause(SessionId),
     /// It may go on.
@@ -49,6 +63,28 @@ pub(super) enum Handoff {
     Settle(SessionId),
     /// All that the session, at home on the receiving shard, sent there is stored.
     Settled(SessionId),
+}
+
+impl Handoff {
+    /// Of one that goes to many: the length of their addresses.
+    const fn recipients_len(&mut self) -> Option<&mut u32> {
+        match self {
+            Self::Fan { recipients_len, .. }
+            | Self::Event { recipients_len, .. }
+            | Self::Wants { recipients_len, .. } => Some(recipients_len),
+            Self::Stanza { .. } | Self::Pause(_) | Self::Resume(_) | Self::Settle(_) | Self::Settled(_) => None,
+        }
+    }
+}
+
+/// The recipients of a handoff that goes to many.
+pub(super) fn recipients(mut bytes: &[u8]) -> impl Iterator<Item = JidRef<'_>> {
+    std::iter::from_fn(move || {
+        let (len, rest) = bytes.split_first_chunk()?;
+        let (to, rest) = rest.split_at_checked(usize::from(u16::from_le_bytes(*len)))?;
+        bytes = rest;
+        Some(JidRef::from_normal(std::str::from_utf8(to).unwrap_or_default()))
+    })
 }
 
 /// A turn's handoffs from one shard to another.
@@ -76,25 +112,20 @@ impl Batch {
         self.handoffs.is_empty()
     }
 
-    /// Adds a recipient to fan `number`, which nothing else is appended in between; whether it is the first.
-    pub(super) fn fan(&mut self, number: u64, to: JidRef<'_>, fan: &Fan<'_>) -> bool {
+    /// Adds a recipient to fan `number`, which nothing else is appended in between; whether it is the first, for which
+    /// `begin` writes what is for all of them.
+    pub(super) fn fan(&mut self, number: u64, to: JidRef<'_>, begin: impl FnOnce(&mut Vec<u8>) -> Handoff) -> bool {
         let to = to.as_str().as_bytes();
-        let first = self.fan != number || !matches!(self.handoffs.last(), Some(Handoff::Fan { .. }));
+        let first = self.fan != number || self.handoffs.last_mut().and_then(Handoff::recipients_len).is_none();
         if first {
             self.fan = number;
-            self.bytes.extend_from_slice(fan.from.as_bytes());
-            self.bytes.extend_from_slice(fan.text);
-            self.handoffs.push(Handoff::Fan {
-                presence: fan.presence,
-                from_len: fan.from.len() as u16,
-                text_len: fan.text.len() as u32,
-                recipients_len: 0,
-            });
+            let handoff = begin(&mut self.bytes);
+            self.handoffs.push(handoff);
         }
         self.bytes.extend_from_slice(&(to.len() as u16).to_le_bytes());
         self.bytes.extend_from_slice(to);
-        if let Some(Handoff::Fan { recipients_len, .. }) = self.handoffs.last_mut() {
-            *recipients_len += 2 + to.len() as u32;
+        if let Some(len) = self.handoffs.last_mut().and_then(Handoff::recipients_len) {
+            *len += 2 + to.len() as u32;
         }
         first
     }

@@ -114,6 +114,7 @@ impl Shard {
             },
             None => self.set_notified(id, info.notified().into()),
         }
+        self.want_last(id);
         true
     }
 
@@ -122,6 +123,7 @@ impl Shard {
         for id in self.caps_waiting.remove(&ver).unwrap_or_default().sessions {
             self.forget_caps(id);
             self.set_notified(id, Nodes::clone(nodes));
+            self.want_last(id);
         }
     }
 

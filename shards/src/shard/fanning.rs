@@ -4,7 +4,8 @@
 //! two events in the wrong order: while the next page of the first message's recipients is being read, the others wait.
 //! They wait as well while the batch for another shard is full.
 //!
-//! The audience of an account's event, those who want it by their capabilities, is not told here: it takes capabilities.
+//! An account's event goes first to those who want it by their capabilities ([`super::interest`]), a recipient each
+//! account, then to those who subscribed.
 
 use std::collections::VecDeque;
 use std::vec;
@@ -15,6 +16,7 @@ use plaza_registry::pubsub::{Message, Outgoing, Recipient, Recipients};
 use plaza_registry::store::StoreError;
 
 use super::batch::BATCH_BYTES_MAX;
+use super::interest::Event;
 use super::presence::write_addressed;
 use super::{Effect, Shard};
 use crate::metrics::DropReason;
@@ -38,6 +40,9 @@ struct Leaving {
     from: Jid,
     message_type: MessageType,
     text: Vec<u8>,
+    /// The event's node, and the accounts that may want it.
+    node: Box<str>,
+    interested: vec::IntoIter<Jid>,
     page: vec::IntoIter<Recipient>,
     rest: Recipients,
 }
@@ -54,8 +59,10 @@ impl Shard {
     /// Takes what a service wants to be told; [`Shard::go_on_fanning`] tells it.
     pub(super) fn fan(&mut self, outgoing: Outgoing) {
         for message in outgoing.into_messages() {
-            let Message { from, message_type, text, mut recipients, audience: _ } = message;
-            if recipients.is_empty() {
+            let Message { from, message_type, text, mut recipients, audience } = message;
+            let page = recipients.take_ready();
+            let interested = audience.as_ref().map_or_else(Vec::new, |to| self.interested(&from, to, &page));
+            if page.is_empty() && !recipients.has_more() && interested.is_empty() {
                 continue;
             }
             if self.fanning.bytes + text.len() > FANNING_BYTES_MAX {
@@ -63,8 +70,10 @@ impl Shard {
                 continue;
             }
             self.fanning.bytes += text.len();
-            let page = recipients.take_ready().into_iter();
-            self.fanning.queue.push_back(Leaving { from, message_type, text, page, rest: recipients });
+            let node = audience.map_or_else(Box::default, |audience| audience.node.into());
+            let (interested, page) = (interested.into_iter(), page.into_iter());
+            let leaving = Leaving { from, message_type, text, node, interested, page, rest: recipients };
+            self.fanning.queue.push_back(leaving);
         }
     }
 
@@ -75,8 +84,9 @@ impl Shard {
 
     /// Whether the next recipient's shard takes no more in this turn.
     fn must_wait(&self, leaving: &Leaving) -> bool {
-        let Some(next) = leaving.page.as_slice().first() else { return false };
-        let home = self.home(next.jid.as_jid());
+        let interested = leaving.interested.as_slice().first();
+        let Some(next) = interested.or_else(|| Some(&leaving.page.as_slice().first()?.jid)) else { return false };
+        let home = self.home(next.as_jid());
         self.batches.get(usize::from(home.0)).is_some_and(|batch| batch.bytes() >= BATCH_BYTES_MAX)
     }
 
@@ -87,6 +97,13 @@ impl Shard {
         while left > 0 && self.is_fanning() {
             let Some(mut leaving) = self.fanning.queue.pop_front() else { break };
             let class = Class::Message(leaving.message_type);
+            self.fans += 1;
+            while left > 0 && !self.must_wait(&leaving) {
+                let Some(jid) = leaving.interested.next() else { break };
+                left -= 1;
+                let event = Event { from: leaving.from.as_str(), node: &leaving.node, text: &leaving.text };
+                self.pass_event(self.fans, jid.as_jid(), &event);
+            }
             while left > 0 && !self.must_wait(&leaving) {
                 let Some(Recipient { jid, .. }) = leaving.page.next() else { break };
                 left -= 1;
@@ -98,7 +115,7 @@ impl Shard {
                 write_addressed(&mut bytes, &leaving.text, jid.as_str());
                 self.route_own(class, jid.as_jid(), leaving.from.as_str(), &bytes);
             }
-            let is_done = leaving.page.as_slice().is_empty();
+            let is_done = leaving.interested.as_slice().is_empty() && leaving.page.as_slice().is_empty();
             let rest = std::mem::take(&mut leaving.rest);
             if is_done && rest.has_more() {
                 self.fanning.is_reading = true;

@@ -12,6 +12,7 @@ mod carbons;
 mod deliver;
 mod fanning;
 mod forged;
+mod interest;
 mod kept;
 mod managed;
 mod presence;
@@ -35,7 +36,7 @@ use plaza_core::stream::IssuedToken;
 use plaza_core::subscription::Request as Subscribing;
 use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
 use plaza_core::{ns, stream};
-use plaza_registry::directory::CapsCache;
+use plaza_registry::directory::{CapsCache, Nodes};
 use plaza_registry::errands::Errand;
 use plaza_registry::facts::Facts;
 use plaza_registry::offline::OfflineLimits;
@@ -63,6 +64,8 @@ use work::Settling;
 pub struct ShardConfig {
     /// Domains whose accounts live here.
     pub domains: Vec<Jid>,
+    /// Addresses of the services beside the server, each at home on the shard that its hash says.
+    pub services: Vec<Jid>,
     /// Bytes on their way to one client beyond which all stanzas for it are refused. Default 1 048 576.
     pub outbox_bytes_max: u32,
     /// Bytes on their way to one client beyond which stanzas for it are refused, but for those that a sender had under way
@@ -124,6 +127,9 @@ pub enum Effect {
     Expire(SessionId),
     /// Read the next page of these; bring it to [`Shard::recipients_read`].
     Recipients(Box<Recipients>),
+    /// Read the last items of the first one's nodes that the resource may be told of, of those it wants; bring them to
+    /// [`Shard::last_items`].
+    LastItems(Box<(Jid, Jid, Nodes)>),
     /// The facts a login waits for ([`Shard::login`]) are there, or cannot be had.
     Login(Key, Result<(), StoreError>),
     /// A client's tokens are kept ([`Shard::keep_tokens`]): what it is to be told, or how its login fails after all.
@@ -472,10 +478,11 @@ impl Shard {
         let destination = rules::destination(from.as_jid(), Some(to), |domain| self.domain_kind(domain));
         let flow = match destination {
             Destination::Resource(to) | Destination::Account(to) => self.route_account(id, &from, &stanza, to),
+            Destination::OwnAccount if interest::is_decision(&stanza) => self.decide(id, &from, &stanza, true),
             Destination::OwnAccount => self.route_account(id, &from, &stanza, to),
             Destination::Server(to) => self.route_server(id, &from, &stanza, Some(to)),
-            // Nobody is at home at a service name yet, and no server-to-server stream exists (RFC 6120 §10.4).
-            Destination::Service(..) => self.refuse(id, &stanza, &from, Condition::ServiceUnavailable),
+            Destination::Service(_, to) => self.route_service(id, &from, &stanza, to),
+            // No server-to-server stream exists (RFC 6120 §10.4).
             Destination::Remote(_) => self.refuse(id, &stanza, &from, Condition::RemoteServerNotFound),
         };
         if flow != Flow::Stalled {
@@ -497,6 +504,7 @@ impl Shard {
                 PresenceType::Error => self.ignore(DropReason::Unhandled),
             },
             // §10.3.1: as if addressed to the sender's own bare JID.
+            Class::Message(_) if interest::is_decision(stanza) => self.decide(id, from, stanza, false),
             Class::Message(_) => self.route_account(id, from, stanza, from.as_jid().bare()),
             Class::Iq(_) => self.route_server(id, from, stanza, None),
         }
@@ -600,23 +608,25 @@ impl Shard {
         addressed: bool,
         reply_to: ReplyTo,
     ) -> Flow {
-        let Class::Iq(iq_type) = stanza.class else { return self.ignore(DropReason::Unhandled) };
+        let (iq_type, child) = match stanza.class {
+            Class::Iq(iq_type) => (iq_type, stanza.element.first_child()),
+            Class::Message(_) => (IqType::Set, stanza.element.children().find(interest::is_form)),
+            Class::Presence(_) => return self.ignore(DropReason::Unhandled),
+        };
         if let (ReplyTo::Session(id), Target::Account(account)) = (&reply_to, &target)
             && account.as_jid() == from.as_jid().bare()
             && self.answer_carbons(*id, from, stanza, addressed.then_some(account.as_jid()))
         {
             return Flow::Continue;
         }
-        let (Some(iq_id), Some(child)) = (stanza.id, stanza.element.first_child()) else {
-            return self.ignore(DropReason::Unhandled);
-        };
+        let Some(child) = child else { return self.ignore(DropReason::Unhandled) };
         let Some(payload) = stanza.element.standalone(&child) else { return self.ignore(DropReason::Unhandled) };
         let subscribed = match &target {
             Target::Account(account) => {
                 let index = self.accounts.find_index(self.homes.hash(account.as_jid()), account.as_jid());
                 index.and_then(|index| self.stands(index, from.as_jid())).is_some_and(|state| state.from)
             }
-            Target::Server(_) => false,
+            Target::Server(_) | Target::Service(_) => false,
         };
         let request = Request {
             caller: from.clone(),
@@ -624,12 +634,13 @@ impl Shard {
             addressed,
             subscribed,
             iq_type,
-            id_raw: iq_id.raw.into(),
+            id_raw: stanza.id.map_or("", |id| id.raw).into(),
             payload: payload.into(),
             payload_ns: child.ns.into(),
             payload_name: child.name.into(),
             unix_millis: 0,
         };
+        self.note_nodes(&request);
         let mut waits = false;
         let in_order = work::changes_facts(&request);
         if let ReplyTo::Session(id) = reply_to
@@ -666,7 +677,7 @@ impl Shard {
                 ServiceEffect::Blocklist { list, blocked, unblocked } => {
                     self.blocklist_changed(caller, list, blocked, unblocked);
                 }
-                ServiceEffect::Pubsub(outgoing) => self.fan(*outgoing),
+                ServiceEffect::Pubsub(outgoing) => self.tell_of(*outgoing),
             }
         }
         match reply_to {
@@ -679,6 +690,7 @@ impl Shard {
                 self.write(id, |out| out.extend_from_slice(&reply.stanza));
                 self.resume(id);
             }
+            ReplyTo::Address(_) if reply.stanza.is_empty() => {}
             ReplyTo::Address(to) => self.route_own(Class::Iq(IqType::Result), to.as_jid(), "", &reply.stanza),
         }
     }
@@ -847,15 +859,41 @@ impl Shard {
                     };
                     let from = std::str::from_utf8(part(usize::from(from_len))).unwrap_or_default();
                     let text = part(text_len as usize);
-                    let mut recipients = part(recipients_len as usize);
+                    let to = part(recipients_len as usize);
                     self.counters.handoffs_in += 1;
                     let fan = presence::Fan { presence, from, text };
-                    while let Some((len, rest)) = recipients.split_first_chunk() {
-                        let (to, rest) =
-                            rest.split_at_checked(usize::from(u16::from_le_bytes(*len))).unwrap_or_default();
-                        recipients = rest;
-                        let to = JidRef::from_normal(std::str::from_utf8(to).unwrap_or_default());
+                    for to in batch::recipients(to) {
                         self.present(self.homes.hash(to), to, &fan);
+                    }
+                }
+                Handoff::Event { from_len, node_len, text_len, recipients_len } => {
+                    let mut part = |len: usize| {
+                        let part = batch.bytes.get(at..at + len).unwrap_or_default();
+                        at += len;
+                        part
+                    };
+                    let from = std::str::from_utf8(part(usize::from(from_len))).unwrap_or_default();
+                    let node = std::str::from_utf8(part(usize::from(node_len))).unwrap_or_default();
+                    let text = part(text_len as usize);
+                    let to = part(recipients_len as usize);
+                    self.counters.handoffs_in += 1;
+                    for to in batch::recipients(to) {
+                        self.notify(to, &interest::Event { from, node, text });
+                    }
+                }
+                Handoff::Wants { from_len, nodes_len, recipients_len } => {
+                    let mut part = |len: usize| {
+                        let part = batch.bytes.get(at..at + len).unwrap_or_default();
+                        at += len;
+                        part
+                    };
+                    let from = std::str::from_utf8(part(usize::from(from_len))).unwrap_or_default();
+                    let nodes = std::str::from_utf8(part(nodes_len as usize)).unwrap_or_default();
+                    let to = part(recipients_len as usize);
+                    self.counters.handoffs_in += 1;
+                    let nodes: Nodes = nodes.split('\0').map(Into::into).collect();
+                    for to in batch::recipients(to) {
+                        self.is_wanted(to, JidRef::from_normal(from), &nodes);
                     }
                 }
                 Handoff::Settle(id) => self.settle_for(from_shard, id),
@@ -881,7 +919,9 @@ impl Shard {
 
     fn take_handoff(&mut self, envelope: &Envelope<'_>, origin: Origin, stanza: &str) {
         let body = Body::Bytes(stanza.as_bytes());
-        if !Self::is_account_iq(envelope) {
+        if envelope.to.local().is_none() {
+            self.serve_handoff(envelope, stanza);
+        } else if !Self::is_account_iq(envelope) {
             self.deliver(envelope, origin, &body);
         } else if self.hold_iq(envelope, origin, &body).is_none() {
             self.serve_handoff(envelope, stanza);
@@ -898,7 +938,8 @@ impl Shard {
             scanner.next(&ScanLimits::AFTER_AUTH, &namespaces, stanza.as_bytes())
             && let Ok(parsed) = Stanza::classify(element, ns::CLIENT)
         {
-            let target = Target::Account(envelope.to.to_jid());
+            let to = envelope.to.to_jid();
+            let target = if to.as_jid().local().is_some() { Target::Account(to) } else { Target::Service(to) };
             self.call_service(&caller, &parsed, target, true, ReplyTo::Address(caller.clone()));
         } else {
             self.counters.drops[DropReason::Unhandled] += 1;
@@ -987,10 +1028,10 @@ impl Shard {
 
     fn domain_kind(&self, domain: &str) -> DomainKind {
         if self.config.domains.iter().any(|own| own.as_str() == domain) {
-            DomainKind::Local
-        } else {
-            DomainKind::Remote
+            return DomainKind::Local;
         }
+        let service = self.config.services.iter().position(|own| own.as_str() == domain);
+        service.map_or(DomainKind::Remote, |index| DomainKind::Service(index as u16))
     }
 
     fn session_of(&self, hash: u64, full: JidRef<'_>) -> Option<SessionId> {
@@ -1151,6 +1192,7 @@ pub(super) mod tests {
     pub(super) fn shards(count: u16) -> (Vec<Shard>, Homes) {
         let config = Arc::new(ShardConfig {
             domains: vec![Jid::parse("things.example").unwrap()],
+            services: vec![Jid::parse("pubsub.things.example").unwrap()],
             outbox_bytes_max: 16_384,
             outbox_bytes_full: 4096,
             outbox_bytes_high: 1024,

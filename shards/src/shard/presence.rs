@@ -5,7 +5,7 @@ use plaza_core::stanza::{Class, Condition, Kind, PresenceType, Stamp, Stanza, wr
 use plaza_core::subscription::State;
 use plaza_core::xml::write;
 
-use super::batch::{BATCH_OWN_BYTES_MAX, Envelope};
+use super::batch::{BATCH_OWN_BYTES_MAX, Envelope, Handoff};
 use super::deliver::{Body, Origin};
 use super::work::Task;
 use super::{Flow, SessionId, Shard};
@@ -52,6 +52,7 @@ impl Shard {
         if kept.is_some() || session.extras.is_some() {
             session.extras().presence = kept;
         }
+        let wanted = self.notified_of(id);
         self.note_caps(id, stanza);
         self.broadcast(id, from, stanza);
         if initial {
@@ -61,6 +62,9 @@ impl Shard {
         if initial {
             self.probe_contacts(id);
             self.ask_questions(id);
+        }
+        if initial || self.notified_of(id) != wanted {
+            self.want_last(id);
         }
         if !reachable && priority >= 0 {
             self.fetch_kept(id);
@@ -270,7 +274,7 @@ impl Shard {
             } else if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
                 if batch.bytes() >= BATCH_OWN_BYTES_MAX {
                     self.counters.drops[DropReason::MeshFull] += 1;
-                } else if batch.fan(self.fans, contact, fan) {
+                } else if batch.fan(self.fans, contact, |bytes| fan.begin(bytes)) {
                     self.counters.handoffs_out += 1;
                 }
             }
@@ -384,6 +388,20 @@ pub(super) struct Fan<'a> {
     pub(super) from: &'a str,
     /// The stanza but for `to`; empty for a probe.
     pub(super) text: &'a [u8],
+}
+
+impl Fan<'_> {
+    /// Writes what all recipients on another shard have in common.
+    fn begin(&self, bytes: &mut Vec<u8>) -> Handoff {
+        bytes.extend_from_slice(self.from.as_bytes());
+        bytes.extend_from_slice(self.text);
+        Handoff::Fan {
+            presence: self.presence,
+            from_len: self.from.len() as u16,
+            text_len: self.text.len() as u32,
+            recipients_len: 0,
+        }
+    }
 }
 
 /// Appends a stanza written without `to`, addressed.

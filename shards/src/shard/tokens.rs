@@ -122,6 +122,7 @@ mod tests {
         fn new() -> Self {
             let config = ShardConfig {
                 domains: vec![Jid::parse("things.example").unwrap()],
+                services: Vec::new(),
                 outbox_bytes_max: 4096,
                 outbox_bytes_full: 4096,
                 outbox_bytes_high: 1024,
@@ -189,6 +190,7 @@ mod tests {
                     | Effect::Login(..)
                     | Effect::Displace(_)
                     | Effect::Recipients(_)
+                    | Effect::LastItems(_)
                     | Effect::Expire(_) => {
                         panic!("nobody asked for that")
                     }

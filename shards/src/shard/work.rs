@@ -10,7 +10,9 @@ use plaza_core::jid::{Jid, JidRef};
 use plaza_core::ns;
 use plaza_core::stanza::{Class, Condition, IqType, PresenceType};
 use plaza_core::subscription::{Request as Subscribing, State};
+use plaza_registry::directory::Nodes;
 use plaza_registry::errands::{Errand, Return};
+use plaza_registry::pubsub::Outgoing;
 use plaza_registry::rosters::RosterError;
 use plaza_registry::services::{Request, Target};
 use plaza_registry::store::{CommitError, StoreError};
@@ -66,6 +68,10 @@ pub(super) enum Task {
     Questions(SessionId),
     /// Somebody waits until all before it is stored.
     Settle(usize),
+    /// Events of the account, for its contacts.
+    Tell(Box<Outgoing>),
+    /// A resource wants the last items of the account's nodes.
+    Wanted(Jid, Nodes),
 }
 
 /// Somebody who waits until accounts here have stored what they were sent.
@@ -113,7 +119,9 @@ impl Task {
             | Self::Serve(..)
             | Self::Forget(_)
             | Self::Questions(_)
-            | Self::Settle(_) => false,
+            | Self::Settle(_)
+            | Self::Tell(_)
+            | Self::Wanted(..) => false,
         }
     }
 
@@ -128,7 +136,9 @@ impl Task {
             | Self::Fetch(_)
             | Self::Forget(_)
             | Self::Questions(_)
-            | Self::Settle(_) => 0,
+            | Self::Settle(_)
+            | Self::Tell(_)
+            | Self::Wanted(..) => 0,
         }
     }
 }
@@ -337,6 +347,10 @@ impl Shard {
                 self.send(index, Running::Forget, Errand::Forget { head, numbers });
             }
             Task::Settle(settling) => self.one_settled(settling),
+            // Of an account that is gone nobody hears.
+            Task::Tell(outgoing) if account.facts.is_some() => self.fan(*outgoing),
+            Task::Tell(_) => {}
+            Task::Wanted(resource, nodes) => self.read_last(index, resource, nodes),
             Task::Questions(session) => {
                 if account.facts.as_ref().is_some_and(|facts| facts.contacts.requests() > 0) {
                     self.send(index, Running::Questions(session), Errand::Requests);

@@ -79,6 +79,7 @@ impl Plan {
             crowd_percent: random.pick(&[0, 0, 70]),
             config: ShardConfig {
                 domains: vec![Jid::parse(DOMAIN).unwrap()],
+                services: Vec::new(),
                 outbox_bytes_max,
                 outbox_bytes_full: outbox_bytes_max / 2,
                 outbox_bytes_high: outbox_bytes_max / 4,
@@ -923,6 +924,12 @@ impl World {
                     let page = block_on(recipients.next(&self.store));
                     self.shards[shard].recipients_read(*recipients, page);
                 }
+                Effect::LastItems(wanted) => {
+                    let (owner, resource, nodes) = *wanted;
+                    let config = &self.errand_config.services.pubsub;
+                    let items = block_on(pubsub::last_items_of(config, &self.store, owner, &resource, &nodes, 0));
+                    self.shards[shard].last_items(items.unwrap_or_default());
+                }
             }
         }
     }
@@ -962,8 +969,8 @@ impl World {
         self.activity += 1;
         let mut reply = Reply::default();
         let from = match &request.target {
-            Target::Server(jid) | Target::Account(jid) if request.addressed => jid.as_str(),
-            Target::Server(_) | Target::Account(_) => "",
+            Target::Server(jid) | Target::Account(jid) | Target::Service(jid) if request.addressed => jid.as_str(),
+            Target::Server(_) | Target::Account(_) | Target::Service(_) => "",
         };
         let to = request.caller.as_str();
         if self.random.percent(50) {
@@ -991,7 +998,7 @@ impl World {
             // Its service is the account's that was asked: it is at home on this shard.
             let from = match &request.target {
                 Target::Account(account) => account.bare(),
-                Target::Server(_) => request.caller.bare(),
+                Target::Server(_) | Target::Service(_) => request.caller.bare(),
             };
             reply.effects.push(ServiceEffect::Pubsub(Box::new(self.event(&from))));
         }

@@ -129,7 +129,10 @@ impl World {
                 text = match reach {
                     Reach::Owner => format!("{text} [owner"),
                     Reach::Contacts => format!("{text} [contacts"),
-                    Reach::Groups(groups) => format!("{text} [{}", groups.join(",")),
+                    Reach::These(contacts) => {
+                        let contacts: Vec<_> = contacts.iter().map(Jid::as_str).collect();
+                        format!("{text} [{}", contacts.join(","))
+                    }
                 };
                 outcasts.iter().for_each(|outcast| text = format!("{text} but {outcast}"));
                 text.push(']');

@@ -93,7 +93,7 @@ fn the_audience_is_who_has_access() {
     for (model, expected) in [
         ("open", "[contacts]"),
         ("presence", "[contacts]"),
-        ("roster", "[friends]"),
+        ("roster", "[]"),
         ("authorize", "[owner]"),
         ("whitelist", "[owner]"),
     ] {
@@ -110,7 +110,7 @@ fn the_audience_is_who_has_access() {
     // Who is also subscribed is there by address.
     world.contact("horatio@denmark.lit", Stands::From, &["friends"]);
     world.subscribe(HORATIO, "roster");
-    assert!(world.publish(HAMLET, "roster", "2").told[0].ends_with("-> horatio@denmark.lit [friends]"));
+    assert!(world.publish(HAMLET, "roster", "2").told[0].ends_with("-> horatio@denmark.lit [horatio@denmark.lit]"));
 }
 
 #[test]
