@@ -324,7 +324,8 @@ impl<'a, S: Store> Call<'a, S> {
     /// The contacts with the owner's presence that are in one of some groups of its roster.
     async fn contacts_in(&self, groups: &[String]) -> Result<Vec<Jid>, StoreError> {
         let items = rosters::load(self.store, self.host.jid().as_jid()).await?.into_iter();
-        let chosen = items.filter(|item| item.subscription.from() && item.groups.iter().any(|one| groups.contains(one)));
+        let chosen =
+            items.filter(|item| item.subscription.from() && item.groups.iter().any(|one| groups.contains(one)));
         Ok(chosen.map(|item| item.jid).collect())
     }
 

@@ -33,9 +33,9 @@ use plaza_core::xml::read::Node;
 use plaza_core::xml::write;
 
 use self::call::{Call, Outcome};
-use self::keys::Keys;
 pub use self::disco::ACCOUNT_FEATURES;
 pub use self::error::Refusal;
+use self::keys::Keys;
 pub use self::notify::{
     ApprovalRequest, Audience, EventKind, Message, Notification, Outgoing, RECIPIENTS_PAGE, Reach, Recipient,
     Recipients,

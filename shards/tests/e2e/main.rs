@@ -17,6 +17,7 @@ mod crash;
 mod flow;
 mod forged;
 mod managed;
+mod pubsub;
 mod sasl2;
 mod scene;
 mod services;
