@@ -44,6 +44,10 @@ pub const PING: &str = "urn:xmpp:ping";
 pub const DELAY: &str = "urn:xmpp:delay";
 /// Stable ids of stanzas (XEP-0359).
 pub const STANZA_IDS: &str = "urn:xmpp:sid:0";
+/// Message archives (XEP-0313) and what goes into them (XEP-0441).
+pub const MAM: &str = "urn:xmpp:mam:2";
+/// Archives that can be asked by id, with pages flipped, and what they hold (XEP-0313 §7).
+pub const MAM_EXTENDED: &str = "urn:xmpp:mam:2#extended";
 /// Ids of occupants of rooms (XEP-0421).
 pub const OCCUPANT_IDS: &str = "urn:xmpp:occupant-id:0";
 /// Stanza forwarding (XEP-0297).

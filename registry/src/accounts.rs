@@ -156,6 +156,7 @@ fn erase(table: Table, bare: JidRef<'_>) -> Option<Write> {
         Table::Private => Write::DeletePrefix { table, prefix: key::private(bare) },
         Table::Resumables => Write::DeletePrefix { table, prefix: key::resumables(bare) },
         Table::PubSub => Write::DeletePrefix { table, prefix: key::pubsub(bare) },
+        Table::Archives => Write::DeletePrefix { table, prefix: key::archive(bare) },
         Table::Broker => return None,
     })
 }

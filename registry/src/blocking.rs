@@ -71,6 +71,11 @@ impl BlockList {
                 || (jid.local().is_some() && self.has(jid.domain())))
     }
 
+    /// Whether an address is listed, itself or, by its bare form, with all its resources.
+    pub fn lists(&self, jid: JidRef<'_>) -> bool {
+        !self.is_empty() && (self.has(jid.as_str()) || (!jid.is_bare() && self.has(jid.bare().as_str())))
+    }
+
     fn get(&self, index: usize) -> &str {
         let end = |index: usize| self.ends.get(index).map_or(0, |&end| end as usize);
         let start = index.checked_sub(1).map_or(0, end);

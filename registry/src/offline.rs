@@ -6,6 +6,7 @@
 
 use plaza_core::date::{self, DateTime};
 use plaza_core::jid::JidRef;
+use plaza_core::stanza::with_child;
 
 use crate::record::{Reader, put_bytes, put_count};
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
@@ -158,26 +159,9 @@ pub async fn forget<S: Store>(
     store.commit(Batch { guards: vec![account], writes }).await
 }
 
-/// The stanza with `<delay/>` as its last child (XEP-0203 v2.0 §4). It is one of ours: written, not as it came.
+/// The stanza with `<delay/>` as its last child (XEP-0203 v2.0 §2).
 fn with_delay(stanza: &[u8], domain: &str, stamp: DateTime) -> Vec<u8> {
-    let mut out = Vec::with_capacity(stanza.len() + 128);
-    let delay = |out: &mut Vec<u8>| date::write_delay(out, domain, stamp, "");
-    if let Some(start) = stanza.strip_suffix(b"/>") {
-        let name = start.get(1..).and_then(|tag| tag.split(|&byte| byte == b' ').next()).unwrap_or_default();
-        out.extend_from_slice(start);
-        out.push(b'>');
-        delay(&mut out);
-        out.extend_from_slice(b"</");
-        out.extend_from_slice(name);
-        out.push(b'>');
-        return out;
-    }
-    let end = stanza.iter().rposition(|&byte| byte == b'<').unwrap_or(stanza.len());
-    let (start, end) = stanza.split_at(end);
-    out.extend_from_slice(start);
-    delay(&mut out);
-    out.extend_from_slice(end);
-    out
+    with_child(stanza, |out| date::write_delay(out, domain, stamp, ""))
 }
 
 #[cfg(test)]

@@ -87,6 +87,11 @@ impl<'a> Reader<'a> {
         std::str::from_utf8(self.bytes()?).map_err(|_| StoreError::Corrupt)
     }
 
+    /// All that is left, which ends the reading.
+    pub(crate) fn rest(self) -> &'a [u8] {
+        self.rest
+    }
+
     /// Ends the reading: nothing may be left.
     pub(crate) fn close(self) -> Result<(), StoreError> {
         if self.rest.is_empty() { Ok(()) } else { Err(StoreError::Corrupt) }

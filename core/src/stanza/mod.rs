@@ -4,7 +4,7 @@ mod error;
 mod rewrite;
 
 pub use error::{Condition, Detail, ErrorType, StanzaError};
-pub use rewrite::{Stamp, write_error, write_error_with, write_reply_start, write_stanza};
+pub use rewrite::{Stamp, with_child, write_error, write_error_with, write_forwarded, write_reply_start, write_stanza};
 
 use crate::ns;
 use crate::xml::{Attr, Element};

@@ -76,6 +76,39 @@ fn write_attrs(out: &mut Vec<u8>, stanza: &Stanza<'_>, stamp: Stamp<'_>) {
     }
 }
 
+/// A stanza of ours, written by [`write_stanza`], with one more child at its end.
+pub fn with_child(stanza: &[u8], child: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::with_capacity(stanza.len() + SPARE_BYTES);
+    if let Some(start) = stanza.strip_suffix(b"/>") {
+        let name = start.get(1..).and_then(|tag| tag.split(|&byte| byte == b' ').next()).unwrap_or_default();
+        out.extend_from_slice(start);
+        out.push(b'>');
+        child(&mut out);
+        out.extend_from_slice(b"</");
+        out.extend_from_slice(name);
+        out.push(b'>');
+        return out;
+    }
+    let end = stanza.iter().rposition(|&byte| byte == b'<').unwrap_or(stanza.len());
+    let (start, end) = stanza.split_at(end);
+    out.extend_from_slice(start);
+    child(&mut out);
+    out.extend_from_slice(end);
+    out
+}
+
+/// Appends a stanza of ours, written by [`write_stanza`], to stand inside an element of another namespace: it names its
+/// own (XEP-0297 v1.0 §3.1). One with a prefix does so already.
+pub fn write_forwarded(out: &mut Vec<u8>, stanza: &[u8]) {
+    let name_end = stanza.iter().position(|byte| matches!(byte, b' ' | b'>' | b'/')).unwrap_or(0);
+    let (name, rest) = stanza.split_at(name_end);
+    out.extend_from_slice(name);
+    if !name.contains(&b':') {
+        write::attr(out, "xmlns", ns::CLIENT);
+    }
+    out.extend_from_slice(rest);
+}
+
 /// Appends the error answering a stanza: same kind, id echoed, `type='error'`, `from` and `to` as given (normal form,
 /// "" leaves the attribute out), then the `<error/>`. The original payload is not echoed (RFC 6120 §8.3.1 MAY).
 /// Takes the raw id, so that a handed-over stanza can be answered without scanning it again.
@@ -269,6 +302,30 @@ mod tests {
              <feature-not-implemented xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/>\
              <text xmlns='urn:ietf:params:xml:ns:xmpp-stanzas' xml:lang='en'>no</text>\
              <unsupported xmlns='urn:errors' feature='it&apos;s'/></error></iq>"
+        );
+    }
+
+    #[test]
+    fn a_child_is_added_at_the_end_and_a_forwarded_stanza_names_its_namespace() {
+        let check = |stanza: &str, with: &str, forwarded: &str| {
+            let added = with_child(stanza.as_bytes(), |out| out.extend_from_slice(b"<x/>"));
+            assert_eq!(String::from_utf8(added).unwrap(), with);
+            let mut out = Vec::new();
+            write_forwarded(&mut out, stanza.as_bytes());
+            assert_eq!(String::from_utf8(out).unwrap(), forwarded);
+        };
+        check("<message/>", "<message><x/></message>", "<message xmlns='jabber:client'/>");
+        check("<message from='a'/>", "<message from='a'><x/></message>", "<message xmlns='jabber:client' from='a'/>");
+        check(
+            "<message><b>1</b></message>",
+            "<message><b>1</b><x/></message>",
+            "<message xmlns='jabber:client'><b>1</b></message>",
+        );
+        let prefixed = "<c:message xmlns='' xmlns:c='jabber:client'>";
+        check(
+            &format!("{prefixed}<a/></c:message>"),
+            &format!("{prefixed}<a/><x/></c:message>"),
+            &format!("{prefixed}<a/></c:message>"),
         );
     }
 

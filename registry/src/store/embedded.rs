@@ -18,7 +18,7 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 use super::group::{self, Changes, Commit, Engine, Health};
 use super::table::PerTable;
-use super::{Batch, CommitError, Found, Lookup, Pair, Store, StoreError, Table, envelope};
+use super::{Batch, CommitError, Found, Lookup, Pair, Run, Store, StoreError, Table, envelope};
 use crate::wait::{Promise, oneshot};
 
 /// The layout of keys and records this broker reads and writes.
@@ -76,6 +76,7 @@ struct Queues {
 #[derive(Debug)]
 enum Read {
     Get { table: Table, key: Vec<u8>, promise: Promise<Result<Option<Vec<u8>>, StoreError>> },
+    Run { run: Run, promise: Promise<Result<Vec<Pair>, StoreError>> },
     Scan { scan: Scan, promise: Promise<Result<Vec<Pair>, StoreError>> },
     LookUp { lookups: Vec<Lookup>, promise: Promise<Result<Vec<Option<Found>>, StoreError>> },
 }
@@ -195,6 +196,15 @@ impl Store for EmbeddedStore {
         }
     }
 
+    fn run(&self, run: Run) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<> {
+        let (promise, answer) = oneshot();
+        let queued = self.shared.queue_read(Read::Run { run, promise });
+        async move {
+            queued?;
+            answer.await.unwrap_or(Err(StoreError::Failed))
+        }
+    }
+
     fn look_up(
         &self,
         lookups: Vec<Lookup>,
@@ -280,6 +290,7 @@ impl Fjall {
         for read in reads {
             match read {
                 Read::Get { table, key, promise } => promise.complete(self.get(table, &key)),
+                Read::Run { run, promise } => promise.complete(self.run(&run)),
                 Read::Scan { scan, promise } => promise.complete(self.scan(&scan)),
                 Read::LookUp { lookups, promise } => {
                     promise.complete(lookups.into_iter().map(|lookup| self.look_up(lookup)).collect());
@@ -295,6 +306,19 @@ impl Fjall {
             false => Vec::new(),
         };
         Ok(Some(Found { value, below }))
+    }
+
+    /// Reads a run as of one moment.
+    fn run(&self, run: &Run) -> Result<Vec<Pair>, StoreError> {
+        let upper = fjall::util::prefix_to_range(&run.prefix).end_bound().map(|key| key.to_vec());
+        let Some(bounds) = run.bounds(upper) else { return Ok(Vec::new()) };
+        let range = self.database.snapshot().range(self.keyspaces.of(run.table), bounds);
+        let open = |guard: fjall::Guard| {
+            let (key, sealed) = guard.into_inner().map_err(read_error)?;
+            let value = envelope::open(run.table, &key, &sealed)?.to_vec();
+            Ok((key.to_vec(), value))
+        };
+        if run.backwards { run.take(range.rev().map(open)) } else { run.take(range.map(open)) }
     }
 
     /// Reads a range as of one moment, so that no batch is seen by half.
@@ -566,6 +590,13 @@ mod tests {
         fn both_stores_agree_on_every_verdict_and_every_range(
             batches in prop::collection::vec(batch(), 1..40),
             ranges in prop::collection::vec((table(), key(), prop::option::of(key()), 0_usize..5), 8),
+            runs in prop::collection::vec(
+                (
+                    table(), key(), prop::option::of(stored_key()), prop::option::of(stored_key()),
+                    any::<bool>(), 0_usize..5, 0_usize..4,
+                ),
+                16,
+            ),
         ) {
             let directory = tempfile::tempdir().unwrap();
             let (embedded, memory) = (open(directory.path()), MemoryStore::new());
@@ -578,6 +609,22 @@ mod tests {
                 if limit > 2 { prefix.insert(0, 7); }
                 let found = block_on(embedded.scan(table, &prefix, after.as_deref(), limit));
                 prop_assert_eq!(found, block_on(memory.scan(table, &prefix, after.as_deref(), limit)));
+            }
+            for (table, prefix, after, before, backwards, limit, bytes_max) in runs {
+                let run = Run { table, prefix, after, before, backwards, limit, bytes_max };
+                let found = block_on(embedded.run(run.clone()));
+                prop_assert_eq!(&found, &block_on(memory.run(run.clone())));
+                // What it is: all there is of it, filtered, turned round and cut off.
+                let all = block_on(memory.scan(run.table, &run.prefix, None, usize::MAX)).unwrap();
+                let is_in = |(key, _): &Pair| {
+                    run.after.as_ref().is_none_or(|after| key > after)
+                        && run.before.as_ref().is_none_or(|before| key < before)
+                };
+                let mut expected: Vec<Pair> = all.into_iter().filter(is_in).collect();
+                if run.backwards {
+                    expected.reverse();
+                }
+                prop_assert_eq!(found, run.take(expected.into_iter().map(Ok)));
             }
             embedded.close().unwrap();
         }

@@ -54,6 +54,37 @@ pub(crate) fn offline_message(owner: JidRef<'_>, number: u64) -> Vec<u8> {
     key
 }
 
+/// Prefix of an account's archive in [`super::Table::Archives`].
+pub(crate) fn archive(owner: JidRef<'_>) -> Vec<u8> {
+    owned(owner)
+}
+
+/// Whose archive a key is of.
+pub(crate) fn archive_owner(key: &[u8]) -> Result<&str, StoreError> {
+    let end = key.iter().skip(SLOT_BYTES).position(|&byte| byte == SEPARATOR).ok_or(StoreError::Corrupt)?;
+    account_jid(key.get(..SLOT_BYTES + end).unwrap_or_default())
+}
+
+/// Key of an archive's head, the first of its keys.
+pub(crate) fn archive_head(owner: JidRef<'_>) -> Vec<u8> {
+    [&*archive(owner), b"h"].concat()
+}
+
+/// Prefix of an archive's messages.
+pub(crate) fn archived(owner: JidRef<'_>) -> Vec<u8> {
+    [&*archive(owner), b"m"].concat()
+}
+
+/// Key of a message in an archive; the order of keys is the order of ids.
+pub(crate) fn archived_message(owner: JidRef<'_>, id: u64) -> Vec<u8> {
+    [&*archived(owner), &id.to_be_bytes()].concat()
+}
+
+/// Key of what an account wants archived.
+pub(crate) fn archive_prefs(owner: JidRef<'_>) -> Vec<u8> {
+    [&*archive(owner), b"p"].concat()
+}
+
 /// Prefix of an account's sessions in [`super::Table::Resumables`].
 pub(crate) fn resumables(owner: JidRef<'_>) -> Vec<u8> {
     owned(owner)

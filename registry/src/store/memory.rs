@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::group::{Changes, Engine, Group};
 use super::table::PerTable;
-use super::{Batch, CommitError, Found, Lookup, Pair, Store, StoreError, Table};
+use super::{Batch, CommitError, Found, Lookup, Pair, Run, Store, StoreError, Table};
 use crate::wait::{Answer, oneshot};
 
 /// A handle; cheap to clone.
@@ -141,6 +141,17 @@ impl Store for MemoryStore {
         self.request(move |tables| {
             let pairs = tables.pairs(table, &prefix).filter(|&(key, _)| after.as_ref().is_none_or(|after| key > after));
             Ok(pairs.take(limit).map(|(key, value)| (key.clone(), value.clone())).collect())
+        })
+    }
+
+    fn run(&self, run: Run) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<> {
+        self.request(move |tables| {
+            // The prefix's end is left to the walk, which stops there.
+            let Some(bounds) = run.bounds(Bound::Unbounded) else { return Ok(Vec::new()) };
+            let pairs = tables.0.of(run.table).range::<Vec<u8>, _>(bounds);
+            let pairs = pairs.filter(|(key, _)| key.starts_with(&run.prefix));
+            let pairs = pairs.map(|(key, value)| Ok((key.clone(), value.clone())));
+            if run.backwards { run.take(pairs.rev()) } else { run.take(pairs) }
         })
     }
 

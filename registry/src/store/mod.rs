@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::ops::Bound;
 
 pub mod embedded;
 mod envelope;
@@ -36,6 +37,8 @@ pub enum Table {
     Tokens,
     /// Nodes of publish-subscribe, and all that belongs to them.
     PubSub,
+    /// Archives of messages (XEP-0313), and who wants what archived (XEP-0441).
+    Archives,
     /// The broker's own facts: schema version, server secrets.
     Broker,
 }
@@ -149,6 +152,45 @@ impl Batch {
 /// A key and the value under it.
 pub type Pair = (Vec<u8>, Vec<u8>);
 
+/// The least key of a range and the greatest.
+type KeyBounds = (Bound<Vec<u8>>, Bound<Vec<u8>>);
+
+impl Run {
+    /// The bounds of its keys, `upper` being the end of the prefix; `None` if no key is between them.
+    fn bounds(&self, upper: Bound<Vec<u8>>) -> Option<KeyBounds> {
+        let low = match &self.after {
+            Some(after) if *after >= self.prefix => Bound::Excluded(after.clone()),
+            Some(_) | None => Bound::Included(self.prefix.clone()),
+        };
+        let high = match (&self.before, upper) {
+            (Some(before), Bound::Excluded(end) | Bound::Included(end)) if *before >= end => Bound::Excluded(end),
+            (Some(before), _) => Bound::Excluded(before.clone()),
+            (None, upper) => upper,
+        };
+        let is_empty = match (&low, &high) {
+            (Bound::Included(low), Bound::Excluded(high)) => low >= high,
+            // Nothing lies between a key and the next one.
+            (Bound::Excluded(low), Bound::Excluded(high)) => low >= high || [&**low, &[0]].concat() >= *high,
+            _ => false,
+        };
+        (!is_empty).then_some((low, high))
+    }
+
+    /// Takes pairs until there are enough.
+    fn take<E>(&self, pairs: impl Iterator<Item = Result<Pair, E>>) -> Result<Vec<Pair>, E> {
+        let (mut taken, mut bytes) = (Vec::new(), 0);
+        for pair in pairs.take(self.limit) {
+            let pair = pair?;
+            bytes += pair.1.len();
+            taken.push(pair);
+            if bytes >= self.bytes_max {
+                break;
+            }
+        }
+        Ok(taken)
+    }
+}
+
 /// One of several reads made in one trip.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lookup {
@@ -158,6 +200,25 @@ pub struct Lookup {
     pub key: Vec<u8>,
     /// If there is a value under the key, also those whose keys are longer and begin with it.
     pub below: bool,
+}
+
+/// Pairs of a table in a row, read from either end, within bounds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// Where.
+    pub table: Table,
+    /// What their keys begin with.
+    pub prefix: Vec<u8>,
+    /// Only keys greater than this.
+    pub after: Option<Vec<u8>>,
+    /// Only keys smaller than this.
+    pub before: Option<Vec<u8>>,
+    /// Whether the greatest keys come first.
+    pub backwards: bool,
+    /// Pairs at most.
+    pub limit: usize,
+    /// Bytes of values at which it ends, even if there are more: at least one pair comes if there is one.
+    pub bytes_max: usize,
 }
 
 /// What a [`Lookup`] found.
@@ -185,6 +246,8 @@ pub trait Store: Clone {
         after: Option<&[u8]>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<Self>;
+    /// Pairs in a row.
+    fn run(&self, run: Run) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<Self>;
     /// Several reads in one trip, answered in their order.
     fn look_up(
         &self,

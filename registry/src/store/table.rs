@@ -15,9 +15,10 @@ impl Table {
         Self::Resumables,
         Self::Tokens,
         Self::PubSub,
+        Self::Archives,
         Self::Broker,
     ];
-    const COUNT: usize = 11;
+    const COUNT: usize = 12;
 
     /// Its name in an engine. Never changed: data is stored under it.
     pub(super) const fn name(self) -> &'static str {
@@ -32,6 +33,7 @@ impl Table {
             Self::Resumables => "resumables",
             Self::Tokens => "tokens",
             Self::PubSub => "pubsub",
+            Self::Archives => "archives",
             Self::Broker => "broker",
         }
     }

@@ -5,7 +5,7 @@
 use plaza_core::jid::{Jid, JidRef};
 use plaza_core::limits::ScanLimits;
 use plaza_core::ns;
-use plaza_core::stanza::{Class, IqType, MessageType, PresenceType, Stanza, write_reply_start};
+use plaza_core::stanza::{Class, IqType, MessageType, PresenceType, Stanza, write_forwarded, write_reply_start};
 use plaza_core::xml::{Element, Scanned, StreamNamespaces, write};
 use smallvec::SmallVec;
 
@@ -112,12 +112,7 @@ impl Shard {
                 out.extend_from_slice(b"><forwarded");
                 write::attr(out, "xmlns", ns::FORWARD);
                 out.push(b'>');
-                // It stands inside another namespace, so it names its own (XEP-0297 §3.1).
-                let name_end = message.iter().position(|&byte| byte == b' ').unwrap_or(0);
-                let (name, rest) = message.split_at(name_end);
-                out.extend_from_slice(name);
-                write::attr(out, "xmlns", ns::CLIENT);
-                out.extend_from_slice(rest);
+                write_forwarded(out, &message);
                 out.extend_from_slice(b"</forwarded></");
                 out.extend_from_slice(way.as_bytes());
                 out.extend_from_slice(b"></message>");
