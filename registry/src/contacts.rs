@@ -62,6 +62,11 @@ impl Contacts {
 
     /// How a contact stands, by its bare JID; a stranger does not at all.
     pub fn get(&self, contact: JidRef<'_>) -> State {
+        self.find(contact).unwrap_or_default()
+    }
+
+    /// How a contact stands, by its bare JID; `None` if it is not in the roster.
+    pub fn find(&self, contact: JidRef<'_>) -> Option<State> {
         let bare = contact.bare().as_str();
         let address = |at: usize| {
             let start = at.checked_sub(1).and_then(|before| self.entries.get(before)).map_or(0, |entry| entry.end);
@@ -75,11 +80,17 @@ impl Contacts {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
                 std::cmp::Ordering::Equal => {
-                    return self.entries.get(middle).map_or(State::default(), |entry| state(entry.flags));
+                    return self.entries.get(middle).map(|entry| state(entry.flags));
                 }
             }
         }
-        State::default()
+        None
+    }
+
+    /// Whether a contact is in the roster, by its bare JID: not one that has merely asked.
+    pub fn lists(&self, contact: JidRef<'_>) -> bool {
+        let asks = State { pending_in: true, ..State::default() };
+        self.find(contact).is_some_and(|state| state != asks)
     }
 
     /// Sets how a contact stands; a contact that does not stand at all goes unless `keep`.

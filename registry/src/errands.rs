@@ -9,6 +9,7 @@ use plaza_core::jid::Jid;
 use plaza_core::subscription::Request as Subscribing;
 
 use crate::accounts::Account;
+use crate::archive::{self, ArchiveId, Entry};
 use crate::facts::{self, Facts};
 use crate::offline::{self, OfflineHead, OfflineLimits, OfflineMessage};
 use crate::rosters::{self, RosterError};
@@ -40,6 +41,8 @@ pub enum Errand {
     Subscription { contact: Jid, way: Way, request: Subscribing, stanza: Box<str>, requests_left: u32 },
     /// Messages for later; `head` counts them already.
     Keep { head: OfflineHead, messages: Vec<Box<[u8]>> },
+    /// Messages for the account's archive, in order.
+    Archive(Vec<Entry>),
     /// All messages kept.
     Fetch,
     /// Messages that were delivered; `head` counts them no more.
@@ -59,6 +62,7 @@ pub enum Return {
     Load(Result<Option<Facts>, StoreError>),
     Subscription(Result<Applied, RosterError>),
     Keep(Result<(), CommitError>),
+    Archive(Result<Vec<Option<ArchiveId>>, CommitError>),
     Fetch(Result<Vec<OfflineMessage>, StoreError>),
     Forget(Result<(), CommitError>),
     Requests(Result<Vec<Box<str>>, StoreError>),
@@ -79,6 +83,9 @@ pub async fn run<S: Store>(config: &ErrandConfig, store: &S, owner: &Jid, errand
         }
         Errand::Keep { head, messages } => {
             Return::Keep(offline::store(store, bare, head, &messages, bare.domain(), unix_millis).await)
+        }
+        Errand::Archive(entries) => {
+            Return::Archive(archive::store(store, bare, &config.services.archive, &entries, unix_millis).await)
         }
         Errand::Fetch => Return::Fetch(offline::load(store, bare, &config.offline, unix_millis).await),
         Errand::Forget { head, numbers } => Return::Forget(offline::forget(store, bare, head, &numbers).await),

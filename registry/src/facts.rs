@@ -4,6 +4,7 @@
 use plaza_core::jid::JidRef;
 
 use crate::accounts::{self, Account};
+use crate::archive::{self, Prefs};
 use crate::blocking::{self, BlockList};
 use crate::contacts::Contacts;
 use crate::offline::OfflineHead;
@@ -27,6 +28,8 @@ pub struct Facts {
     pub tokens: Tokens,
     /// Whether it has nodes (XEP-0163), or had.
     pub has_nodes: bool,
+    /// What it wants archived; `None` if it has no archive, as nearly all.
+    pub archive: Option<Box<Prefs>>,
 }
 
 impl Facts {
@@ -40,6 +43,7 @@ impl Facts {
             + self.contacts.heap_bytes()
             + self.blocked.heap_bytes()
             + self.tokens.heap_bytes()
+            + self.archive.as_ref().map_or(0, |prefs| size_of::<Prefs>() + prefs.heap_bytes())
     }
 }
 
@@ -55,11 +59,15 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
         Lookup { table: Table::Blocklists, key: key::account(bare), below: false },
         Lookup { table: Table::Tokens, key: key::account(bare), below: false },
         Lookup { table: Table::PubSub, key: pubsub::count_key(bare), below: false },
+        archive::head_of(bare),
     ];
     let mut found = store.look_up(lookups).await?.into_iter();
     let mut next = || found.next().flatten();
     let (account, roster, offline, blocked, tokens, nodes) = (next(), next(), next(), next(), next(), next());
+    let has_archive = next().is_some();
     let Some(account) = account else { return Ok(None) };
+    // One more trip for the few.
+    let archive = if has_archive { Some(Box::new(archive::load_prefs(store, bare).await?)) } else { None };
     let items = roster.map_or(Ok(Vec::new()), |roster| rosters::read(bare, roster.below))?;
     Ok(Some(Facts {
         account: accounts::decode(&account.value)?,
@@ -68,6 +76,7 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
         blocked: blocked.map_or(Ok(BlockList::default()), |list| blocking::decode(&list.value))?,
         tokens: tokens.map_or(Ok(Tokens::default()), |tokens| Tokens::decode(&tokens.value))?,
         has_nodes: nodes.is_some(),
+        archive,
     }))
 }
 
@@ -104,6 +113,11 @@ mod tests {
         block_on(blocking::block(&memory, owner.as_jid(), &blocked, bounds)).unwrap();
         let facts = block_on(load(&memory, owner.as_jid())).unwrap().unwrap();
         assert_eq!(facts.blocked, BlockList::new(blocked));
+        assert_eq!(facts.archive, None);
+        block_on(archive::allow(&memory, owner.as_jid())).unwrap();
+        let prefs = Prefs { default: Some(archive::Mode::Always), ..Prefs::default() };
+        block_on(archive::save_prefs(&memory, owner.as_jid(), &prefs)).unwrap();
+        assert_eq!(block_on(load(&memory, owner.as_jid())).unwrap().unwrap().archive, Some(Box::new(prefs)));
         assert!(block_on(load(&memory, Jid::parse("no@things.example").unwrap().as_jid())).unwrap().is_none());
     }
 

@@ -494,8 +494,13 @@ mod tests {
 
     #[test]
     fn a_list_is_fetched_to_its_last_page() {
-        let line =
-            |n: usize| AccountLine { address: format!("{n}@localhost"), disabled: false, admin: false, created: 0 };
+        let line = |n: usize| AccountLine {
+            address: format!("{n}@localhost"),
+            disabled: false,
+            admin: false,
+            created: 0,
+            archive: false,
+        };
         let mut asked = Vec::new();
         let list = AccountCommand::List { after: None, limit: None };
         let reply = whole(list, |command| {

@@ -18,6 +18,7 @@ use std::time::Duration;
 use plaza_core::jid::Jid;
 use plaza_core::limits::ScanLimits;
 use plaza_core::stream::StreamConfig;
+use plaza_registry::archive::ArchiveConfig;
 use plaza_registry::offline::OfflineLimits;
 use plaza_registry::store::embedded::EmbeddedOptions;
 use plaza_registry::tokens::TokenLimits;
@@ -26,8 +27,10 @@ use crate::shard::ManagedLimits;
 use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
+mod archive;
 mod text;
 
+pub use archive::{ArchiveTable, ModeName};
 use text::{ByteSize, Span, nearest};
 
 /// Every setting and its default, explained: what `plaza config defaults` prints.
@@ -47,6 +50,7 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     pub tls: TlsFiles,
     pub limits: LimitsConfig,
+    pub archive: ArchiveTable,
     pub store: StoreConfig,
     pub helpers: HelpersConfig,
     pub metrics: MetricsConfig,
@@ -272,6 +276,8 @@ pub struct Settings {
     pub client_ca: Option<PathBuf>,
     /// Bounds.
     pub limits: Limits,
+    /// What accounts may keep in archives.
+    pub archive: ArchiveConfig,
     /// Longest TLS handshake; beyond it the connection is closed.
     pub handshake_timeout: Duration,
     /// Longest time to bind, from accept or the end of the TLS handshake; beyond it the stream ends with `connection-timeout`.
@@ -394,6 +400,7 @@ impl Default for Config {
             listeners: vec![listener("[::]:5222", TlsMode::StartTls), listener("[::]:5223", TlsMode::Direct)],
             tls: TlsFiles::default(),
             limits: LimitsConfig::default(),
+            archive: ArchiveTable::default(),
             store: StoreConfig::default(),
             helpers: HelpersConfig::default(),
             metrics: MetricsConfig::default(),
@@ -542,6 +549,7 @@ impl Config {
             certificate: checks.certificate(&self.tls),
             client_ca: path(&self.tls.client_ca),
             limits: checks.limits(&self.limits),
+            archive: checks.archive(&self.archive, self.limits.unacknowledged_stanzas_max),
             handshake_timeout: checks.seconds("limits.handshake_timeout", self.limits.handshake_timeout, 1..=600),
             negotiation_timeout: checks.seconds("limits.negotiation_timeout", self.limits.negotiation_timeout, 1..=600),
             stuck_timeout: checks.seconds("limits.stuck_timeout", self.limits.stuck_timeout, 1..=600),

@@ -280,6 +280,8 @@ families! {
     drops[DropReason] => "plaza_dropped_stanzas_total", Counter, "Stanzas dropped without an answer, by reason";
     forged => "plaza_forged_elements_total", Counter, "Elements taken out of stanzas because they spoke in the broker's name";
     offline_kept => "plaza_offline_kept_total", Counter, "Messages stored for accounts that were away";
+    archived => "plaza_archived_total", Counter, "Messages put into archives, once for each account that keeps them";
+    not_archived => "plaza_not_archived_total", Counter, "Messages that an archive should have had and the store did not take";
     outbox_bytes => "plaza_outbox_bytes", Gauge, "Bytes waiting to be written";
     session_bytes => "plaza_session_bytes", Gauge, "Bytes of user space the bound sessions take, TLS state and outboxes included";
     backpressure_pauses => "plaza_backpressure_pauses_total", Counter, "Times a session was no longer read because a recipient could not take more";

@@ -9,6 +9,7 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use plaza_core::caps::Caps;
 use plaza_core::jid::Jid;
 use plaza_core::stream::{self, StreamConfig};
+use plaza_registry::archive::ArchiveConfig;
 use plaza_registry::directory::CapsCache;
 use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
@@ -74,6 +75,8 @@ pub enum AccountChange {
     Password,
     /// It may log in again.
     Enabled,
+    /// It may keep an archive, or has none any more.
+    Archive,
 }
 
 type ShardThread = ExecutorJoinHandle<io::Result<()>>;
@@ -117,6 +120,9 @@ impl Broker {
         let homes = Homes::new(shards, u64::from_le_bytes(key.first_chunk().copied().unwrap_or_default()));
         let mut managed_key = [0; 32];
         getrandom::fill(&mut managed_key).map_err(|error| StartError(format!("no randomness: {error}")))?;
+        let mut id_key = [0; 8];
+        getrandom::fill(&mut id_key).map_err(|error| StartError(format!("no randomness: {error}")))?;
+        let archive = ArchiveConfig { id_key: u64::from_le_bytes(id_key), ..settings.archive };
         let shard_config = Arc::new(ShardConfig {
             domains: settings.domains.clone(),
             services: services_of(&settings.domains).into_iter().map(|service| service.jid).collect(),
@@ -133,6 +139,7 @@ impl Broker {
             managed: settings.limits.managed,
             managed_key,
             tokens: settings.limits.tokens,
+            archive,
             id_prefix: format!("{:016x}-", u64::from_le_bytes(key.last_chunk().copied().unwrap_or_default())),
         });
         let services = Arc::new(ServiceConfig {
@@ -144,6 +151,7 @@ impl Broker {
             roster_items_max: settings.limits.roster_items_max,
             limits: ServiceLimits::default(),
             pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, settings.domains.clone()),
+            archive,
         });
         let errands = Arc::new(ErrandConfig {
             roster_items_max: settings.limits.roster_items_max,
@@ -220,7 +228,7 @@ impl Broker {
         let condition = match change {
             AccountChange::Disabled | AccountChange::Removed => Some(stream::Condition::NotAuthorized),
             AccountChange::Password => Some(stream::Condition::Reset),
-            AccountChange::Created | AccountChange::Enabled => None,
+            AccountChange::Created | AccountChange::Enabled | AccountChange::Archive => None,
         };
         for inbox in &self.inboxes {
             // Every shard is told; all but the home know nothing of the account.

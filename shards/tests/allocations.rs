@@ -89,6 +89,7 @@ impl Broker {
             offline: plaza_registry::offline::OfflineLimits::default(),
             tokens: plaza_registry::tokens::TokenLimits::default(),
             directed_presence_max: 100,
+            archive: plaza_registry::archive::ArchiveConfig::default(),
             id_prefix: "plaza-".into(),
         });
         let homes = Homes::new(SHARDS, 1);

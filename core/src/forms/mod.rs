@@ -301,6 +301,11 @@ impl Values {
         if let Some(Value::Integer(value)) = self.get(var) { Some(*value) } else { None }
     }
 
+    /// The value of a date and time that is there and not empty.
+    pub fn date_time(&self, var: &str) -> Option<DateTime> {
+        if let Some(Value::DateTime(value)) = self.get(var) { Some(*value) } else { None }
+    }
+
     /// The value of a field with one text.
     pub fn text(&self, var: &str) -> Option<&str> {
         if let Some(Value::Text(value)) = self.get(var) { Some(value) } else { None }

@@ -6,6 +6,7 @@
 use std::fmt;
 
 use plaza_core::date::DateTime;
+use plaza_core::jid::JidRef;
 use xxhash_rust::xxh3::xxh3_64_with_seed;
 
 /// Bits below the milliseconds.
@@ -29,6 +30,11 @@ impl ArchiveId {
     /// The greatest id of a millisecond.
     pub(super) const fn last_of(unix_millis: u64) -> u64 {
         Self::first_of(unix_millis) | LOW
+    }
+
+    /// The key of an account's ids: whoever knows the id a message has for one end does not know that of the other.
+    pub(super) fn key(key: u64, owner: JidRef<'_>) -> u64 {
+        xxh3_64_with_seed(owner.as_str().as_bytes(), key)
     }
 
     /// The id of a message that comes after `last`. It grows even if the clock was put back.

@@ -215,6 +215,7 @@ pub async fn store<S: Store>(
     unix_millis: u64,
 ) -> Result<Vec<Option<ArchiveId>>, CommitError> {
     let mut ids = Vec::with_capacity(entries.len());
+    let id_key = ArchiveId::key(config.id_key, owner);
     change(store, owner, config, unix_millis, |head, writes| {
         ids.clear();
         for entry in entries {
@@ -222,7 +223,7 @@ pub async fn store<S: Store>(
                 ids.push(None);
                 continue;
             }
-            let id = ArchiveId::next(head.last, unix_millis, config.id_key, &entry.stanza);
+            let id = ArchiveId::next(head.last, unix_millis, id_key, &entry.stanza);
             if head.count == 0 {
                 head.first = id.0;
             }

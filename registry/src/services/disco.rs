@@ -42,6 +42,9 @@ const FEATURES: &[(&str, By)] = &[
     (ns::VCARD, By::Both),
 ];
 
+/// What an account with an archive understands beside (XEP-0313 §7, XEP-0359 §5).
+const ARCHIVE_FEATURES: [&str; 3] = [ns::MAM, ns::MAM_EXTENDED, ns::STANZA_IDS];
+
 /// What an account is. Its owner and subscribers of its presence are told, nobody else (§8).
 const ACCOUNT_IDENTITIES: [Identity<'static>; 2] = [
     Identity { category: "account", kind: "registered", name: "" },
@@ -69,13 +72,14 @@ pub(super) fn server(query: &Node, config: &ServiceConfig) -> Result<Vec<u8>, Co
     Ok(server_info(node, config))
 }
 
-/// What an account is (§3), for its owner and for subscribers.
+/// What an account is (§3), for its owner and for subscribers. `has_archive`: whether the one who asks may read one.
 ///
 /// # Errors
 /// `item-not-found` (§7): there are no nodes.
-pub(super) fn account(query: &Node) -> Result<Vec<u8>, Condition> {
+pub(super) fn account(query: &Node, has_archive: bool) -> Result<Vec<u8>, Condition> {
     refuse_node(query)?;
-    Ok(info(query.attr("node"), &ACCOUNT_IDENTITIES, By::Account))
+    let more: &[&str] = if has_archive { &ARCHIVE_FEATURES } else { &[] };
+    Ok(info(query.attr("node"), &ACCOUNT_IDENTITIES, By::Account, more))
 }
 
 /// The services beside the server (§4): those whose names lie in its domain.
@@ -106,11 +110,11 @@ pub(super) fn caps(config: &ServiceConfig) -> Caps {
 }
 
 fn server_info(node: Option<&str>, config: &ServiceConfig) -> Vec<u8> {
-    info(node, &[Identity { category: "server", kind: "im", name: &config.name }], By::Server)
+    info(node, &[Identity { category: "server", kind: "im", name: &config.name }], By::Server, &[])
 }
 
 /// Writes identities and features; the node asked about is mirrored (§3.2).
-fn info(node: Option<&str>, identities: &[Identity<'_>], by: By) -> Vec<u8> {
+fn info(node: Option<&str>, identities: &[Identity<'_>], by: By, more: &[&str]) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
     begin_query(&mut out, ns::DISCO_INFO, node);
     out.push(b'>');
@@ -124,8 +128,8 @@ fn info(node: Option<&str>, identities: &[Identity<'_>], by: By) -> Vec<u8> {
         out.extend_from_slice(b"/>");
     }
     let pep = if by == By::Account { pubsub::ACCOUNT_FEATURES } else { &[] }; // XEP-0163 v1.2.2 §6.1
-    let features = FEATURES.iter().filter(|(_, said_by)| *said_by == by || *said_by == By::Both).map(|(var, _)| var);
-    for feature in features.chain(pep) {
+    let said = FEATURES.iter().filter(|(_, said_by)| *said_by == by || *said_by == By::Both);
+    for feature in said.map(|(feature, _)| feature).chain(more).chain(pep) {
         out.extend_from_slice(b"<feature");
         write::attr(&mut out, "var", feature);
         out.extend_from_slice(b"/>");

@@ -5,6 +5,7 @@
 //! from namespace and name to a service; a service gives the payload of the result, or the condition of the error. What
 //! strangers are told about an account never depends on whether it exists, nor does the time it takes.
 
+mod archive;
 mod avatar;
 mod blocking;
 mod disco;
@@ -26,6 +27,7 @@ use plaza_core::xml::NotStandalone;
 use plaza_core::xml::read::Node;
 
 pub use self::roster::payload as roster_payload;
+use crate::archive::{ArchiveConfig, Prefs};
 use crate::blocking::BlockList;
 use crate::owned::OwnedError;
 use crate::pubsub::{Config as PubsubConfig, Outgoing, Refusal};
@@ -51,6 +53,8 @@ pub struct ServiceConfig {
     pub limits: ServiceLimits,
     /// Bounds of publish-subscribe, and whose turn it is.
     pub pubsub: PubsubConfig,
+    /// What the operator allows of archives (XEP-0313).
+    pub archive: ArchiveConfig,
 }
 
 /// Bounds of what an account may keep here.
@@ -161,6 +165,10 @@ pub enum Effect {
         /// Payload, escaped XML.
         payload: String,
     },
+    /// A message to the caller's session, the complete stanza.
+    Message(Vec<u8>),
+    /// The account wants this archived from now on (XEP-0441).
+    ArchivePrefs(Box<Prefs>),
     /// The account's block list is this now. Whoever came onto it is sent unavailable presence, whoever left it the
     /// present one, as far as they may have the account's presence (XEP-0191 §3.3, §3.4).
     Blocklist {
@@ -229,6 +237,7 @@ const NAMESPACES: &[&str] = &[
     ns::AVATAR,
     ns::AVATAR_STORAGE,
     ns::BLOCKING,
+    ns::MAM,
     ns::DISCO_INFO,
     ns::DISCO_ITEMS,
     ns::VERSION,
@@ -262,13 +271,16 @@ async fn serve<S: Store>(
     let asked = asked.as_jid();
     match (&*request.payload_ns, &*request.payload_name, request.iq_type, addressee) {
         (ns::ROSTER, _, _, Other) => Err(Condition::Forbidden), // RFC 6121 §2.3.3
+        (ns::MAM, _, _, Other) => Err(Condition::Forbidden),    // XEP-0313 §8.1
+        (ns::MAM, _, _, Server) => Err(Condition::ServiceUnavailable), // it has none
+        (ns::MAM, ..) if !archive::is_there(store, owner, &config.archive).await? => Err(Condition::ServiceUnavailable),
         (ns::PRIVATE, _, _, Server | Other) => Err(Condition::Forbidden), // XEP-0049 §3
         (ns::VCARD, "vCard", Set, Server | Other) => Err(Condition::Forbidden), // XEP-0054 §3.2
         (ns::VCARD, "vCard", Get, Other) => vcard::get_other(store, asked).await,
         (known @ (ns::AVATAR | ns::AVATAR_STORAGE), "query", Get, Other) if request.subscribed => {
             avatar::get(store, asked, known).await
         }
-        (ns::DISCO_INFO, "query", Get, Other) if request.subscribed => disco::account(&read(request)?),
+        (ns::DISCO_INFO, "query", Get, Other) if request.subscribed => disco::account(&read(request)?, false),
         (ns::DISCO_ITEMS, "query", Get, Other) => Ok(disco::no_items(&read(request)?)),
         (_, _, _, Other) => Err(Condition::ServiceUnavailable), // RFC 6121 §8.5.1, XEP-0030 §8
         (ns::PING, "ping", Get, Service) => Ok(Vec::new()),
@@ -290,8 +302,17 @@ async fn serve<S: Store>(
             blocking::block(store, owner, &read(request)?, &config.limits, effects).await
         }
         (ns::BLOCKING, "unblock", Set, Own) => blocking::unblock(store, owner, &read(request)?, effects).await,
+        (ns::MAM, "query", Get, Own) => Ok(archive::fields()),
+        (ns::MAM, "query", Set, Own) => archive::query(store, request, &read(request)?, &config.archive, effects).await,
+        (ns::MAM, "metadata", Get, Own) => archive::metadata(store, owner, &config.archive, request.unix_millis).await,
+        (ns::MAM, "prefs", Get, Own) => archive::prefs(store, owner, &config.archive).await,
+        (ns::MAM, "prefs", Set, Own) => {
+            archive::set_prefs(store, owner, &read(request)?, &config.archive, effects).await
+        }
         (ns::DISCO_INFO, "query", Get, Server) => disco::server(&read(request)?, config),
-        (ns::DISCO_INFO, "query", Get, Own) => disco::account(&read(request)?),
+        (ns::DISCO_INFO, "query", Get, Own) => {
+            disco::account(&read(request)?, archive::is_there(store, owner, &config.archive).await?)
+        }
         (ns::DISCO_ITEMS, "query", Get, Server) => disco::server_items(&read(request)?, asked, &config.components),
         (ns::VERSION, "query", Get, Server) => Ok(facts::version(config)),
         (ns::TIME, "time", Get, Server) => Ok(facts::time(request.unix_millis)),

@@ -7,6 +7,7 @@ use plaza_core::stanza::{Condition, IqType, Kind, write_error};
 use plaza_core::xml::read::Node;
 
 use super::{Component, Effect, Request, ServiceConfig, ServiceLimits, Target, answer};
+use crate::archive::ArchiveConfig;
 use crate::pubsub;
 use crate::store::memory::MemoryStore;
 use crate::testing::{jid, store_with};
@@ -28,6 +29,7 @@ pub(super) fn config() -> ServiceConfig {
         roster_items_max: 2,
         limits: ServiceLimits::default(),
         pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, vec![jid("things.example")]),
+        archive: ArchiveConfig::default(),
     }
 }
 

@@ -4,10 +4,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use plaza_core::jid::Jid;
 use plaza_registry::accounts::{self, AccountError, NewKeys};
+use plaza_registry::archive;
 use plaza_registry::helpers::Helpers;
-use plaza_registry::store::{Store, StoreError};
+use plaza_registry::store::{CommitError, Store, StoreError};
 
-use super::command::{AccountCommand, AccountLine, Refusal, Reply, Secret};
+use super::command::{AccountCommand, AccountLine, ArchivePolicy, Refusal, Reply, Secret};
 use crate::config::Settings;
 use crate::server::AccountChange;
 
@@ -86,6 +87,20 @@ impl<S: Store> Accounts<S> {
                 let reply = Reply::Disabled { address: bare.as_str().to_owned() };
                 Ok(Done { reply, change: Some((bare, AccountChange::Disabled)) })
             }
+            AccountCommand::Archive { address, policy } => {
+                let bare = self.address(&address)?;
+                let done = match policy {
+                    ArchivePolicy::Allowed => archive::allow(&self.store, bare.as_jid()).await,
+                    ArchivePolicy::Off => archive::forbid(&self.store, bare.as_jid()).await,
+                };
+                let done = done.map_err(|error| match error {
+                    CommitError::Guard(_) => AccountError::NotFound,
+                    CommitError::Store(error) => error.into(),
+                });
+                refuse(done, &bare)?;
+                let reply = Reply::Archive { address: bare.as_str().to_owned(), policy };
+                Ok(Done { reply, change: Some((bare, AccountChange::Archive)) })
+            }
             AccountCommand::Enable { address } => {
                 let bare = self.address(&address)?;
                 refuse(accounts::set_disabled(&self.store, bare.as_jid(), false).await, &bare)?;
@@ -108,13 +123,15 @@ impl<S: Store> Accounts<S> {
         let mut page = accounts::list(&self.store, after, limit + 1).await?;
         let more = page.len() > limit;
         page.truncate(limit);
-        let line = |(bare, account): &(Jid, accounts::Account)| AccountLine {
+        let archives = archive::have(&self.store, page.iter().map(|(bare, _)| bare.as_jid())).await?;
+        let line = |((bare, account), archive): (&(Jid, accounts::Account), bool)| AccountLine {
             address: bare.as_str().to_owned(),
             disabled: account.disabled,
             admin: account.admin,
             created: account.created,
+            archive,
         };
-        Ok(Reply::Accounts { accounts: page.iter().map(line).collect(), more })
+        Ok(Reply::Accounts { accounts: page.iter().zip(archives).map(line).collect(), more })
     }
 
     /// The account meant: a bare JID, or a localpart in our first domain.
@@ -226,6 +243,14 @@ mod tests {
         );
         let (_, change) = run(AccountCommand::Enable { address: address() }).unwrap().change.unwrap();
         assert_eq!(change, AccountChange::Enabled);
+        let archive = |policy| AccountCommand::Archive { address: address(), policy };
+        for (policy, has) in [(ArchivePolicy::Allowed, true), (ArchivePolicy::Off, false)] {
+            let done = run(archive(policy)).unwrap();
+            assert_eq!(done.reply, Reply::Archive { address: "lamp@localhost".into(), policy });
+            assert_eq!(done.change.unwrap().1, AccountChange::Archive);
+            let Reply::Accounts { accounts: listed, .. } = run(list()).unwrap().reply else { panic!("no list") };
+            assert_eq!(listed[0].archive, has);
+        }
         let changed = run(AccountCommand::Passwd { address: address(), password: None }).unwrap();
         assert_eq!(changed.change.unwrap().1, AccountChange::Password);
         assert!(matches!(changed.reply, Reply::Changed { password: Some(told), .. } if told.0.len() == 24));
@@ -234,6 +259,7 @@ mod tests {
             AccountChange::Removed
         );
         assert_eq!(code(run(AccountCommand::Remove { address: address() })), RefusalCode::NotFound);
+        assert_eq!(code(run(archive(ArchivePolicy::Allowed))), RefusalCode::NotFound);
         assert!(block_on(accounts.is_empty()).unwrap());
     }
 

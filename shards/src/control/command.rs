@@ -3,7 +3,7 @@
 
 use std::fmt::{self, Display};
 
-use clap::Subcommand;
+use clap::{Subcommand, ValueEnum};
 use plaza_registry::accounts::AccountError;
 use plaza_registry::store::StoreError;
 use serde::{Deserialize, Serialize};
@@ -73,6 +73,23 @@ pub enum AccountCommand {
         /// Address
         address: String,
     },
+    /// Let an account keep an archive of its messages, or erase it
+    Archive {
+        /// Address
+        address: String,
+        /// `allowed`: within `[archive]` of the configuration its owner decides. `off`: all that is kept is erased
+        policy: ArchivePolicy,
+    },
+}
+
+/// Whether an account may keep an archive of its messages (XEP-0313). Accounts begin with `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ArchivePolicy {
+    /// It has none.
+    Off,
+    /// Its owner decides what is kept, within the configuration.
+    Allowed,
 }
 
 /// A password. Its `Debug` form does not tell it: commands are logged, passwords are not.
@@ -103,7 +120,11 @@ impl AccountCommand {
     pub fn password_mut(&mut self) -> Option<&mut Secret> {
         match self {
             Self::Add { password, .. } | Self::Passwd { password, .. } => password.as_mut(),
-            Self::Remove { .. } | Self::List { .. } | Self::Disable { .. } | Self::Enable { .. } => None,
+            Self::Remove { .. }
+            | Self::List { .. }
+            | Self::Disable { .. }
+            | Self::Enable { .. }
+            | Self::Archive { .. } => None,
         }
     }
 }
@@ -153,6 +174,13 @@ pub enum Reply {
         /// Its address.
         address: String,
     },
+    /// An account may keep an archive, or has none any more.
+    Archive {
+        /// Its address.
+        address: String,
+        /// Which.
+        policy: ArchivePolicy,
+    },
     /// Accounts, in the store's order.
     Accounts {
         /// Of this page.
@@ -175,6 +203,9 @@ pub struct AccountLine {
     pub admin: bool,
     /// Seconds since the Unix epoch.
     pub created: u64,
+    /// May keep an archive of its messages.
+    #[serde(default)]
+    pub archive: bool,
 }
 
 /// How a broker is doing.
@@ -288,6 +319,8 @@ impl Display for Reply {
             Self::Removed { address } => write!(out, "removed {address}"),
             Self::Disabled { address } => write!(out, "disabled {address}"),
             Self::Enabled { address } => write!(out, "enabled {address}"),
+            Self::Archive { address, policy: ArchivePolicy::Allowed } => write!(out, "archive allowed for {address}"),
+            Self::Archive { address, policy: ArchivePolicy::Off } => write!(out, "archive of {address} erased"),
             Self::Accounts { accounts, .. } => {
                 let lines: Vec<String> = accounts.iter().map(AccountLine::to_string).collect();
                 out.write_str(&lines.join("\n"))
@@ -305,6 +338,9 @@ impl Display for AccountLine {
         }
         if self.disabled {
             out.write_str("  disabled")?;
+        }
+        if self.archive {
+            out.write_str("  archive")?;
         }
         Ok(())
     }

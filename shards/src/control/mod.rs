@@ -9,15 +9,16 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use plaza_registry::archive::{self, ArchiveConfig};
 use plaza_registry::helpers::Helpers;
 use plaza_registry::store::embedded::EmbeddedStore;
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
-use tracing::{error, info, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::cert::{Tls, TlsSnapshot};
 use crate::cli::Failure;
@@ -37,6 +38,9 @@ use data::{DataDir, FirstStart};
 
 /// Time beyond the deadline that the shards may take to end before the process goes without them.
 const STOP_GRACE: Duration = Duration::from_secs(2);
+
+/// How often archives are rid of what is too old: a message is kept for at most so much longer than it may be.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// A broker that runs: the shards, and what the control thread keeps for them.
 pub struct Control {
@@ -139,6 +143,7 @@ impl Control {
             tokio::task::spawn_local(http::serve(metrics, running.clone()));
         }
         tokio::task::spawn_local(watchdog());
+        tokio::task::spawn_local(sweep_archives(self.store, running.settings.archive));
         running.log_start(metrics_address);
         notify(&[NotifyState::Ready]);
 
@@ -298,6 +303,20 @@ async fn answer_commands(socket: UnixListener, running: Rc<Running>) {
         async move { running.execute(command).await }
     })
     .await;
+}
+
+/// Forgets what archives have kept for too long, whether anybody asks for it or not.
+async fn sweep_archives(store: EmbeddedStore, config: ArchiveConfig) {
+    let mut hours = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        hours.tick().await;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        let unix_millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
+        match archive::sweep(&store, &config, unix_millis).await {
+            Ok(archives) => debug!(archives, "archives swept"),
+            Err(error) => warn!(%error, "archives not swept"),
+        }
+    }
 }
 
 /// Tells systemd twice per interval that the control thread lives, if it asks.

@@ -25,6 +25,8 @@ pub(super) struct Account {
     pub(super) facts: Option<Box<Facts>>,
     /// Whom it blocks (XEP-0191); `None` nearly always. It came with the facts, and stays when they are forgotten.
     pub(super) blocked: Option<Box<BlockList>>,
+    /// It has an archive, or nobody knows whether it has. It came with the facts.
+    pub(super) may_archive: bool,
     /// What waits for the store; `None` nearly always.
     pub(super) work: Option<Box<Work>>,
     /// The store says that there is no such account: to be asked by everybody, and found out by nobody, it is remembered
@@ -97,6 +99,7 @@ impl Accounts {
             carbons: 0,
             facts: None,
             blocked: None,
+            may_archive: true,
             work: None,
             absent: false,
             idle: false,
@@ -172,6 +175,7 @@ impl Accounts {
                 let blocked = std::mem::take(&mut facts.blocked);
                 account.blocked = (!blocked.is_empty()).then(|| Box::new(blocked));
             }
+            account.may_archive = facts.as_ref().is_none_or(|facts| facts.archive.is_some());
             account.facts = facts;
             account.absent = false;
         });

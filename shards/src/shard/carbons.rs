@@ -88,7 +88,7 @@ impl Shard {
         self.copy(&bare, "sent", (class, body), &had);
     }
 
-    fn copy(&mut self, bare: &Jid, way: &str, (class, body): (Class, &Body<'_>), had: &[SessionId]) {
+    pub(super) fn copy(&mut self, bare: &Jid, way: &str, (class, body): (Class, &Body<'_>), had: &[SessionId]) {
         let mut message = self.take_buffer();
         body.append(&mut message, None);
         if !self.is_copied(class, &message) {

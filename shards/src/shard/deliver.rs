@@ -47,6 +47,9 @@ impl Shard {
         let Some(index) = self.accounts.find_index(envelope.hash, envelope.to) else {
             return self.deliver_unknown(envelope, origin, body);
         };
+        if let Some(flow) = self.hold_to_archive(index, envelope, origin, body) {
+            return flow;
+        }
         if self.waits_for_store(index) {
             return self.queue_inbound(envelope, origin, body);
         }
@@ -88,12 +91,17 @@ impl Shard {
         rules::unmatched(envelope.class, exists, envelope.to.is_bare(), best)
     }
 
-    /// Whether a message is to be kept until its account can take it: none of its resources can now.
-    pub(super) fn is_kept(&self, envelope: &Envelope<'_>, exists: bool) -> bool {
+    /// What becomes of a stanza that no session is there for by its full JID; `None` if one is.
+    pub(super) fn delivery(&self, envelope: &Envelope<'_>, exists: bool) -> Option<Delivery> {
         let here = envelope.to.resource().is_some()
             && rules::reaches_resource(envelope.class)
             && self.session_of(envelope.hash, envelope.to).is_some();
-        !here && self.unmatched(envelope, exists) == Delivery::StoreOffline
+        (!here).then(|| self.unmatched(envelope, exists))
+    }
+
+    /// Whether a message is to be kept until its account can take it: none of its resources can now.
+    pub(super) fn is_kept(&self, envelope: &Envelope<'_>, exists: bool) -> bool {
+        self.delivery(envelope, exists) == Some(Delivery::StoreOffline)
     }
 
     /// Delivers to an account that is known to exist or not.
@@ -196,6 +204,21 @@ impl Shard {
         let Origin::Local(sender) = origin else { return None };
         let high = self.unsent(recipient) >= self.config.outbox_bytes_high as usize;
         high.then(|| self.wait_for(sender, recipient))
+    }
+
+    /// Lets a sender wait, or asks it to, if the outbox of who will get its message is high.
+    pub(super) fn stall_for_recipient(&mut self, index: u32, envelope: &Envelope<'_>, origin: Origin) -> Option<Flow> {
+        let full = envelope.to.resource().and_then(|_| self.session_with(index, envelope.to));
+        let recipient = full.or_else(|| {
+            let (resources, best) = self.available(envelope);
+            resources.iter().find(|(_, priority)| Some(*priority) == best).map(|&(id, _)| id)
+        })?;
+        if let Origin::Remote(shard, sender) = origin
+            && self.unsent(recipient) >= self.config.outbox_bytes_high as usize
+        {
+            self.pause_remote(recipient, shard, sender);
+        }
+        self.stall(recipient, origin)
     }
 
     /// Appends to a recipient's outbox, within its bound. Whether it had room.

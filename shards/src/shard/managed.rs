@@ -561,6 +561,11 @@ impl Shard {
             Class::Message(_) | Class::Presence(_) | Class::Iq(_) => jid.as_jid(),
         };
         let envelope = Envelope { class: parsed.class, hash: self.homes.hash(to), to, from: &from, id };
+        // The broker's own word to this session: copies (XEP-0280), pages of an archive (XEP-0313). Nobody else asked for it.
+        if from == jid.as_jid().bare().as_str() {
+            self.counters.drops[DropReason::Stale] += 1;
+            return;
+        }
         match parsed.class {
             Class::Message(MessageType::Normal | MessageType::Chat) => {
                 self.deliver(&envelope, Origin::Broker, &Body::Bytes(stanza));

@@ -5,6 +5,7 @@
 //! Everything of a bare JID is touched on its home shard only, so nothing here locks.
 
 mod accounts;
+mod archive;
 mod batch;
 mod blocking;
 mod caps;
@@ -36,6 +37,7 @@ use plaza_core::stream::IssuedToken;
 use plaza_core::subscription::Request as Subscribing;
 use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
 use plaza_core::{ns, stream};
+use plaza_registry::archive::ArchiveConfig;
 use plaza_registry::directory::{CapsCache, Nodes};
 use plaza_registry::errands::Errand;
 use plaza_registry::facts::Facts;
@@ -93,6 +95,8 @@ pub struct ShardConfig {
     pub managed_key: [u8; 32],
     /// Bounds of tokens (XEP-0484).
     pub tokens: TokenLimits,
+    /// What the operator allows of archives (XEP-0313).
+    pub archive: ArchiveConfig,
     /// Begins every id the broker makes, unlike any earlier run's: clients remember ids for a minute.
     pub id_prefix: String,
 }
@@ -558,6 +562,9 @@ impl Shard {
         let namespaces = self.namespaces(id, stanza);
         let body = Body::Stanza { stanza, from: from.as_str(), namespaces: &namespaces };
         let home = self.homes.shard(hash);
+        if let Some(stalled) = self.stall_to_archive(id, stanza.class) {
+            return stalled;
+        }
         if home == self.id && Self::is_account_iq(&envelope) {
             // RFC 6121 §8.5.2.1.3: the server answers on behalf of the account.
             if to != from.as_jid().bare()
@@ -576,7 +583,9 @@ impl Shard {
             if self.is_managed(id) {
                 self.touch(id, home);
             }
-            self.copy_sent(id, from, to, stanza.class, &body);
+            if !self.archive_sent(id, from, to, stanza.class, &body) {
+                self.copy_sent(id, from, to, stanza.class, &body);
+            }
         }
         if let Class::Presence(presence) = stanza.class
             && flow != Flow::Stalled
@@ -673,6 +682,13 @@ impl Shard {
                 }
                 ServiceEffect::BlocklistPush { payload } => {
                     self.push(caller.as_jid(), &payload, |flags| flags.blocklist_interested);
+                }
+                ServiceEffect::ArchivePrefs(prefs) => self.set_archive_prefs(caller, prefs),
+                ServiceEffect::Message(stanza) => {
+                    if let ReplyTo::Session(id) = reply_to {
+                        self.write(id, |out| out.extend_from_slice(&stanza));
+                        self.counters.stanzas_out[Kind::Message] += 1;
+                    }
                 }
                 ServiceEffect::Blocklist { list, blocked, unblocked } => {
                     self.blocklist_changed(caller, list, blocked, unblocked);
@@ -1190,7 +1206,11 @@ pub(super) mod tests {
 
     /// Shards, and a session of each account at home on one of them.
     pub(super) fn shards(count: u16) -> (Vec<Shard>, Homes) {
-        let config = Arc::new(ShardConfig {
+        shards_with(count, |_| ())
+    }
+
+    pub(super) fn shards_with(count: u16, change: impl FnOnce(&mut ShardConfig)) -> (Vec<Shard>, Homes) {
+        let mut config = ShardConfig {
             domains: vec![Jid::parse("things.example").unwrap()],
             services: vec![Jid::parse("pubsub.things.example").unwrap()],
             outbox_bytes_max: 16_384,
@@ -1206,8 +1226,11 @@ pub(super) mod tests {
             managed: ManagedLimits::default(),
             managed_key: [7; 32],
             tokens: TokenLimits::default(),
+            archive: ArchiveConfig::default(),
             id_prefix: "plaza-".into(),
-        });
+        };
+        change(&mut config);
+        let config = Arc::new(config);
         let homes = Homes::new(count, 1);
         let shards = (0..count).map(|id| Shard::new(ShardId(id), count, homes.clone(), Arc::clone(&config))).collect();
         (shards, homes)

@@ -136,6 +136,7 @@ mod tests {
                 managed: ManagedLimits::default(),
                 managed_key: [7; 32],
                 tokens: TokenLimits::default(),
+                archive: plaza_registry::archive::ArchiveConfig::default(),
                 id_prefix: "plaza-".into(),
             };
             let owner = Jid::parse("owner@things.example").unwrap();
@@ -177,6 +178,7 @@ mod tests {
                             }
                             Errand::Subscription { .. }
                             | Errand::Keep { .. }
+                            | Errand::Archive(_)
                             | Errand::Fetch
                             | Errand::Forget { .. }
                             | Errand::Requests

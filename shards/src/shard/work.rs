@@ -19,6 +19,7 @@ use plaza_registry::store::{CommitError, StoreError};
 use plaza_registry::subscriptions::Way;
 use plaza_registry::tokens::Upkeep;
 
+use super::archive::{Archived, Archiving, Sent};
 use super::batch::{Envelope, Handoff};
 use super::deliver::{Body, Origin};
 use super::session::{SessionId, Waiter};
@@ -66,6 +67,8 @@ pub(super) enum Task {
     Forget(Vec<(u64, u64)>),
     /// Open questions, for a session that became available.
     Questions(SessionId),
+    /// A message that one of its sessions sent, for its archive.
+    Sent(Box<Sent>),
     /// Somebody waits until all before it is stored.
     Settle(usize),
     /// Events of the account, for its contacts.
@@ -91,6 +94,7 @@ pub(super) struct Inbound {
     pub(super) from: Box<str>,
     pub(super) id: Option<Box<str>>,
     pub(super) stanza: Box<[u8]>,
+    pub(super) archived: Archived,
 }
 
 /// The errand that is out, with what its return is for.
@@ -100,6 +104,7 @@ pub(super) enum Running {
     Sent { session: SessionId, contact: Jid, request: Subscribing, stanza: Box<str> },
     Received { contact: Jid, request: Subscribing, inbound: Inbound },
     Keep(Vec<Inbound>),
+    Archive(Vec<Archiving>),
     Fetch(SessionId),
     Forget,
     Questions(SessionId),
@@ -119,16 +124,23 @@ impl Task {
             | Self::Serve(..)
             | Self::Forget(_)
             | Self::Questions(_)
+            | Self::Sent(_)
             | Self::Settle(_)
             | Self::Tell(_)
             | Self::Wanted(..) => false,
         }
     }
 
+    /// Whether it is stored on behalf of a session, which is told so (XEP-0198).
+    fn is_stored(&self) -> bool {
+        self.is_inbound() || matches!(self, Self::Sent(_))
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Self::Inbound(inbound) => inbound.stanza.len() + size_of::<Inbound>(),
             Self::Outbound { stanza, .. } => stanza.len(),
+            Self::Sent(sent) => sent.stanza.len() + size_of::<Sent>(),
             Self::Serve(request, _) => request.payload.len(),
             Self::Login(_)
             | Self::Tokens(..)
@@ -140,6 +152,13 @@ impl Task {
             | Self::Tell(_)
             | Self::Wanted(..) => 0,
         }
+    }
+}
+
+impl Work {
+    /// Bytes of stanzas in the queue.
+    pub(super) const fn bytes(&self) -> usize {
+        self.bytes
     }
 }
 
@@ -193,12 +212,13 @@ impl Shard {
             from: envelope.from.into(),
             id: envelope.id.map(Into::into),
             stanza: stanza.into(),
+            archived: Archived::Undecided,
         };
         self.enqueue(index, Task::Inbound(inbound));
         Flow::Continue
     }
 
-    fn wait_for_work(&mut self, index: u32, sender: SessionId) -> Flow {
+    pub(super) fn wait_for_work(&mut self, index: u32, sender: SessionId) -> Flow {
         let waiter = Waiter::Local(sender);
         let Some(account) = self.accounts.get_mut(index) else { return Flow::Continue };
         let waiters = &mut account.work.get_or_insert_default().waiters;
@@ -214,8 +234,8 @@ impl Shard {
         let Some(account) = self.accounts.get_mut(index) else { return };
         let work = account.work.get_or_insert_default();
         work.bytes += task.bytes();
-        if task.is_inbound() {
-            work.inbound += 1;
+        work.inbound += u32::from(task.is_inbound());
+        if task.is_stored() {
             self.storing.insert(index);
         }
         work.queue.push_back(task);
@@ -346,6 +366,7 @@ impl Shard {
                 let numbers = messages.into_iter().map(|(number, _)| number).collect();
                 self.send(index, Running::Forget, Errand::Forget { head, numbers });
             }
+            Task::Sent(sent) => self.resolve_sent(index, *sent),
             Task::Settle(settling) => self.one_settled(settling),
             // Of an account that is gone nobody hears.
             Task::Tell(outgoing) if account.facts.is_some() => self.fan(*outgoing),
@@ -382,6 +403,7 @@ impl Shard {
         if inbound.class == Class::Presence(PresenceType::Probe) {
             return self.answer_probe(index, &inbound.from);
         }
+        let Some(inbound) = self.archive_received(index, inbound) else { return };
         let hash = self.homes.hash(inbound.to.as_jid());
         let to = inbound.to.clone();
         let envelope =
@@ -422,6 +444,9 @@ impl Shard {
                 self.counters.drops[DropReason::NotKept] += 1;
             } else if self.facts_mut(index).is_some_and(|facts| facts.offline.admit(&limits, len)) {
                 kept.push(inbound);
+            } else if inbound.archived == Archived::Yes {
+                // Its account finds it there.
+                self.counters.drops[DropReason::NotKept] += 1;
             } else {
                 self.bounce_inbound(&inbound, Condition::ServiceUnavailable);
             }
@@ -437,17 +462,33 @@ impl Shard {
     /// Takes the next in the queue if it is a message to be kept.
     fn next_to_keep(&mut self, index: u32) -> Option<Inbound> {
         let Task::Inbound(inbound) = self.accounts.get(index)?.work.as_ref()?.queue.front()? else { return None };
+        if inbound.archived == Archived::Undecided && self.may_archive(index, inbound.class) {
+            return None;
+        }
         let to = inbound.to.as_jid();
         let envelope = Envelope { class: inbound.class, hash: self.homes.hash(to), to, from: "", id: None };
         if !self.is_kept(&envelope, true) || self.blocks(index, &inbound.from) {
             return None;
         }
-        let work = self.accounts.get_mut(index)?.work.as_mut()?;
-        let task = work.queue.pop_front()?;
-        work.inbound -= 1;
-        work.bytes -= task.bytes();
-        let Task::Inbound(inbound) = task else { return None };
+        let Task::Inbound(inbound) = self.take_task_if(index, |_| true)? else { return None };
         Some(inbound)
+    }
+
+    /// Takes the next in an account's queue if it is as asked.
+    pub(super) fn take_task_if(&mut self, index: u32, is_it: impl FnOnce(&Task) -> bool) -> Option<Task> {
+        let work = self.accounts.get_mut(index)?.work.as_mut()?;
+        let task = if is_it(work.queue.front()?) { work.queue.pop_front()? } else { return None };
+        work.inbound -= u32::from(task.is_inbound());
+        work.bytes -= task.bytes();
+        Some(task)
+    }
+
+    /// Puts a task to the front of an account's queue, for whoever goes on with it.
+    pub(super) fn put_task_back(&mut self, index: u32, task: Task) {
+        let Some(work) = self.accounts.get_mut(index).and_then(|account| account.work.as_mut()) else { return };
+        work.inbound += u32::from(task.is_inbound());
+        work.bytes += task.bytes();
+        work.queue.push_front(task);
     }
 
     /// Whether a kept message was delivered and waits to be forgotten.
@@ -511,6 +552,7 @@ impl Shard {
                     self.counters.offline_kept += messages.len() as u64;
                 }
             }
+            (Running::Archive(batch), Return::Archive(done)) => self.archived(index, batch, done),
             (Running::Fetch(session), Return::Fetch(Ok(messages))) => self.give_messages(index, session, messages),
             (Running::Questions(session), Return::Requests(Ok(questions))) => {
                 for question in questions {
@@ -612,6 +654,7 @@ impl Running {
     fn is_inbound(&self) -> bool {
         match self {
             Self::Received { .. } | Self::Keep(_) | Self::Fetch(_) => true,
+            Self::Archive(batch) => batch.iter().any(|message| matches!(message, Archiving::Received(_))),
             Self::Load
             | Self::Sent { .. }
             | Self::Forget
@@ -622,11 +665,11 @@ impl Running {
     }
 }
 
-/// Whether a service changes what an account's facts say, so that it takes its turn.
+/// Whether a service changes what an account's facts say, or tells what was stored before, so that it takes its turn.
 pub(super) fn changes_facts(request: &Request) -> bool {
     let own = matches!(&request.target, Target::Account(account) if account.as_jid() == request.caller.as_jid().bare());
     let held = matches!(&*request.payload_ns, ns::ROSTER | ns::BLOCKING);
-    own && request.iq_type == IqType::Set && held
+    own && (request.iq_type == IqType::Set && held || &*request.payload_ns == ns::MAM)
 }
 
 const fn condition(error: &StoreError) -> Condition {

@@ -102,6 +102,7 @@ impl Plan {
                     age_millis_max: 1_000_000,
                 },
                 tokens: plaza_registry::tokens::TokenLimits::default(),
+                archive: plaza_registry::archive::ArchiveConfig::default(),
                 id_prefix: "plaza-".into(),
             },
         }
@@ -238,6 +239,7 @@ impl World {
                 roster_items_max: 20,
                 limits: ServiceLimits::default(),
                 pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, plan.config.domains.clone()),
+                archive: plaza_registry::archive::ArchiveConfig::default(),
             }),
         };
         Self {
