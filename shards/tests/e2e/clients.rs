@@ -62,6 +62,16 @@ fn aioxmpp_is_at_home() {
 }
 
 #[test]
+fn slixmpp_reads_an_archive() {
+    let broker = Broker::start("[archive]\nmodes = ['roster', 'always']\n");
+    broker.cli(&["account", "archive", "anna@localhost", "allowed"]);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/clients/slix_mam.py");
+    let mut command = Command::new(python());
+    run(command.arg(script).arg(broker.starttls.to_string()).args([PASSWORD, "anna", "bert"]));
+    broker.stop();
+}
+
+#[test]
 fn libstrophe_is_at_home() {
     let broker = Broker::start("");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/clients/strophe.c");
