@@ -64,7 +64,7 @@ impl Checks {
         if default != Mode::Never && !modes.has(default) {
             self.refuse("archive.default", default.name(), "\"never\", or one of archive.modes");
         }
-        if table.page_max > unacknowledged_max {
+        if !table.modes.is_empty() && table.page_max > unacknowledged_max {
             self.refuse("archive.page_max", table.page_max, "no more than limits.unacknowledged_stanzas_max");
         }
         let age = self.seconds("archive.age_max", table.age_max, 60..=3_650 * 24 * 3600);
