@@ -6,6 +6,7 @@
 
 mod archive;
 mod bad_input;
+mod bad_presence;
 mod bad_sasl;
 mod bad_stanzas;
 mod bad_tls;
