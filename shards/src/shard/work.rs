@@ -238,7 +238,11 @@ impl Shard {
         if task.is_stored() {
             self.storing.insert(index);
         }
-        work.queue.push_back(task);
+        // What is stored came before what waits: it is given before somebody is there for that.
+        let place = matches!(task, Task::Fetch(_))
+            .then(|| work.queue.iter().position(|waits| matches!(waits, Task::Inbound(_))))
+            .flatten();
+        work.queue.insert(place.unwrap_or(work.queue.len()), task);
         self.work_off(index);
     }
 

@@ -165,6 +165,8 @@ struct Client {
     latest: HashMap<(String, String, bool), usize>,
     /// Number of the last event, by `from` and `to`.
     events: HashMap<(String, String), u64>,
+    /// The same of messages to its account that did not have to be kept.
+    latest_live: HashMap<(String, String), usize>,
     /// By `from` and `to`: whether the last presence said available.
     seen: HashMap<(String, String), bool>,
     /// Whether the last presence from an address, to whichever of ours, said available.
@@ -540,6 +542,7 @@ impl World {
             directed: Vec::new(),
             latest: HashMap::new(),
             events: HashMap::new(),
+            latest_live: HashMap::new(),
             seen: HashMap::new(),
             last: HashMap::new(),
             hid: false,
@@ -1111,6 +1114,14 @@ impl World {
         let overtaken = self.plan.managed_percent > 0 && !own && name == "message";
         if again || overtaken {
             return;
+        }
+        // Who becomes available is given what was kept before anything that came later.
+        if name == "message" && !to.contains('/') {
+            let live = client.latest_live.entry((from.to_owned(), to.to_owned())).or_insert(0);
+            assert!(*live <= number, "{} got n{number} of {from} after n{live}, late {late}: {}", client.jid, sent.tag);
+            if !late {
+                *live = number;
+            }
         }
         // Between two addresses. What was kept comes late, and in order; what a resource that took no messages was sent
         // may be before it.
