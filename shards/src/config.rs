@@ -283,7 +283,7 @@ pub struct Settings {
     /// Longest time to bind, from accept or the end of the TLS handshake; beyond it the stream ends with `connection-timeout`.
     pub negotiation_timeout: Duration,
     /// Longest time an element of a session may be incomplete, or a write to it make no progress. Default 30 s. Beyond it the
-    /// stream ends with `connection-timeout`, or the connection is closed.
+    /// stream ends with `connection-timeout`, or the connection is closed. As long may others wait for a client to acknowledge.
     pub stuck_timeout: Duration,
     /// Longest time from the signal to stop to the end of the process.
     pub stop_deadline: Duration,

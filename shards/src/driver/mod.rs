@@ -1170,6 +1170,11 @@ impl Driver {
                 Effect::Login(key, known) => self.on_known(key, known),
                 Effect::Displace(key) => self.displace(key),
                 Effect::Expire(id) => self.shard.expire(id, None),
+                Effect::Watch(id) => {
+                    let due = u64::from(self.tick) + u64::from(self.stuck_ticks()).max(1);
+                    self.shard.watch_until(id, due);
+                    self.wheel.insert(due, SESSION | id.to_token());
+                }
                 Effect::Tokens(key, kept) => self.on_tokens(key, kept),
             }
         }
@@ -1325,7 +1330,7 @@ impl Driver {
             connection.operations += 1;
             self.ring.cancel(Op::RecvMulti, key);
         }
-        let limit = (self.parts.limits.stuck_timeout.as_millis() / TICK.as_millis()) as u32;
+        let limit = self.stuck_ticks();
         let late = |since: u32| tick.saturating_sub(since) > limit;
         self.partial_records = false;
         let (mut unsent, mut unended) = (Vec::new(), Vec::new());
@@ -1351,6 +1356,11 @@ impl Driver {
         for key in unended {
             self.end_stream(key, stream::Condition::ConnectionTimeout);
         }
+    }
+
+    /// How long a session may make no progress.
+    fn stuck_ticks(&self) -> u32 {
+        (self.parts.limits.stuck_timeout.as_millis() / TICK.as_millis()) as u32
     }
 
     /// Sessions that may be resumed are kept for the next start; their streams end like all others.

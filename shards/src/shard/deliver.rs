@@ -268,6 +268,7 @@ impl Shard {
             return;
         }
         waiters.push(waiter);
+        self.watch(recipient);
         self.ask_to_pause(shard, sender);
     }
 

@@ -77,6 +77,20 @@ pub(super) struct Managed {
     touched: SmallVec<[ShardId; 4]>,
     /// Cut off, until this moment of the driver's.
     hibernated: Option<u64>,
+    /// Somebody waits for its acknowledgements.
+    watch: Watch,
+}
+
+/// How long those have waited who wait for a client to acknowledge.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+enum Watch {
+    /// Nobody does.
+    #[default]
+    None,
+    /// The driver was asked to set a time.
+    Asked,
+    /// If it has acknowledged no more than this by this moment of the driver's, it is given up.
+    Until { acked: u32, due: u64 },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -284,8 +298,7 @@ impl Shard {
         managed.requested = false;
         let kept = managed.forget(fresh);
         let more_kept = managed.unacked.iter().any(|unacked| unacked.kept);
-        let waited_for = session.extras.as_ref().is_some_and(|extras| !extras.waiters.is_empty());
-        if waited_for && self.unsent(id) <= low {
+        if session.is_waited_for() && self.unsent(id) <= low {
             self.release_waiters(id);
         }
         if kept && !more_kept {
@@ -369,15 +382,57 @@ impl Shard {
         true
     }
 
-    /// A moment of the driver's has come: a session that waits no longer than it is given up. One that is connected is over
-    /// its bounds, and its stream ends.
+    /// A moment of the driver's has come: a session that waits no longer than it is given up, and so is one whose client has
+    /// acknowledged nothing while others waited for it. One that is connected and over its bounds ends at once (`now` is
+    /// `None`).
     pub fn expire(&mut self, id: SessionId, now: Option<u64>) {
         let Some(session) = self.get(id) else { return };
-        match session.managed.as_ref().map(|managed| managed.hibernated) {
-            Some(Some(until)) if now.is_none_or(|now| until <= now) => self.give_up(id),
-            Some(None) if now.is_none() => self.terminate(id, stream::Condition::ResourceConstraint),
-            Some(_) | None => {}
+        let Some(managed) = &session.managed else { return };
+        match (managed.hibernated, now) {
+            (Some(_), None) => self.give_up(id),
+            (Some(until), Some(now)) if until <= now => self.give_up(id),
+            (Some(_), Some(_)) => {}
+            (None, None) => self.terminate(id, stream::Condition::ResourceConstraint),
+            (None, Some(now)) => self.check_watch(id, now),
         }
+    }
+
+    /// Somebody waits for a session. If it is for acknowledgements, the wait has an end: [`Effect::Watch`].
+    pub(super) fn watch(&mut self, id: SessionId) {
+        let Some(managed) = self.get_mut(id).and_then(|session| session.managed.as_mut()) else { return };
+        if managed.watch == Watch::None && !managed.is_hibernated() {
+            managed.watch = Watch::Asked;
+            self.effects.push_back(Effect::Watch(id));
+        }
+    }
+
+    /// When a session that others wait for is to be looked at again ([`Shard::expire`]).
+    pub fn watch_until(&mut self, id: SessionId, due: u64) {
+        if let Some(managed) = self.get_mut(id).and_then(|session| session.managed.as_mut()) {
+            managed.watch = Watch::Until { acked: managed.acked, due };
+        }
+    }
+
+    /// Gives a session up that has all it was sent, and has acknowledged none of it while others waited (XEP-0198 §4: what is
+    /// not acknowledged in time may be held for lost).
+    fn check_watch(&mut self, id: SessionId, now: u64) {
+        let low = self.config.outbox_bytes_low as usize;
+        let Some(session) = self.get_mut(id) else { return };
+        let Some(managed) = session.managed.as_mut() else { return };
+        let Watch::Until { acked, due } = managed.watch else { return };
+        if due > now {
+            return;
+        }
+        managed.watch = Watch::None;
+        let said_nothing = managed.acked == acked;
+        let (has_all, waited_for) = (session.unsent() <= low, session.is_waited_for());
+        if !waited_for {
+            return;
+        }
+        if said_nothing && has_all && self.unsent(id) > low {
+            return self.terminate(id, stream::Condition::ResourceConstraint);
+        }
+        self.watch(id);
     }
 
     /// Ends a session that has no connection.
@@ -417,6 +472,7 @@ impl Shard {
         let hibernated = managed.hibernated.take().is_some();
         managed.requested = false;
         managed.asked = None;
+        managed.watch = Watch::None;
         let resumed = Resumed { jid, h: managed.handled };
         if hibernated {
             self.counters.hibernated = self.counters.hibernated.saturating_sub(1);

@@ -134,6 +134,9 @@ pub enum Effect {
     /// Read the last items of the first one's nodes that the resource may be told of, of those it wants; bring them to
     /// [`Shard::last_items`].
     LastItems(Box<(Jid, Jid, Nodes)>),
+    /// Others wait for the session's client to acknowledge: set a time ([`Shard::watch_until`]), and bring the session to
+    /// [`Shard::expire`] then.
+    Watch(SessionId),
     /// The facts a login waits for ([`Shard::login`]) are there, or cannot be had.
     Login(Key, Result<(), StoreError>),
     /// A client's tokens are kept ([`Shard::keep_tokens`]): what it is to be told, or how its login fails after all.
@@ -998,7 +1001,7 @@ impl Shard {
         let Some(session) = self.get_mut(id) else { return false };
         session.in_flight = 0;
         let waits = !session.outbox.is_empty();
-        let waited_for = session.extras.as_ref().is_some_and(|extras| !extras.waiters.is_empty());
+        let waited_for = session.is_waited_for();
         let given = !waits
             && session.managed.is_none()
             && session.extras.as_ref().is_some_and(|extras| !extras.given.is_empty());
@@ -1157,6 +1160,7 @@ impl Shard {
                 waiters.push(waiter);
             }
         }
+        self.watch(recipient);
         self.counters.backpressure_pauses += 1;
         Flow::Stalled
     }

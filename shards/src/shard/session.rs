@@ -111,6 +111,11 @@ impl Session {
         self.outbox.len() + self.in_flight as usize
     }
 
+    /// Whether somebody waits until its outbox has room.
+    pub(super) fn is_waited_for(&self) -> bool {
+        self.extras.as_ref().is_some_and(|extras| !extras.waiters.is_empty())
+    }
+
     pub(super) fn extras(&mut self) -> &mut Extras {
         self.extras.get_or_insert_default()
     }

@@ -193,7 +193,8 @@ mod tests {
                     | Effect::Displace(_)
                     | Effect::Recipients(_)
                     | Effect::LastItems(_)
-                    | Effect::Expire(_) => {
+                    | Effect::Expire(_)
+                    | Effect::Watch(_) => {
                         panic!("nobody asked for that")
                     }
                 }

@@ -75,7 +75,8 @@ fn who_asks_everybody_is_held_to_the_size_of_a_roster() {
     scene.check("65 all asked", !after.contains("<presence"), &after);
 
     // Asking the same again and again reaches them once.
-    let mut cleo = Wire::available(&scene.broker, "cleo", "asked");
+    let mut cleo = Wire::login(&scene.broker, "cleo", "asked");
+    cleo.send("<presence/>");
     cleo.until("type='subscribe'");
     cleo.until("/>");
     for _ in 0..1_000 {
@@ -96,15 +97,15 @@ fn who_is_asked_by_many_hears_of_so_many_and_the_others_are_told() {
     for user in ["anna", "bert", "cleo"] {
         let mut wire = Wire::available(&scene.broker, user, "asks");
         wire.send("<presence type='subscribe' to='dora@localhost' id='q'/>");
-        wire.ping();
-        asking.push(wire);
         // Each is settled before the next asks: the answer to an iq comes from where the question went.
-        let answer = asking.last_mut().unwrap().ask("get", "dora@localhost", "<query xmlns='urn:x'/>");
+        let answer = wire.ask("get", "dora@localhost", "<query xmlns='urn:x'/>");
+        asking.push(wire);
         scene.note("65 many", &answer, "<service-unavailable");
         told += usize::from(answer.contains("type='error'") && answer.contains("<resource-constraint "));
     }
     scene.check("65 many", told == 1, &format!("{told} were told that there is no room"));
-    let mut dora = Wire::available(&scene.broker, "dora", "asked");
+    let mut dora = Wire::login(&scene.broker, "dora", "asked");
+    dora.send("<presence/>");
     let heard = dora.ask("get", "", "<query xmlns='jabber:iq:roster'/>") + &dora.ping();
     let questions = heard.matches("type='subscribe'").count();
     scene.check("65 many", questions == 2, &format!("{questions} questions: {heard}"));

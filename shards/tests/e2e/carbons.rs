@@ -3,7 +3,7 @@
 use crate::broker::Broker;
 use crate::wire::Wire;
 
-fn copied(broker: &Broker, user: &str, resource: &str) -> Wire {
+pub(crate) fn copied(broker: &Broker, user: &str, resource: &str) -> Wire {
     let mut wire = Wire::login(broker, user, resource);
     wire.send("<iq type='set' id='c'><enable xmlns='urn:xmpp:carbons:2'/></iq>");
     let answer = wire.until("</iq>");

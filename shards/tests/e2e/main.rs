@@ -5,8 +5,10 @@
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
 mod archive;
+mod bad_claims;
 mod bad_input;
 mod bad_presence;
+mod bad_resumption;
 mod bad_sasl;
 mod bad_stanzas;
 mod bad_tls;

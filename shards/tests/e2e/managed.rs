@@ -3,10 +3,10 @@
 use crate::broker::Broker;
 use crate::wire::{HEADER, Wire};
 
-const SM: &str = "urn:xmpp:sm:3";
+pub(crate) const SM: &str = "urn:xmpp:sm:3";
 
 /// Logs in, binds, manages the stream and becomes available; the name of the session.
-fn managed(broker: &Broker, user: &str, resource: &str) -> (Wire, String) {
+pub(crate) fn managed(broker: &Broker, user: &str, resource: &str) -> (Wire, String) {
     let mut wire = Wire::login(broker, user, resource);
     wire.send(format!("<enable xmlns='{SM}' resume='true'/>"));
     let enabled = wire.until("/>");
@@ -18,7 +18,7 @@ fn managed(broker: &Broker, user: &str, resource: &str) -> (Wire, String) {
 }
 
 /// Authenticates and asks to resume; what is answered up to `until`.
-fn resume(broker: &Broker, user: &str, name: &str, h: u32, until: &str) -> (Wire, String) {
+pub(crate) fn resume(broker: &Broker, user: &str, name: &str, h: u32, until: &str) -> (Wire, String) {
     let mut wire = Wire::authenticated(broker, user);
     wire.send(HEADER);
     let features = wire.until("</stream:features>");
@@ -28,7 +28,7 @@ fn resume(broker: &Broker, user: &str, name: &str, h: u32, until: &str) -> (Wire
     (wire, said)
 }
 
-fn message(to: &str, text: &str) -> String {
+pub(crate) fn message(to: &str, text: &str) -> String {
     format!("<message to='{to}' type='chat' id='{text}'><body>{text}</body></message>")
 }
 

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::broker::Broker;
+use crate::broker::{Broker, USERS};
 use crate::wire::Wire;
 
 /// Most the broker may have grown when a scene is over: what it keeps of its pools, and what its allocator does.
@@ -30,6 +30,18 @@ impl Scene {
         let peer = Wire::available(&broker, "emil", "peer");
         let resident = broker.resident();
         Self { broker, bystander, peer, resident, notes: 0, failures: Vec::new() }
+    }
+
+    /// Two pairs of users who are no bystanders: two who share a shard, and two who don't (of four, nearly always).
+    pub(crate) fn pairs(&mut self) -> Vec<(&'static str, &'static str)> {
+        let users: Vec<&str> = USERS.into_iter().filter(|user| !matches!(*user, "emil" | "fred")).collect();
+        let homes: Vec<u64> = users.iter().map(|user| self.broker.shard_of(user)).collect();
+        let pair = |apart: bool| {
+            let pairs = (0..users.len()).flat_map(|one| (one + 1..users.len()).map(move |other| (one, other)));
+            let (one, other) = pairs.into_iter().find(|&(one, other)| (homes[one] != homes[other]) == apart)?;
+            Some((users[one], users[other]))
+        };
+        [pair(false), pair(true)].into_iter().flatten().collect()
     }
 
     /// Notes whether a case went as expected, `…` standing for anything, and that the bystanders did not notice.

@@ -211,6 +211,8 @@ pub(crate) struct World {
     /// Clients whose stream was managed at some time.
     managed_clients: HashSet<usize>,
     errand_config: ErrandConfig,
+    /// Sessions whose clients are waited for to acknowledge, by shard.
+    watched: VecDeque<(usize, SessionId)>,
 }
 
 impl World {
@@ -266,6 +268,7 @@ impl World {
             errands: Vec::new(),
             managed_clients: HashSet::new(),
             errand_config,
+            watched: VecDeque::new(),
         }
     }
 
@@ -273,6 +276,13 @@ impl World {
     pub(crate) fn live(&mut self) {
         for _ in 0..self.plan.steps {
             let shard = self.random.below(self.shards.len());
+            // Now and then the time of one is over who is waited for.
+            if self.activity.is_multiple_of(64)
+                && let Some((shard, id)) = self.watched.pop_front()
+            {
+                self.activity += 1;
+                self.shards[shard].expire(id, Some(0));
+            }
             match self.random.below(24) {
                 0 => self.bind(),
                 1..=5 => self.say(),
@@ -934,6 +944,10 @@ impl World {
                     let config = &self.errand_config.services.pubsub;
                     let items = block_on(pubsub::last_items_of(config, &self.store, owner, &resource, &nodes, 0));
                     self.shards[shard].last_items(items.unwrap_or_default());
+                }
+                Effect::Watch(id) => {
+                    self.shards[shard].watch_until(id, 0);
+                    self.watched.push_back((shard, id));
                 }
             }
         }
