@@ -71,6 +71,8 @@ pub(super) struct Managed {
     start: usize,
     /// We asked how much it has, and it has not said.
     requested: bool,
+    /// How many were sent when it was asked last: it is asked once for each, whatever it says.
+    requested_at: Option<u32>,
     /// It asked how much we have: the answer, and shards that have not said that theirs is stored.
     asked: Option<(u32, u16)>,
     /// Shards that may be storing something of what it sent.
@@ -87,10 +89,10 @@ enum Watch {
     /// Nobody does.
     #[default]
     None,
-    /// The driver was asked to set a time.
-    Asked,
-    /// If it has acknowledged no more than this by this moment of the driver's, it is given up.
-    Until { acked: u32, due: u64 },
+    /// The driver was asked to set a time, the last or not.
+    Asked { again: bool },
+    /// If it has acknowledged no more than this by this moment of the driver's, it is asked once more, and then given up.
+    Until { acked: u32, due: u64, again: bool },
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -338,8 +340,10 @@ impl Shard {
         if let Some(managed) = session.managed.as_mut()
             && !managed.requested
             && !managed.unacked.is_empty()
+            && managed.requested_at != Some(managed.sent)
         {
             managed.requested = true;
+            managed.requested_at = Some(managed.sent);
             sm::write_request(&mut session.outbox);
         }
     }
@@ -401,7 +405,7 @@ impl Shard {
     pub(super) fn watch(&mut self, id: SessionId) {
         let Some(managed) = self.get_mut(id).and_then(|session| session.managed.as_mut()) else { return };
         if managed.watch == Watch::None && !managed.is_hibernated() {
-            managed.watch = Watch::Asked;
+            managed.watch = Watch::Asked { again: false };
             self.effects.push_back(Effect::Watch(id));
         }
     }
@@ -409,7 +413,8 @@ impl Shard {
     /// When a session that others wait for is to be looked at again ([`Shard::expire`]).
     pub fn watch_until(&mut self, id: SessionId, due: u64) {
         if let Some(managed) = self.get_mut(id).and_then(|session| session.managed.as_mut()) {
-            managed.watch = Watch::Until { acked: managed.acked, due };
+            let again = managed.watch == Watch::Asked { again: true };
+            managed.watch = Watch::Until { acked: managed.acked, due, again };
         }
     }
 
@@ -419,7 +424,7 @@ impl Shard {
         let low = self.config.outbox_bytes_low as usize;
         let Some(session) = self.get_mut(id) else { return };
         let Some(managed) = session.managed.as_mut() else { return };
-        let Watch::Until { acked, due } = managed.watch else { return };
+        let Watch::Until { acked, due, again } = managed.watch else { return };
         if due > now {
             return;
         }
@@ -429,10 +434,17 @@ impl Shard {
         if !waited_for {
             return;
         }
-        if said_nothing && has_all && self.unsent(id) > low {
+        let overdue = said_nothing && has_all && self.unsent(id) > low;
+        let Some(managed) = self.get_mut(id).and_then(|session| session.managed.as_mut()) else { return };
+        if overdue && (again || managed.requested) {
             return self.terminate(id, stream::Condition::ResourceConstraint);
         }
-        self.watch(id);
+        // It answered, before it had handled them perhaps.
+        managed.watch = Watch::Asked { again: overdue };
+        managed.requested_at = None;
+        self.effects.push_back(Effect::Watch(id));
+        self.request_count(id);
+        self.mark_dirty(id);
     }
 
     /// Ends a session that has no connection.
@@ -471,6 +483,7 @@ impl Shard {
         let Some(managed) = session.managed.as_mut() else { return Err(Condition::ItemNotFound.into()) };
         let hibernated = managed.hibernated.take().is_some();
         managed.requested = false;
+        managed.requested_at = None;
         managed.asked = None;
         managed.watch = Watch::None;
         let resumed = Resumed { jid, h: managed.handled };

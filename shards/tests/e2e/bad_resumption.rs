@@ -254,6 +254,45 @@ fn a_client_that_never_acknowledges_holds_nobody_up_for_long() {
 }
 
 #[test]
+fn a_client_that_always_acknowledges_too_little_is_not_asked_for_ever() {
+    let mut scene = Scene::open("unacknowledged_stanzas_max = 20\nstuck_timeout = '1s'");
+    let (mut wire, _) = managed(&scene.broker, "anna", "a");
+    let mut ours = Wire::available(&scene.broker, "bert", "b");
+    let too_little = format!("<a xmlns='{SM}' h='0'/>");
+    for number in 0..10 {
+        ours.send(message("anna@localhost/a", &format!("m{number}.")));
+        let said = wire.until(&format!("<body>m{number}.</body></message>"));
+        scene.check("77 too little", said.matches("<r ").count() <= 2, &said);
+        for _ in 0..3 {
+            wire.send(&too_little);
+        }
+        let said = wire.ping();
+        scene.check("77 too little", said.matches("<r ").count() <= 2, &said);
+        wire.send(&too_little);
+    }
+    // While others wait for it, it is asked once more, and then ends.
+    for number in 0..200 {
+        ours.send(message("anna@localhost/a", &format!("n{number}.")));
+    }
+    ours.send(message("fred@localhost/bystander", "behind"));
+    let mut asked = 0;
+    let mut ended = false;
+    while !ended {
+        let said = wire.until_any(&["<r xmlns='urn:xmpp:sm:3'/>", "</stream:stream>"]);
+        ended = said.contains("<resource-constraint ");
+        if !ended {
+            asked += 1;
+            wire.send(&too_little);
+        }
+    }
+    scene.check("77 too little", asked < 100, &format!("asked {asked} times"));
+    scene.bystander.until("<body>behind</body></message>");
+    scene.note("77 too little", "", "");
+    drop((wire, ours));
+    scene.close();
+}
+
+#[test]
 fn what_was_kept_and_not_acknowledged_comes_again_after_a_restart_and_then_no_more() {
     let mut broker = Broker::start("");
     let pairs = broker.pairs();
