@@ -35,7 +35,7 @@ fn python() -> PathBuf {
 }
 
 /// Runs it; it must succeed.
-fn run(command: &mut Command) {
+pub(crate) fn run(command: &mut Command) {
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
     assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);

@@ -20,6 +20,7 @@ mod clients;
 mod crash;
 mod flow;
 mod forged;
+mod javascript;
 mod managed;
 mod pubsub;
 mod sasl2;
