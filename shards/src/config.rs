@@ -20,6 +20,7 @@ use plaza_core::limits::ScanLimits;
 use plaza_core::stream::StreamConfig;
 use plaza_registry::archive::ArchiveConfig;
 use plaza_registry::offline::OfflineLimits;
+use plaza_registry::pubsub;
 use plaza_registry::store::embedded::EmbeddedOptions;
 use plaza_registry::tokens::TokenLimits;
 
@@ -103,6 +104,14 @@ pub struct LimitsConfig {
     pub unacknowledged_bytes_max: ByteSize,
     pub resume_max: Span,
     pub hibernated_per_account_max: u16,
+    pub pubsub_nodes_max: u32,
+    pub pubsub_items_max: u32,
+    pub pubsub_payload_bytes_max: ByteSize,
+    pub pubsub_subscribers_max: u32,
+    pub pubsub_pending_max: u32,
+    pub pubsub_subscriptions_max: u32,
+    pub pubsub_affiliations_max: u32,
+    pub pubsub_page_max: u32,
     pub sasl_attempts_max: u8,
     pub stanzas_per_turn_max: u16,
     pub handshake_timeout: Span,
@@ -244,6 +253,9 @@ pub struct Limits {
     /// Stream management (XEP-0198): at most 500 stanzas of 512 KiB that the client has not acknowledged, then the stream ends
     /// with `resource-constraint`; sessions that were cut off can be resumed for 10 minutes, at most 4 of an account.
     pub managed: ManagedLimits,
+    /// Publish-subscribe (XEP-0060): what nodes, items, subscribers and answers may amount to. At each bound the error that
+    /// the XEP has for it.
+    pub pubsub: pubsub::Limits,
     /// Stanzas taken from one session per turn, so that it can't starve its neighbours. Default 64. The rest waits for the
     /// next turn.
     pub stanzas_per_turn_max: u16,
@@ -429,6 +441,14 @@ impl Default for LimitsConfig {
             unacknowledged_bytes_max: ByteSize(512 * 1024),
             resume_max: Span::seconds(600),
             hibernated_per_account_max: 4,
+            pubsub_nodes_max: pubsub::Limits::DEFAULT.nodes_max,
+            pubsub_items_max: pubsub::Limits::DEFAULT.items_max,
+            pubsub_payload_bytes_max: ByteSize(pubsub::Limits::DEFAULT.payload_bytes_max.into()),
+            pubsub_subscribers_max: pubsub::Limits::DEFAULT.subscribers_max,
+            pubsub_pending_max: pubsub::Limits::DEFAULT.pending_max,
+            pubsub_subscriptions_max: pubsub::Limits::DEFAULT.subscriptions_max,
+            pubsub_affiliations_max: pubsub::Limits::DEFAULT.affiliations_max,
+            pubsub_page_max: pubsub::Limits::DEFAULT.page_max,
             sasl_attempts_max: 3,
             stanzas_per_turn_max: 64,
             handshake_timeout: Span::seconds(15),
@@ -790,11 +810,44 @@ impl Checks {
                     0..=1_000,
                 ),
             },
+            pubsub: self.pubsub(limits),
             sasl_attempts_max: self.within("limits.sasl_attempts_max", limits.sasl_attempts_max, 2..=5),
             stanzas_per_turn_max: self.within("limits.stanzas_per_turn_max", limits.stanzas_per_turn_max, 1..=10_000),
             before_auth: self.scan("limits.before_auth", &limits.before_auth, 2_048),
             // RFC 6120 §13.12: at least 10 000 bytes.
             after_auth: self.scan("limits.after_auth", &limits.after_auth, 10_000),
+        }
+    }
+
+    fn pubsub(&mut self, limits: &LimitsConfig) -> pubsub::Limits {
+        let page_max = self.within("limits.pubsub_page_max", limits.pubsub_page_max, 1..=1_000);
+        pubsub::Limits {
+            nodes_max: self.within("limits.pubsub_nodes_max", limits.pubsub_nodes_max, 1..=100_000),
+            items_max: self.within("limits.pubsub_items_max", limits.pubsub_items_max, 1..=100_000),
+            payload_bytes_max: self.bytes_u32(
+                "limits.pubsub_payload_bytes_max",
+                limits.pubsub_payload_bytes_max,
+                1 << 10..=16 << 20,
+            ),
+            subscribers_max: self.within(
+                "limits.pubsub_subscribers_max",
+                limits.pubsub_subscribers_max,
+                1..=10_000_000,
+            ),
+            pending_max: self.within("limits.pubsub_pending_max", limits.pubsub_pending_max, 1..=100_000),
+            subscriptions_max: self.within(
+                "limits.pubsub_subscriptions_max",
+                limits.pubsub_subscriptions_max,
+                1..=100_000,
+            ),
+            affiliations_max: self.within(
+                "limits.pubsub_affiliations_max",
+                limits.pubsub_affiliations_max,
+                1..=100_000,
+            ),
+            page_max,
+            list_max: page_max,
+            ..pubsub::Limits::DEFAULT
         }
     }
 
@@ -921,6 +974,7 @@ mod tests {
         assert_eq!(settings.limits.before_auth, ScanLimits::BEFORE_AUTH);
         assert_eq!(settings.limits.after_auth, ScanLimits::AFTER_AUTH);
         assert_eq!(settings.limits.outbox_bytes_max, 1_048_576);
+        assert_eq!(settings.limits.pubsub, pubsub::Limits::DEFAULT);
         assert!(settings.helper_threads >= 1);
     }
 
@@ -963,6 +1017,7 @@ mod tests {
     fn every_range_is_checked_and_all_problems_are_told() {
         let all = problems(
             "shards = 300\nscram_iterations = 1\ndomains = []\nlisteners = []\n[limits]\nsasl_attempts_max = 9\n\
+             pubsub_nodes_max = 0\npubsub_payload_bytes_max = '1 GiB'\n\
              [limits.after_auth]\nstanza_bytes_max = 9999\n[metrics]\naddress = 'x'\n[log]\nlevel = 'plaza=loud'",
         );
         for key in [
@@ -971,6 +1026,8 @@ mod tests {
             "domains = []",
             "listeners = []",
             "limits.sasl_attempts_max = 9: must be between 2 and 5",
+            "limits.pubsub_nodes_max = 0: must be between 1 and 100000",
+            "limits.pubsub_payload_bytes_max = 1 GiB: must be between 1 KiB and 16 MiB",
             "limits.after_auth.stanza_bytes_max = 9999: must be between 10000 and 16 MiB",
             "metrics.address = x",
             "log.level = plaza=loud",

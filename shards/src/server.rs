@@ -150,7 +150,7 @@ impl Broker {
             components: services_of(&settings.domains),
             roster_items_max: settings.limits.roster_items_max,
             limits: ServiceLimits::default(),
-            pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, settings.domains.clone()),
+            pubsub: pubsub::Config::new(settings.limits.pubsub, settings.domains.clone()),
             archive,
         });
         let errands = Arc::new(ErrandConfig {
