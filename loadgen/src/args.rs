@@ -18,6 +18,7 @@ use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
 use crate::plan::{Mechanism, Plan, SaltCache, Scenario, TlsMode};
 use crate::relay::{self, RelayProcess};
 use crate::report::{self, Report, Settings, Storm};
+use crate::stage::Stage;
 use crate::{ring, tls};
 
 /// Drives an XMPP server with many client sessions, checks everything that arrives, and reports what it cost.
@@ -42,6 +43,8 @@ enum Command {
     Presence(PresenceArgs),
     /// Connect, TLS, SASL, bind and presence as fast as possible.
     Storm(StormArgs),
+    /// Sessions are cut off and come back by stream resumption (XEP-0198), compared with full logins.
+    Resume(ResumeArgs),
     /// Be the raw relay: pass bytes between connections 2k and 2k + 1, looking at none of them.
     Relay(RelayArgs),
     /// Print the accounts that a run needs, as CSV.
@@ -231,6 +234,18 @@ struct StormArgs {
 }
 
 #[derive(Debug, Args)]
+struct ResumeArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Sessions that are cut off, for each one that stays and sends them a message meanwhile; --sessions counts both.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    per_sender: u32,
+    /// Bytes of each message's body.
+    #[arg(long, default_value_t = 200, value_parser = parse_bytes)]
+    bytes: usize,
+}
+
+#[derive(Debug, Args)]
 struct RelayArgs {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:5299")]
@@ -332,7 +347,7 @@ impl Common {
         }
         let accounts = match scenario {
             Scenario::Presence => sessions / group,
-            Scenario::Idle | Scenario::Pairs | Scenario::Iq | Scenario::Ping => sessions,
+            Scenario::Idle | Scenario::Pairs | Scenario::Iq | Scenario::Ping | Scenario::Staged => sessions,
         };
         let tls_config = match self.tls {
             TlsMode::None => None,
@@ -372,6 +387,7 @@ impl Common {
             bytes: PAYLOAD_BYTES_MIN,
             rate: None,
             fraction: 1.0,
+            stage: Stage::default(),
             salts: self.read_salts(),
         })
     }
@@ -431,6 +447,7 @@ impl Common {
         let Logins { server_cpu_us, handshake_ns, .. } = report.broker.logins;
         report.storm =
             server_cpu_us.zip(handshake_ns).map(|(login_us, handshake_ns)| Storm::new(login_us, handshake_ns));
+        report.compare_scenes(&plan.stage.comparisons);
         report::print(&report);
         if let Some(path) = &self.json {
             write_file(path, &serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?)?;
@@ -457,6 +474,7 @@ fn raw(plan: &Plan, beside: &Beside) -> Result<(Plan, RelayProcess), String> {
         password: String::new(),
         cpus: plan.cpus.clone(),
         sources: plan.sources.clone(),
+        stage: Stage::default(),
         salts: SaltCache::default(),
         ..*plan
     };
@@ -537,6 +555,7 @@ impl Cli {
                 }
                 common.conclude("storm", plan, &course, NO_RELAY)
             }
+            Command::Resume(args) => args.run(),
             Command::Relay(RelayArgs { listen, cpu }) => {
                 relay::run(listen, cpu).map_err(|error| format!("the relay: {error}"))?;
                 Ok(true)
@@ -567,6 +586,29 @@ impl IdleArgs {
             course.traffic = Some((Duration::from_secs(2), seconds(self.ping_duration, "--ping-duration")?));
         }
         self.common.conclude("idle", plan, &course, NO_RELAY)
+    }
+}
+
+impl Common {
+    /// The plan and the course of a scenario in acts.
+    fn staged(&self, name: &str, stage: Stage, group: u32) -> Result<(Plan, Course), String> {
+        if self.no_presence {
+            return Err("presence is part of this scenario: --no-presence cannot be".to_owned());
+        }
+        let plan = Plan { stage, ..self.plan(Scenario::Staged, group)? };
+        if plan.accounts < plan.sessions {
+            return Err("each session needs an account of its own here: --account-pool cannot be".to_owned());
+        }
+        let course = Course { levels: Vec::new(), ..self.course(name, &plan)? };
+        Ok((plan, course))
+    }
+}
+
+impl ResumeArgs {
+    fn run(self) -> Result<bool, String> {
+        let (mut plan, course) = self.common.staged("resume", Stage::resume(), self.per_sender + 1)?;
+        plan.bytes = self.bytes;
+        self.common.conclude("resume", plan, &course, NO_RELAY)
     }
 }
 

@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::host::{self, Memory};
 use crate::plan::{Control, Failure, Phase, Plan, Scenario};
 use crate::ring::{pin, process_cpu_ns};
+use crate::stage::{Act, Unit};
 use crate::stats::{Latencies, LatencySummary, Throughput};
 use crate::tls::BareHandshake;
 use crate::worker::{self, Yield};
@@ -90,6 +91,29 @@ pub(crate) struct Sample {
     pub server_rss: Option<u64>,
 }
 
+/// An act that was measured.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Scene {
+    /// Its name.
+    pub name: &'static str,
+    /// Its number, from 1.
+    pub number: u32,
+    /// What it counts.
+    pub unit: Unit,
+    /// How many of them.
+    pub count: u64,
+    /// How long it took.
+    pub seconds: f64,
+    /// Per second.
+    pub per_second: f64,
+    /// Server CPU of one, in µs.
+    pub server_cpu_us: Option<f64>,
+    /// CPU time of the load tool, in seconds.
+    pub load_cpu_seconds: f64,
+    /// From the beginning to the end of one.
+    pub latency: Option<LatencySummary>,
+}
+
 /// What a run found.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Outcome {
@@ -103,8 +127,10 @@ pub(crate) struct Outcome {
     pub throughput: Option<Throughput>,
     /// Its latency.
     pub latency: Option<LatencySummary>,
-    /// Its course over time.
+    /// Its course over time, or that of the acts.
     pub samples: Vec<Sample>,
+    /// The acts that were measured.
+    pub acts: Vec<Scene>,
     /// Failures in all.
     pub failure_count: u64,
     /// The first of them.
@@ -142,7 +168,7 @@ pub(crate) fn conduct(plan: &Plan, course: &Course) -> Outcome {
         });
         let mut outcome = Conductor { plan, course, control, bar: &bar, bare: RefCell::new(bare) }.lead();
         control.enter(Phase::Stop);
-        let mut latencies = Latencies::new();
+        let mut latencies = vec![Latencies::new(); plan.stage.acts.len() + 1];
         let mut logins = Latencies::new();
         let mut talks = Vec::new();
         for thread in threads {
@@ -152,17 +178,20 @@ pub(crate) fn conduct(plan: &Plan, course: &Course) -> Outcome {
             match joined {
                 Err(what) => control.fail(Failure { what, jid: String::new(), bytes: String::new() }),
                 Ok(Yield { latencies: more, logins: begun, talks: said }) => {
-                    latencies.add(&more);
+                    latencies.iter_mut().zip(&more).for_each(|(all, more)| all.add(more));
                     logins.add(&begun);
                     talks.extend(said);
                 }
             }
         }
         if course.traffic.is_some() {
-            outcome.latency = latencies.summary();
+            outcome.latency = latencies.first().and_then(Latencies::summary);
             find_losses(plan, control, talks);
         }
-        outcome.logins.latency = logins.summary();
+        for scene in &mut outcome.acts {
+            scene.latency = latencies.get(scene.number as usize).and_then(Latencies::summary);
+        }
+        outcome.logins.latency = logins.summary().filter(|_| outcome.logins.count > 0);
         (outcome.failure_count, outcome.failures) = control.failures();
         bar.finish_and_clear();
         outcome
@@ -209,10 +238,92 @@ impl Conductor<'_> {
         if let Some((warmup, duration)) = self.course.traffic.filter(|_| !self.is_over()) {
             (throughput, samples) = self.traffic(warmup, duration);
         }
+        let acts = self.acts(&mut samples);
         if !self.is_over() {
             self.close();
         }
-        Outcome { logins, levels, hold, throughput, latency: None, samples, failure_count: 0, failures: Vec::new() }
+        Outcome {
+            logins,
+            levels,
+            hold,
+            throughput,
+            latency: None,
+            samples,
+            acts,
+            failure_count: 0,
+            failures: Vec::new(),
+        }
+    }
+
+    /// Goes through the acts; one that fails is the last.
+    fn acts(&self, samples: &mut Vec<Sample>) -> Vec<Scene> {
+        let begun = Instant::now();
+        let mut scenes = Vec::new();
+        for (act, number) in self.plan.stage.acts.iter().zip(1..) {
+            if self.is_over() {
+                break;
+            }
+            scenes.extend(self.act(act, number, begun, samples));
+            if self.control.failures().0 > 0 {
+                self.control.abort();
+            }
+            std::thread::sleep(self.course.settle);
+        }
+        scenes
+    }
+
+    fn act(&self, act: &Act, number: u32, begun: Instant, samples: &mut Vec<Sample>) -> Option<Scene> {
+        let participants = u64::from(act.who.count(self.plan.sessions, self.plan.group));
+        let done = || self.control.sum(|counters| &counters.done);
+        let count = || match act.unit {
+            Some(Unit::Stanzas) => self.control.sum(|counters| &counters.arrived),
+            Some(Unit::Sessions) | None => done(),
+        };
+        let load = || process_cpu_ns(std::process::id()).unwrap_or_default();
+        self.bar.set_length(participants);
+        self.bar.set_message(act.name);
+        let (done_before, count_before, server_before, load_before) = (done(), count(), self.server_cpu(), load());
+        let start = Instant::now();
+        let mut sampler = Sampler::new(self, begun, count());
+        self.control.perform(number);
+        let (mut last, mut since) = ((0, 0), start);
+        while done() < done_before + participants {
+            if self.is_over() || self.control.failures().0 > 0 {
+                return None;
+            }
+            let progress = (done(), self.control.sum(|counters| &counters.arrived));
+            if progress != last {
+                (last, since) = (progress, Instant::now());
+            } else if since.elapsed() > self.course.patience {
+                let what = format!(
+                    "{}: {} of {participants} sessions were done",
+                    act.name,
+                    done().saturating_sub(done_before)
+                );
+                self.control.fail(Failure { what, jid: String::new(), bytes: String::new() });
+                return None;
+            }
+            self.bar.set_position(done().saturating_sub(done_before));
+            if act.unit.is_some() && sampler.is_due() {
+                samples.push(sampler.take(self, act.name, count()));
+            }
+            std::thread::sleep(TICK);
+        }
+        let unit = act.unit?;
+        samples.push(sampler.take(self, act.name, count()));
+        let server = self.server_cpu().zip(server_before).map(|(after, before)| after.saturating_sub(before));
+        let (counted, seconds) = (count() - count_before, start.elapsed().as_secs_f64());
+        Some(Scene {
+            name: act.name,
+            number,
+            unit,
+            count: counted,
+            seconds,
+            per_second: counted as f64 / seconds.max(1e-9),
+            server_cpu_us: server.filter(|_| counted > 0).map(|ns| ns as f64 / 1e3 / counted as f64),
+            load_cpu_seconds: load().saturating_sub(load_before) as f64 / 1e9,
+            latency: None,
+        })
     }
 
     fn is_over(&self) -> bool {
@@ -332,22 +443,11 @@ impl Conductor<'_> {
     fn sample(&self, time: Duration, origin: f64, samples: &mut Vec<Sample>) {
         let start = Instant::now();
         let arrived = || self.control.sum(|counters| &counters.arrived);
-        let (mut last, mut last_arrived, mut last_cpu) = (start, arrived(), self.server_cpu());
+        let mut sampler = Sampler::new(self, start, arrived());
         while start.elapsed() < time && !self.is_over() {
             std::thread::sleep(SAMPLE.min(time.saturating_sub(start.elapsed())));
-            let (now, arrived, cpu) = (Instant::now(), arrived(), self.server_cpu());
-            let seconds = (now - last).as_secs_f64().max(1e-6);
-            let per_second = (arrived - last_arrived) as f64 / seconds;
-            let cores = cpu.zip(last_cpu).map(|(now, before)| now.saturating_sub(before) as f64 / 1e9 / seconds);
-            samples.push(Sample {
-                seconds: origin + (now - start).as_secs_f64(),
-                per_second,
-                server_cores: cores,
-                server_rss: self.course.pid.and_then(host::rss),
-            });
-            let cores = cores.map_or(String::new(), |cores| format!(", server {cores:.2} cores"));
-            self.bar.set_message(format!("{per_second:.0}/s{cores}"));
-            (last, last_arrived, last_cpu) = (now, arrived, cpu);
+            let sample = sampler.take(self, "", arrived());
+            samples.push(Sample { seconds: origin + sample.seconds, ..sample });
         }
     }
 
@@ -375,6 +475,43 @@ impl Conductor<'_> {
         let open = || self.control.sum(|counters| &counters.ready) > self.control.sum(|counters| &counters.closed);
         while !self.plan.raw && open() && start.elapsed() < CLOSING && !self.is_over() {
             std::thread::sleep(TICK);
+        }
+    }
+}
+
+/// Makes the samples: what happened since the last one.
+struct Sampler {
+    begun: Instant,
+    last: Instant,
+    last_count: u64,
+    last_cpu: Option<u64>,
+}
+
+impl Sampler {
+    /// From now on, at `count`; samples give their time since `begun`.
+    fn new(conductor: &Conductor<'_>, begun: Instant, count: u64) -> Self {
+        Self { begun, last: Instant::now(), last_count: count, last_cpu: conductor.server_cpu() }
+    }
+
+    fn is_due(&self) -> bool {
+        self.last.elapsed() >= SAMPLE
+    }
+
+    /// A sample, shown behind `title` on the progress line as well.
+    fn take(&mut self, conductor: &Conductor<'_>, title: &str, count: u64) -> Sample {
+        let (now, cpu) = (Instant::now(), conductor.server_cpu());
+        let seconds = (now - self.last).as_secs_f64().max(1e-6);
+        let per_second = count.saturating_sub(self.last_count) as f64 / seconds;
+        let cores = cpu.zip(self.last_cpu).map(|(now, before)| now.saturating_sub(before) as f64 / 1e9 / seconds);
+        (self.last, self.last_count, self.last_cpu) = (now, count, cpu);
+        let title = if title.is_empty() { String::new() } else { format!("{title}: ") };
+        let busy = cores.map_or(String::new(), |cores| format!(", server {cores:.2} cores"));
+        conductor.bar.set_message(format!("{title}{per_second:.0}/s{busy}"));
+        Sample {
+            seconds: (now - self.begun).as_secs_f64(),
+            per_second,
+            server_cores: cores,
+            server_rss: conductor.course.pid.and_then(host::rss),
         }
     }
 }

@@ -9,6 +9,7 @@ use plaza_core::sasl::client::ScramClient;
 use plaza_core::sasl::scram::Hash;
 use plaza_core::xml::Element;
 
+use crate::management::{self, Management};
 use crate::plan::{Mechanism, Plan, TlsMode};
 
 /// What the session must do after an element.
@@ -20,7 +21,7 @@ pub(crate) enum LoginStep {
     StartTls,
     /// The stream begins anew: the next thing to arrive is a header.
     Restart,
-    /// The resource is bound and initial presence sent.
+    /// The resource is bound and initial presence sent, or the stream resumed.
     Bound,
 }
 
@@ -41,6 +42,10 @@ enum State {
     Bind { session: bool },
     /// Waits for the answer to the legacy session request.
     Session,
+    /// Waits for the answer to `<resume/>`.
+    Resuming,
+    /// Waits for the roster and `<enabled/>`, those that were asked for.
+    Settling { roster: bool },
 }
 
 /// A login in progress.
@@ -50,12 +55,20 @@ pub(crate) struct Login {
     secure: bool,
     /// Bind was sent ahead of the features.
     ahead: bool,
+    /// Stream management: of the stream to resume, or of this one once it is asked for.
+    managed: Option<Box<Management>>,
+    resumes: bool,
 }
 
 impl Login {
-    /// A login that has sent nothing. `secure`: TLS stands already.
-    pub(crate) fn new(secure: bool) -> Self {
-        Self { state: State::Opening, secure, ahead: false }
+    /// A login that has sent nothing. `secure`: TLS stands already; `resume`: the stream to resume instead of binding.
+    pub(crate) fn new(secure: bool, resume: Option<Box<Management>>) -> Self {
+        Self { state: State::Opening, secure, ahead: false, resumes: resume.is_some(), managed: resume }
+    }
+
+    /// What the session, now ready, knows of its managed stream.
+    pub(crate) fn take_managed(&mut self) -> Option<Box<Management>> {
+        self.managed.take()
     }
 
     /// TLS stands: a new stream follows.
@@ -100,15 +113,24 @@ impl Login {
                 }
                 self.state = State::Binding;
                 Self::open(plan, out);
-                if plan.pipeline {
+                if plan.pipeline && !self.resumes {
                     self.ahead = true;
                     self.request_bind(session, false, out);
-                    presence(plan, out);
+                    self.settle(plan, session, out);
                 }
                 Ok(LoginStep::Restart)
             }
             State::Bind { .. } if self.ahead && element.is("features", ns::STREAMS) => Ok(LoginStep::Wait),
             State::Binding if element.is("features", ns::STREAMS) => {
+                let manages = element.children().any(|child| child.is("sm", ns::SM));
+                if plan.is_managed(session) && !manages {
+                    return Err("the server does not offer stream management".to_owned());
+                }
+                if let Some(managed) = self.managed.as_deref().filter(|_| self.resumes) {
+                    managed.resume(out);
+                    self.state = State::Resuming;
+                    return Ok(LoginStep::Wait);
+                }
                 let legacy = element.children().find(|child| child.is("session", ns::SESSION));
                 let session_wanted = legacy.is_some_and(|child| !child.content.contains("optional"));
                 if !element.children().any(|child| child.is("bind", ns::BIND)) {
@@ -134,13 +156,43 @@ impl Login {
                     return Ok(LoginStep::Wait);
                 }
                 if !self.ahead {
-                    presence(plan, out);
+                    self.settle(plan, session, out);
                 }
-                Ok(LoginStep::Bound)
+                Ok(self.bound(plan))
             }
             State::Session if element.attr("id").is_some_and(|id| id.raw == "session") => {
-                presence(plan, out);
+                self.settle(plan, session, out);
+                Ok(self.bound(plan))
+            }
+            State::Resuming if element.is("resumed", ns::SM) => {
+                self.managed.as_deref().ok_or("nothing was to be resumed")?.on_resumed(element)?;
                 Ok(LoginStep::Bound)
+            }
+            State::Resuming | State::Settling { .. } if element.is("failed", ns::SM) => {
+                let condition = element.first_child().map_or("no reason given", |child| child.name);
+                Err(format!("stream management failed: {condition}"))
+            }
+            State::Settling { roster } => {
+                let managed = self.managed.as_deref_mut();
+                if element.is("enabled", ns::SM) {
+                    managed.ok_or("stream management was not asked for")?.on_enabled(element)?;
+                } else if management::is_ours(element) {
+                    managed.ok_or("stream management was not asked for")?.take(element, out)?;
+                } else {
+                    if let Some(managed) = managed {
+                        managed.count_inbound();
+                    }
+                    if *roster && element.name() == "iq" && element.attr("id").is_some_and(|id| id.raw == "roster") {
+                        if element.attr("type").is_none_or(|kind| kind.raw != "result") {
+                            return Err("the roster was refused".to_owned());
+                        }
+                        *roster = false;
+                    } else if !matches!(element.name(), "presence" | "message" | "iq") {
+                        return Err(format!("<{}/> does not belong here", element.name()));
+                    }
+                }
+                let settled = !*roster && self.managed.as_deref().is_none_or(Management::is_enabled);
+                Ok(if settled { LoginStep::Bound } else { LoginStep::Wait })
             }
             _ if element.is("failure", ns::SASL) => {
                 let condition = element.first_child().map_or("no reason given", |child| child.name);
@@ -156,8 +208,32 @@ impl Login {
             | State::Proving { .. }
             | State::Binding
             | State::Bind { .. }
-            | State::Session => Err(format!("<{}/> does not belong here", element.name())),
+            | State::Session
+            | State::Resuming => Err(format!("<{}/> does not belong here", element.name())),
         }
+    }
+
+    /// Appends what follows bind, in one go: stream management, the roster, initial presence.
+    fn settle(&mut self, plan: &Plan, session: u32, out: &mut Vec<u8>) {
+        self.managed = plan.is_managed(session).then(|| Box::new(Management::enable(out)));
+        if plan.stage.roster {
+            out.extend_from_slice(b"<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq>");
+        }
+        if plan.presence {
+            out.extend_from_slice(b"<presence/>");
+        }
+        if let Some(managed) = &mut self.managed {
+            managed.count_outbound(u32::from(plan.stage.roster) + u32::from(plan.presence));
+        }
+    }
+
+    /// The resource is bound: what comes next.
+    fn bound(&mut self, plan: &Plan) -> LoginStep {
+        if !plan.stage.roster && self.managed.is_none() {
+            return LoginStep::Bound;
+        }
+        self.state = State::Settling { roster: plan.stage.roster };
+        LoginStep::Wait
     }
 
     fn on_features(
@@ -228,12 +304,6 @@ impl Login {
         out.extend_from_slice(session.to_string().as_bytes());
         out.extend_from_slice(b"</resource></bind></iq>");
         self.state = State::Bind { session: legacy };
-    }
-}
-
-fn presence(plan: &Plan, out: &mut Vec<u8>) {
-    if plan.presence {
-        out.extend_from_slice(b"<presence/>");
     }
 }
 

@@ -10,6 +10,8 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 use serde::Serialize;
 
+use crate::stage::{Act, Stage};
+
 /// How connections are secured.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
 #[serde(rename_all = "lowercase")]
@@ -36,6 +38,8 @@ pub(crate) enum Scenario {
     Ping,
     /// Broadcast presence to the account's own resources.
     Presence,
+    /// The acts of [`Plan::stage`].
+    Staged,
 }
 
 /// SASL mechanisms the tool speaks, strongest first.
@@ -91,7 +95,8 @@ pub(crate) struct Plan {
     pub password: String,
     /// Accounts the sessions share.
     pub accounts: u32,
-    /// Consecutive sessions that belong together and to one thread: 2 for pairs, resources per account for presence.
+    /// Consecutive sessions that belong together and to one thread: 2 for pairs, resources per account for presence, a
+    /// leader and its members on a stage.
     pub group: u32,
     /// The only mechanism to use, or the best offered.
     pub mechanism: Option<Mechanism>,
@@ -117,6 +122,8 @@ pub(crate) struct Plan {
     pub rate: Option<f64>,
     /// Share of the sessions that take part in the traffic.
     pub fraction: f64,
+    /// The acts, if the scenario has any.
+    pub stage: Stage,
     /// SaltedPasswords known.
     pub salts: SaltCache,
 }
@@ -126,13 +133,30 @@ impl Plan {
     pub(crate) fn account(&self, session: u32) -> u32 {
         match self.scenario {
             Scenario::Presence => session / self.group % self.accounts,
-            Scenario::Idle | Scenario::Pairs | Scenario::Iq | Scenario::Ping => session % self.accounts,
+            Scenario::Idle | Scenario::Pairs | Scenario::Iq | Scenario::Ping | Scenario::Staged => {
+                session % self.accounts
+            }
         }
     }
 
     /// A session's full JID.
     pub(crate) fn jid(&self, session: u32) -> String {
-        format!("{}{}@{}/r{session}", self.users, self.account(session), self.domain)
+        format!("{}/r{session}", self.bare_jid(session))
+    }
+
+    /// The bare JID of a session's account.
+    pub(crate) fn bare_jid(&self, session: u32) -> String {
+        format!("{}{}@{}", self.users, self.account(session), self.domain)
+    }
+
+    /// The act of that number, counted from 1.
+    pub(crate) fn act(&self, number: u32) -> Option<&Act> {
+        self.stage.acts.get((number as usize).checked_sub(1)?)
+    }
+
+    /// Whether a session enables stream management.
+    pub(crate) fn is_managed(&self, session: u32) -> bool {
+        self.stage.managed.is_some_and(|who| who.includes(session, self.group))
     }
 
     /// Sessions of thread `thread`, numbered from 0: groups are dealt out in turn.
@@ -159,6 +183,7 @@ impl Plan {
         match self.scenario {
             Scenario::Presence => self.group as u64,
             Scenario::Idle | Scenario::Pairs | Scenario::Iq | Scenario::Ping => 1,
+            Scenario::Staged => self.group as u64 - 1,
         }
     }
 }
@@ -233,6 +258,8 @@ pub(crate) struct Counters {
     pub owed: AtomicU64,
     /// Stanzas of the scenario that arrived.
     pub arrived: AtomicU64,
+    /// Participants done with their acts.
+    pub done: AtomicU64,
 }
 
 impl Counters {
@@ -262,6 +289,7 @@ pub(crate) struct Control {
     epoch: Instant,
     phase: AtomicU32,
     target: AtomicU32,
+    act: AtomicU32,
     measure_from: AtomicU64,
     aborted: AtomicBool,
     failure_count: AtomicU64,
@@ -277,6 +305,7 @@ impl Control {
             epoch: Instant::now(),
             phase: AtomicU32::new(Phase::Login as u32),
             target: AtomicU32::new(0),
+            act: AtomicU32::new(0),
             measure_from: AtomicU64::new(u64::MAX),
             aborted: AtomicBool::new(false),
             failure_count: AtomicU64::new(0),
@@ -316,6 +345,16 @@ impl Control {
     /// Sets it.
     pub(crate) fn aim(&self, sessions: u32) {
         self.target.store(sessions, Ordering::Relaxed);
+    }
+
+    /// The number of the act, from 1; 0 before the first. Pairs with the Release in [`Self::perform`].
+    pub(crate) fn act(&self) -> u32 {
+        self.act.load(Ordering::Acquire)
+    }
+
+    /// Begins an act. Pairs with the Acquire in [`Self::act`].
+    pub(crate) fn perform(&self, number: u32) {
+        self.act.store(number, Ordering::Release);
     }
 
     /// Whether enough went wrong to stop.
@@ -384,6 +423,7 @@ pub(crate) mod tests {
             bytes: 200,
             rate: None,
             fraction: 1.0,
+            stage: Stage::default(),
             salts: SaltCache::default(),
         }
     }

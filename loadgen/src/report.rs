@@ -5,10 +5,11 @@ use std::fmt::Write;
 use plotters::prelude::*;
 use serde::Serialize;
 
-use crate::conductor::{Course, Outcome, Sample};
+use crate::conductor::{Course, Outcome, Sample, Scene};
 use crate::host::Host;
 use crate::plan::{Mechanism, Plan, Scenario, TlsMode};
-use crate::stats;
+use crate::stage::{Comparison, Unit};
+use crate::stats::{self, LatencySummary};
 
 /// What was asked for.
 #[derive(Debug, Clone, Serialize)]
@@ -68,7 +69,8 @@ impl Settings {
             accounts: plan.accounts,
             window: (traffic && plan.rate.is_none()).then_some(plan.window),
             rate: plan.rate,
-            bytes: matches!(plan.scenario, Scenario::Pairs | Scenario::Presence).then_some(plan.bytes),
+            bytes: matches!(plan.scenario, Scenario::Pairs | Scenario::Presence | Scenario::Staged)
+                .then_some(plan.bytes),
             group: plan.group,
             fraction: plan.fraction,
             concurrency: plan.concurrency,
@@ -109,6 +111,15 @@ pub(crate) struct Ratio {
     pub p99: Option<f64>,
 }
 
+/// Server CPU of one act's unit ÷ that of another's.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct SceneRatio {
+    /// What is compared.
+    pub name: &'static str,
+    /// The quotient.
+    pub ratio: f64,
+}
+
 /// A report.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
@@ -132,6 +143,8 @@ pub(crate) struct Report {
     pub machine_per_session: Option<f64>,
     /// Logins beside handshakes.
     pub storm: Option<Storm>,
+    /// Acts beside each other.
+    pub scene_ratios: Vec<SceneRatio>,
 }
 
 impl Report {
@@ -155,7 +168,19 @@ impl Report {
             load_per_session: load,
             machine_per_session: machine,
             storm: None,
+            scene_ratios: Vec::new(),
         }
+    }
+
+    /// Puts acts beside each other.
+    pub(crate) fn compare_scenes(&mut self, comparisons: &[Comparison]) {
+        let cpu_us =
+            |name: &str| self.broker.acts.iter().find(|scene| scene.name == name).and_then(|scene| scene.server_cpu_us);
+        let ratios = comparisons.iter().filter_map(|comparison| {
+            let below = cpu_us(comparison.below).filter(|&us| us > 0.0)?;
+            Some(SceneRatio { name: comparison.name, ratio: cpu_us(comparison.above)? / below })
+        });
+        self.scene_ratios = ratios.collect();
     }
 
     /// Puts the relay beside it.
@@ -209,6 +234,12 @@ impl Report {
         if let Some(cores) = self.broker.hold.and_then(|hold| hold.server_cores) {
             add("server CPU while idle", format!("{:.3} % of one core", cores * 100.0));
         }
+        for scene in &self.broker.acts {
+            scene_figures(scene, &mut add);
+        }
+        for SceneRatio { name, ratio } in &self.scene_ratios {
+            add(name, format!("{ratio:.3}"));
+        }
         let sides = [("broker", Some(&self.broker)), ("relay", self.relay.as_ref())];
         for (name, outcome) in sides.into_iter().filter_map(|(name, outcome)| Some((name, outcome?))) {
             if let Some(throughput) = outcome.throughput {
@@ -224,13 +255,7 @@ impl Report {
                 add(&format!("{name} load"), format!("{server}load tool {load:.2} cores"));
             }
             if let Some(latency) = &outcome.latency {
-                add(
-                    &format!("{name} latency"),
-                    format!(
-                        "p50 {:.0} µs, p99 {:.0} µs, p99.9 {:.0} µs, max {:.0} µs",
-                        latency.p50_us, latency.p99_us, latency.p999_us, latency.max_us
-                    ),
-                );
+                add(&format!("{name} latency"), latencies(latency));
             }
         }
         if let Some(ratio) = self.ratio {
@@ -243,6 +268,28 @@ impl Report {
         }
         figures
     }
+}
+
+fn scene_figures(scene: &Scene, add: &mut impl FnMut(&str, String)) {
+    let unit = match scene.unit {
+        Unit::Sessions => "sessions",
+        Unit::Stanzas => "stanzas",
+    };
+    let cpu = scene.server_cpu_us.map_or(String::new(), |us| {
+        format!("; {us:.1} µs of server CPU each, {:.0} per server-CPU-second", 1e6 / us.max(1e-9))
+    });
+    let Scene { name, count, seconds, per_second, .. } = scene;
+    add(name, format!("{count} {unit} in {seconds:.2} s: {per_second:.0}/s{cpu}"));
+    if let Some(latency) = &scene.latency {
+        add(&format!("{name}, latency"), latencies(latency));
+    }
+}
+
+fn latencies(latency: &LatencySummary) -> String {
+    format!(
+        "p50 {:.0} µs, p99 {:.0} µs, p99.9 {:.0} µs, max {:.0} µs",
+        latency.p50_us, latency.p99_us, latency.p999_us, latency.max_us
+    )
 }
 
 fn mib(bytes: u64) -> String {
@@ -510,6 +557,7 @@ mod tests {
             hold: None,
             throughput: Some(Throughput::new(100_000, 1_000_000_000, Some(cpu_ns), 1)),
             latency: latencies.summary(),
+            acts: Vec::new(),
             samples: (0..20).map(|index| sample(f64::from(index) / 2.0 - 2.0)).collect(),
             failure_count: 0,
             failures: Vec::new(),

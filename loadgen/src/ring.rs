@@ -54,6 +54,7 @@ enum Op {
     Recv = 5,
     Send = 6,
     Close = 7,
+    Shutdown = 8,
 }
 
 impl Op {
@@ -66,6 +67,7 @@ impl Op {
             5 => Self::Recv,
             6 => Self::Send,
             7 => Self::Close,
+            8 => Self::Shutdown,
             _ => return None,
         })
     }
@@ -315,6 +317,13 @@ impl Ring {
         self.push(&entry.user_data(Op::Send.tag(slot)));
     }
 
+    /// Ends the slot's connection in both directions: its recv ends, and then it may be closed. Closing alone would leave it
+    /// open for as long as the recv runs.
+    pub(crate) fn shutdown(&mut self, slot: u32) {
+        let entry = opcode::Shutdown::new(Fixed(slot), libc::SHUT_RDWR).build();
+        self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(Op::Shutdown.tag(slot)));
+    }
+
     /// Closes the slot's connection.
     pub(crate) fn close(&mut self, slot: u32) {
         let entry = opcode::Close::new(Fixed(slot)).build();
@@ -392,7 +401,7 @@ impl Ring {
                         Err(_) => Event::Sent(slot, -result, buffer),
                     }
                 }
-                Some(Op::Close) | None => continue,
+                Some(Op::Close | Op::Shutdown) | None => continue,
             };
             events.push(event);
         }

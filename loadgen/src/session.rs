@@ -5,9 +5,11 @@
 use std::sync::Arc;
 
 use plaza_core::limits::ScanLimits;
-use plaza_core::xml::{Scanned, Scanner, StreamNamespaces};
+use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
 
 use crate::login::{Login, LoginStep};
+use crate::management::{self, Management};
+use crate::part::Part;
 use crate::plan::{Plan, TlsMode};
 use crate::tls::Tls;
 use crate::traffic::{self, Talk, Tally};
@@ -85,6 +87,10 @@ pub(crate) struct Session {
     tls: Option<Box<Tls>>,
     /// Its part in the traffic, once there is any.
     pub talk: Option<Box<Talk>>,
+    /// Its part in the acts, if the scenario has any.
+    pub part: Option<Box<Part>>,
+    /// What it knows of its managed stream; kept when the connection is cut.
+    managed: Option<Box<Management>>,
     /// Bytes for the socket.
     out: Vec<u8>,
     /// A partial element.
@@ -107,6 +113,8 @@ impl Session {
             state: State::Vacant,
             tls: None,
             talk: None,
+            part: None,
+            managed: None,
             out: Vec::new(),
             carry: Vec::new(),
             cipher: Vec::new(),
@@ -117,8 +125,14 @@ impl Session {
         }
     }
 
-    /// Its connect was asked for.
-    pub(crate) fn begin(&mut self, now_ns: u64) {
+    /// Its connect was asked for; `resume`: it comes back to the stream that was cut.
+    pub(crate) fn begin(&mut self, now_ns: u64, resume: bool) {
+        self.bury();
+        self.out.clear();
+        self.namespaces = StreamNamespaces::default();
+        if !resume {
+            self.managed = None;
+        }
         self.state = State::Connecting;
         self.started_ns = now_ns;
     }
@@ -136,6 +150,17 @@ impl Session {
     /// Whether its end would be no surprise.
     pub(crate) fn may_end(&self) -> bool {
         matches!(self.state, State::Closing | State::Dead | State::Vacant)
+    }
+
+    /// Whether its end is awaited.
+    pub(crate) fn is_closing(&self) -> bool {
+        matches!(self.state, State::Closing)
+    }
+
+    /// The connection is about to be cut: nothing is said or heard any more.
+    pub(crate) fn cut(&mut self) {
+        self.state = State::Closing;
+        self.out.clear();
     }
 
     /// It is over.
@@ -167,14 +192,15 @@ impl Session {
     /// TLS's.
     pub(crate) fn connected(&mut self, plan: &Plan, bench: &mut Bench, session: u32) -> Result<(), Fault> {
         self.stock(bench);
+        let resume = self.managed.take();
         if plan.raw {
             self.out.extend_from_slice(&session.to_le_bytes());
             self.state = State::Hello;
         } else if plan.tls == TlsMode::Direct {
-            self.secure(plan, Box::new(Login::new(true)))?;
+            self.secure(plan, Box::new(Login::new(true, resume)))?;
         } else {
             Login::open(plan, &mut self.out);
-            self.state = State::LoggingIn(Box::new(Login::new(false)), true);
+            self.state = State::LoggingIn(Box::new(Login::new(false, resume)), true);
         }
         Ok(())
     }
@@ -206,15 +232,22 @@ impl Session {
     ) -> Result<(), Fault> {
         self.stock(bench);
         let Some(talk) = &mut self.talk else { return Ok(()) };
-        match &mut self.tls {
-            None => speak(talk, &mut self.out),
-            Some(tls) => {
-                bench.say.clear();
-                speak(talk, &mut bench.say);
-                tls.encrypt(&bench.say, &mut self.out)?;
-            }
-        }
-        Ok(())
+        say(&mut self.tls, &mut self.out, bench, |out| speak(talk, out))
+    }
+
+    /// Lets its part append plaintext and say how many stanzas it was, likewise.
+    ///
+    /// # Errors
+    /// TLS's.
+    pub(crate) fn act(
+        &mut self,
+        bench: &mut Bench,
+        act: impl FnOnce(&mut Part, Option<&mut Management>, &mut Vec<u8>),
+    ) -> Result<(), Fault> {
+        self.stock(bench);
+        let Some(part) = &mut self.part else { return Ok(()) };
+        let managed = self.managed.as_deref_mut();
+        say(&mut self.tls, &mut self.out, bench, |out| act(part, managed, out))
     }
 
     /// Closes the stream, if there is one.
@@ -225,10 +258,7 @@ impl Session {
         const CLOSE: &[u8] = b"</stream:stream>";
         if self.is_ready() && !plan.raw {
             self.stock(bench);
-            match &mut self.tls {
-                None => self.out.extend_from_slice(CLOSE),
-                Some(tls) => tls.encrypt(CLOSE, &mut self.out)?,
-            }
+            say(&mut self.tls, &mut self.out, bench, |out| out.extend_from_slice(CLOSE))?;
         }
         self.state = State::Closing;
         Ok(())
@@ -418,15 +448,14 @@ impl Session {
                             Err(what) => break Err(fault(what)),
                             Ok(LoginStep::Wait) => {}
                             Ok(LoginStep::Restart) => *header = true,
-                            Ok(LoginStep::Bound) => self.state = State::Ready,
+                            Ok(LoginStep::Bound) => {
+                                self.managed = login.take_managed();
+                                self.state = State::Ready;
+                            }
                             Ok(LoginStep::StartTls) => break Ok(LoginStep::StartTls),
                         },
                         State::Ready => {
-                            let heard = match &mut self.talk {
-                                Some(talk) => talk.hear(plan, tally, &element, say),
-                                None => traffic::bystander(&element, say),
-                            };
-                            if let Err(what) = heard {
+                            if let Err(what) = self.hear(plan, tally, &element, say) {
                                 break Err(fault(what));
                             }
                         }
@@ -442,5 +471,58 @@ impl Session {
         };
         self.namespaces = fresh.unwrap_or(namespaces);
         result.map(|step| (at, step))
+    }
+
+    /// Takes an element of the bound stream.
+    fn hear(&mut self, plan: &Plan, tally: &mut Tally, element: &Element<'_>, say: &mut Vec<u8>) -> Result<(), String> {
+        if let Some(managed) = self.managed.as_deref_mut() {
+            if management::is_ours(element) {
+                let acknowledged = managed.take(element, say)?;
+                if let (Some(h), Some(part)) = (acknowledged, &mut self.part) {
+                    part.acknowledged(plan, tally, h, managed, say);
+                }
+                return Ok(());
+            }
+            managed.count_inbound();
+        }
+        match (&mut self.part, &mut self.talk) {
+            (Some(part), _) => part.hear(plan, tally, element, self.managed.as_deref_mut(), say),
+            (None, Some(talk)) => talk.hear(plan, tally, element, say),
+            (None, None) => traffic::bystander(element, say),
+        }
+    }
+}
+
+/// Appends what `speak` says in plaintext to `out`, encrypted if need be.
+fn say(
+    tls: &mut Option<Box<Tls>>,
+    out: &mut Vec<u8>,
+    bench: &mut Bench,
+    speak: impl FnOnce(&mut Vec<u8>),
+) -> Result<(), Fault> {
+    match tls {
+        None => speak(out),
+        Some(tls) => {
+            bench.say.clear();
+            speak(&mut bench.say);
+            if !bench.say.is_empty() {
+                tls.encrypt(&bench.say, out)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// Scans one element of a client's stream and hands it over.
+    pub(crate) fn with_element<T>(text: &str, take: impl FnOnce(&Element<'_>) -> T) -> T {
+        let mut scanner = Scanner::new();
+        match scanner.next(&ScanLimits::AFTER_AUTH, &StreamNamespaces::default(), text.as_bytes()) {
+            Ok(Scanned::Element { element, .. }) => take(&element),
+            other => panic!("{text}: {other:?}"),
+        }
     }
 }

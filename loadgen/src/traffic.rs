@@ -22,15 +22,41 @@ pub(crate) struct Tally {
     pub owed: u64,
     /// Arrivals likewise.
     pub arrived: u64,
-    /// Latencies of the measured phase.
-    pub latencies: Latencies,
+    /// Latencies of the measured phase, or of each act.
+    pub latencies: Vec<Latencies>,
+    /// The number of the act, from 1; 0 if there is none.
+    pub act: u32,
+    /// Participants done with it since the counters were last published.
+    pub done: u64,
 }
 
 impl Tally {
+    /// At the beginning of a run.
+    pub(crate) fn new(plan: &Plan) -> Self {
+        Self {
+            phase: Phase::Login,
+            now_ns: 0,
+            measure_from: u64::MAX,
+            owed: 0,
+            arrived: 0,
+            latencies: plan.stage.acts.iter().map(|_| Latencies::new()).chain([Latencies::new()]).collect(),
+            act: 0,
+            done: 0,
+        }
+    }
+
     fn heard(&mut self, sent_ns: u64) {
         self.arrived += 1;
         if self.phase == Phase::Measure && sent_ns >= self.measure_from {
-            self.latencies.record(self.now_ns.saturating_sub(sent_ns));
+            self.record(sent_ns);
+        }
+    }
+
+    /// Something begun at `begun_ns` is over.
+    pub(crate) fn record(&mut self, begun_ns: u64) {
+        let latency = self.now_ns.saturating_sub(begun_ns);
+        if let Some(latencies) = self.latencies.get_mut(self.act as usize) {
+            latencies.record(latency);
         }
     }
 }
@@ -66,7 +92,7 @@ impl Talk {
                 let first = me / plan.group * plan.group;
                 (first, String::new(), "<presence><status>".to_owned(), plan.group)
             }
-            Scenario::Ping | Scenario::Idle => {
+            Scenario::Ping | Scenario::Idle | Scenario::Staged => {
                 (me, plan.domain.clone(), format!("<iq type='get' to='{}' id='", plan.domain), 0)
             }
         };
@@ -107,7 +133,7 @@ impl Talk {
                 payload.write(out, plan.bytes);
                 out.extend_from_slice(b"</status></presence>");
             }
-            Scenario::Ping | Scenario::Idle => {
+            Scenario::Ping | Scenario::Idle | Scenario::Staged => {
                 payload::write_id(out, payload.sequence, sent_ns);
                 out.extend_from_slice(b"'><ping xmlns='urn:xmpp:ping'/></iq>");
             }
@@ -187,13 +213,7 @@ impl Talk {
     }
 
     fn check_sender(&self, element: &Element<'_>) -> Result<(), String> {
-        if self.from.is_empty() {
-            return Ok(());
-        }
-        match element.attr("from") {
-            Some(from) if *from.raw == *self.from => Ok(()),
-            from => Err(format!("expected from {}, got {}", self.from, from.map_or("nobody", |from| from.raw))),
-        }
+        if self.from.is_empty() { Ok(()) } else { check_from(element, &self.from) }
     }
 
     /// Checks that an id is the next in order, and counts it.
@@ -234,6 +254,11 @@ pub(crate) fn bystander(element: &Element<'_>, out: &mut Vec<u8>) -> Result<(), 
     match (element.name(), raw("type")) {
         ("presence", kind) if kind != "error" => Ok(()),
         ("iq", "result") if raw("id") == "session" => Ok(()),
+        ("iq", "set") if element.first_child().is_some_and(|child| child.is("query", ns::ROSTER)) => {
+            let id = raw("id");
+            out.extend_from_slice(format!("<iq type='result' id='{id}'/>").as_bytes());
+            Ok(())
+        }
         ("iq", "get" | "set") => {
             let pinged = element.first_child().is_some_and(|child| child.is("ping", ns::PING));
             let (kind, payload) = match pinged {
@@ -252,13 +277,21 @@ pub(crate) fn bystander(element: &Element<'_>, out: &mut Vec<u8>) -> Result<(), 
     }
 }
 
-fn read_payload(element: &Element<'_>, child: &str) -> Result<Payload, String> {
+/// Checks who a stanza is from, as the server stamped it.
+pub(crate) fn check_from(element: &Element<'_>, wanted: &str) -> Result<(), String> {
+    match element.attr("from") {
+        Some(from) if from.raw == wanted => Ok(()),
+        from => Err(format!("expected from {wanted}, got {}", from.map_or("nobody", |from| from.raw))),
+    }
+}
+
+pub(crate) fn read_payload(element: &Element<'_>, child: &str) -> Result<Payload, String> {
     let found = element.children().find(|candidate| candidate.name == child);
     let content = found.ok_or_else(|| format!("no <{child}/>"))?.content;
     Payload::read(content.as_bytes()).map_err(|damage| damage.to_string())
 }
 
-fn check_payload(payload: &Payload, sender: u32, receiver: u32, sequence: u64) -> Result<(), String> {
+pub(crate) fn check_payload(payload: &Payload, sender: u32, receiver: u32, sequence: u64) -> Result<(), String> {
     if (payload.sender, payload.receiver) != (sender, receiver) {
         return Err(format!(
             "written by session {} for {}, arrived as if by {sender} for {receiver}",
@@ -282,7 +315,8 @@ mod tests {
     use crate::plan::tests::plan;
 
     fn tally() -> Tally {
-        Tally { phase: Phase::Measure, now_ns: 50, measure_from: 0, owed: 0, arrived: 0, latencies: Latencies::new() }
+        let plan = plan(Scenario::Pairs, 2, 1, 2);
+        Tally { phase: Phase::Measure, now_ns: 50, measure_from: 0, ..Tally::new(&plan) }
     }
 
     #[test]
@@ -318,6 +352,6 @@ mod tests {
         tally.phase = Phase::Drain;
         tally.heard(45);
         assert_eq!(tally.arrived, 3);
-        assert_eq!(tally.latencies.summary().map(|summary| summary.count), Some(1));
+        assert_eq!(tally.latencies[0].summary().map(|summary| summary.count), Some(1));
     }
 }

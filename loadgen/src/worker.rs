@@ -3,13 +3,16 @@
 //! Started by [`crate::conductor`]. A turn: begin logins, send what is due, flush, submit and wait, feed what arrived.
 //! A thread with one ring sleeps in it; a thread with several sleeps on an eventfd they all signal.
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
+use crate::part::Part;
 use crate::plan::{Control, Counters, Failure, Phase, Plan, Scenario};
 use crate::ring::{self, Bell, Event, Ring, RingSettings};
 use crate::session::{Bench, Fault, Session};
+use crate::stage::Deed;
 use crate::stats::Latencies;
 use crate::traffic::{Talk, Tally};
 
@@ -23,8 +26,8 @@ const DESCRIPTORS_SPARE: u32 = 8;
 /// What a thread leaves behind.
 #[derive(Debug)]
 pub(crate) struct Yield {
-    /// Latencies of the measured phase.
-    pub latencies: Latencies,
+    /// Latencies of the measured phase, or, from the second on, of each act.
+    pub latencies: Vec<Latencies>,
     /// From connect to bound.
     pub logins: Latencies,
     /// `(session, stanzas sent, stanzas heard)` of all that took part.
@@ -38,7 +41,7 @@ pub(crate) fn run(plan: &Plan, control: &Control, thread: u32) -> Yield {
     match worker {
         Err(error) => {
             control.fail(Failure { what: setup_failure(&error), jid: String::new(), bytes: String::new() });
-            Yield { latencies: Latencies::new(), logins: Latencies::new(), talks: Vec::new() }
+            Yield { latencies: Vec::new(), logins: Latencies::new(), talks: Vec::new() }
         }
         Ok(mut worker) => {
             if let Err(error) = worker.turns() {
@@ -85,6 +88,8 @@ struct Worker<'a> {
     dirty: Vec<u32>,
     /// The next session to log in.
     next: u32,
+    /// Sessions that the act lets log in or come back.
+    queue: VecDeque<u32>,
     logging_in: u32,
     concurrency: u32,
     schedule: Schedule,
@@ -140,17 +145,11 @@ impl<'a> Worker<'a> {
             bell,
             sessions: (0..sessions).map(|_| Session::new()).collect(),
             bench: Bench::new(),
-            tally: Tally {
-                phase: Phase::Login,
-                now_ns: 0,
-                measure_from: u64::MAX,
-                owed: 0,
-                arrived: 0,
-                latencies: Latencies::new(),
-            },
+            tally: Tally::new(plan),
             logins: Latencies::new(),
             dirty: Vec::new(),
             next: 0,
+            queue: VecDeque::new(),
             logging_in: 0,
             concurrency: plan.concurrency.div_ceil(plan.threads),
             schedule: Schedule::default(),
@@ -166,6 +165,10 @@ impl<'a> Worker<'a> {
                 return Ok(());
             }
             self.tally.now_ns = self.control.now_ns();
+            let act = self.control.act();
+            if act != self.tally.act {
+                self.on_act(act);
+            }
             if phase != self.tally.phase {
                 self.on_phase(phase);
             }
@@ -198,6 +201,9 @@ impl<'a> Worker<'a> {
         if self.tally.arrived > 0 {
             Counters::add(&self.counters.arrived, std::mem::take(&mut self.tally.arrived));
         }
+        if self.tally.done > 0 {
+            Counters::add(&self.counters.done, std::mem::take(&mut self.tally.done));
+        }
     }
 
     fn finish(self) -> Yield {
@@ -211,6 +217,48 @@ impl<'a> Worker<'a> {
 
     fn global(&self, local: u32) -> u32 {
         self.plan.global(self.thread, local)
+    }
+
+    /// The deed of the act.
+    fn deed(&self) -> Option<Deed> {
+        self.plan.act(self.tally.act).map(|act| act.deed)
+    }
+
+    /// Begins an act: each participant does what it begins with.
+    fn on_act(&mut self, number: u32) {
+        self.tally.act = number;
+        let Some(&act) = self.plan.act(number) else { return };
+        for local in 0..self.sessions.len() as u32 {
+            let global = self.global(local);
+            let Some(session) = self.sessions.get_mut(local as usize) else { continue };
+            session.part.get_or_insert_with(|| Box::new(Part::new(self.plan, global)));
+            match act.deed {
+                // Who hears and who speaks differ: leaders speak, whoever the act waits for.
+                Deed::Tell | Deed::Deliver => self.begin_part(local, act.deed),
+                Deed::Join | Deed::Resume { .. } | Deed::Leave | Deed::Cut
+                    if !act.who.includes(local, self.plan.group) => {}
+                Deed::Join | Deed::Resume { .. } => self.queue.push_back(local),
+                Deed::Leave => match session.close(self.plan, &mut self.bench) {
+                    Ok(()) => self.mark(local),
+                    Err(fault) => self.fail(local, fault),
+                },
+                Deed::Cut => {
+                    session.cut();
+                    if let Some(home) = self.homes.get_mut((local / self.share) as usize) {
+                        home.ring.shutdown(local % self.share);
+                    }
+                }
+            }
+        }
+    }
+
+    fn begin_part(&mut self, local: u32, deed: Deed) {
+        let Self { plan, sessions, bench, tally, .. } = self;
+        let Some(session) = sessions.get_mut(local as usize).filter(|session| session.is_ready()) else { return };
+        match session.act(bench, |part, managed, out| part.begin(plan, tally, deed, managed, out)) {
+            Err(fault) => self.fail(local, fault),
+            Ok(()) => self.mark(local),
+        }
     }
 
     fn on_phase(&mut self, phase: Phase) {
@@ -308,17 +356,30 @@ impl<'a> Worker<'a> {
         while self.next < level && self.logging_in < self.concurrency {
             let local = self.next;
             self.next += 1;
-            self.logging_in += 1;
-            let global = self.global(local) as usize;
-            let now_ns = self.tally.now_ns;
-            if let Some(session) = self.sessions.get_mut(local as usize) {
-                session.begin(now_ns);
+            self.begin_login(local, false);
+        }
+        let resume = matches!(self.deed(), Some(Deed::Resume { .. }));
+        while self.logging_in < self.concurrency {
+            let Some(local) = self.queue.pop_front() else { break };
+            if self.sessions.get(local as usize).is_some_and(|session| session.sending) {
+                self.queue.push_back(local); // The old connection still has the buffer.
+                break;
             }
-            let (home, slot) = (local / self.share, local % self.share);
-            if let Some(Home { ring, target, sources, .. }) = self.homes.get_mut(home as usize) {
-                let source = sources.get(global % sources.len().max(1)).copied();
-                ring.connect(slot, source, *target);
-            }
+            self.begin_login(local, resume);
+        }
+    }
+
+    fn begin_login(&mut self, local: u32, resume: bool) {
+        self.logging_in += 1;
+        let global = self.global(local) as usize;
+        let now_ns = self.tally.now_ns;
+        if let Some(session) = self.sessions.get_mut(local as usize) {
+            session.begin(now_ns, resume);
+        }
+        let (home, slot) = (local / self.share, local % self.share);
+        if let Some(Home { ring, target, sources, .. }) = self.homes.get_mut(home as usize) {
+            let source = sources.get(global % sources.len().max(1)).copied();
+            ring.connect(slot, source, *target);
         }
     }
 
@@ -386,6 +447,7 @@ impl<'a> Worker<'a> {
                     self.logging_in = self.logging_in.saturating_sub(1);
                     self.logins.record(self.tally.now_ns.saturating_sub(started_ns));
                     Counters::add(&self.counters.ready, 1);
+                    self.on_ready(started_ns);
                 }
                 match result {
                     Ok(()) => self.mark(local),
@@ -437,6 +499,18 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// A session has logged in or come back.
+    fn on_ready(&mut self, started_ns: u64) {
+        match self.deed() {
+            Some(Deed::Join | Deed::Resume { missed: false }) => {
+                self.tally.record(started_ns);
+                self.tally.done += 1;
+            }
+            Some(Deed::Resume { missed: true }) => self.tally.record(started_ns), // Done when it hears the message.
+            Some(Deed::Leave | Deed::Cut | Deed::Tell | Deed::Deliver) | None => {}
+        }
+    }
+
     fn on_ended(&mut self, home: usize, slot: u32, local: u32, error: i32) {
         let Some(session) = self.sessions.get_mut(local as usize) else { return };
         if !session.may_end() {
@@ -447,6 +521,10 @@ impl<'a> Worker<'a> {
             self.fail(local, Fault::from(reason));
             return;
         }
+        if session.is_closing() && matches!(self.deed(), Some(Deed::Leave | Deed::Cut)) {
+            self.tally.done += 1;
+        }
+        let Some(session) = self.sessions.get_mut(local as usize) else { return };
         session.bury();
         Counters::add(&self.counters.closed, 1);
         if let Some(home) = self.homes.get_mut(home) {

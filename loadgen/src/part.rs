@@ -1,0 +1,214 @@
+//! A session's part in the acts of a scenario, and the checks on what it hears: sender, order, integrity, time.
+//!
+//! Called by [`crate::worker`] when an act begins and by [`crate::session`] with each checked element; performs no I/O and
+//! reads no clock.
+
+use plaza_core::xml::Element;
+
+use crate::management::{self, Management};
+use crate::payload::{self, Payload};
+use crate::plan::Plan;
+use crate::stage::Deed;
+use crate::traffic::{self, Tally};
+
+/// An acknowledgement that was asked for.
+#[derive(Debug, Clone, Copy)]
+struct Asked {
+    /// The count it must reach.
+    h: u32,
+}
+
+/// One session's part.
+#[derive(Debug)]
+pub(crate) struct Part {
+    /// This session.
+    me: u32,
+    /// The leader of its group: itself, if it is one.
+    leader: u32,
+    /// Stanzas sent to each of the members.
+    sent: u64,
+    /// Stanzas heard from the leader.
+    heard: u64,
+    asked: Option<Asked>,
+}
+
+impl Part {
+    /// The part of session `me`.
+    pub(crate) fn new(plan: &Plan, me: u32) -> Self {
+        Self { me, leader: me / plan.group * plan.group, sent: 0, heard: 0, asked: None }
+    }
+
+    /// The act has begun: appends what this session begins it with.
+    pub(crate) fn begin(
+        &mut self,
+        plan: &Plan,
+        tally: &mut Tally,
+        deed: Deed,
+        managed: Option<&mut Management>,
+        out: &mut Vec<u8>,
+    ) {
+        match deed {
+            Deed::Tell | Deed::Deliver if self.me == self.leader => {
+                let stanzas = self.tell(plan, tally, out);
+                if let Some(managed) = managed {
+                    managed.count_outbound(stanzas);
+                    if deed == Deed::Tell {
+                        self.asked = Some(Asked { h: managed.outbound() });
+                        management::request(out);
+                    }
+                }
+            }
+            Deed::Tell | Deed::Deliver | Deed::Join | Deed::Resume { .. } | Deed::Leave | Deed::Cut => {}
+        }
+    }
+
+    /// One message to each member; gives how many.
+    fn tell(&mut self, plan: &Plan, tally: &mut Tally, out: &mut Vec<u8>) -> u32 {
+        for member in self.leader + 1..self.leader + plan.group {
+            let payload = Payload { sender: self.me, receiver: member, sequence: self.sent, sent_ns: tally.now_ns };
+            write_message(&plan.jid(member), payload, plan.bytes, out);
+        }
+        self.sent += 1;
+        tally.owed += plan.fan_out();
+        plan.group - 1
+    }
+
+    /// The server has handled the first `h` stanzas.
+    pub(crate) fn acknowledged(
+        &mut self,
+        _plan: &Plan,
+        tally: &mut Tally,
+        h: u32,
+        _managed: &mut Management,
+        _out: &mut Vec<u8>,
+    ) {
+        if self.asked.is_some_and(|asked| h >= asked.h) {
+            self.asked = None;
+            tally.done += 1;
+        }
+    }
+
+    /// Takes an element, and appends what it is answered with.
+    ///
+    /// # Errors
+    /// In words: wrong sender, out of order, damaged, or nothing that belongs here.
+    pub(crate) fn hear(
+        &mut self,
+        plan: &Plan,
+        tally: &mut Tally,
+        element: &Element<'_>,
+        managed: Option<&mut Management>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let kind = element.attr("type").map_or("", |attr| attr.raw);
+        match (element.name(), kind) {
+            ("message" | "presence" | "iq", "error") => Err("an error stanza".to_owned()),
+            ("message", "chat") => self.on_message(plan, tally, element),
+            _ => {
+                let before = out.len();
+                traffic::bystander(element, out)?;
+                if let Some(managed) = managed.filter(|_| out.len() > before) {
+                    managed.count_outbound(1);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn on_message(&mut self, plan: &Plan, tally: &mut Tally, element: &Element<'_>) -> Result<(), String> {
+        traffic::check_from(element, &plan.jid(self.leader))?;
+        let payload = traffic::read_payload(element, "body")?;
+        traffic::check_payload(&payload, self.leader, self.me, self.heard)?;
+        match plan.act(tally.act).map(|act| act.deed) {
+            Some(Deed::Resume { missed: true }) => {}
+            Some(Deed::Deliver) => tally.record(payload.sent_ns),
+            Some(Deed::Tell | Deed::Join | Deed::Resume { missed: false } | Deed::Leave | Deed::Cut) | None => {
+                return Err("a message that nobody should hear now".to_owned());
+            }
+        }
+        self.heard += 1;
+        tally.arrived += 1;
+        tally.done += 1;
+        Ok(())
+    }
+}
+
+/// Appends a message whose body is a payload.
+fn write_message(to: &str, payload: Payload, bytes: usize, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"<message to='");
+    out.extend_from_slice(to.as_bytes());
+    out.extend_from_slice(b"' type='chat' id='");
+    payload::write_id(out, payload.sequence, payload.sent_ns);
+    out.extend_from_slice(b"'><body>");
+    payload.write(out, bytes);
+    out.extend_from_slice(b"</body></message>");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::plan::tests::plan;
+    use crate::plan::{Plan, Scenario};
+    use crate::session::tests::with_element;
+    use crate::stage::Stage;
+
+    /// A group of three on a stage, and the number of the first act with that deed.
+    fn staged(stage: Stage, deed: impl Fn(Deed) -> bool) -> (Plan, Tally) {
+        let mut plan = plan(Scenario::Staged, 3, 1, 3);
+        plan.stage = stage;
+        let mut tally = Tally::new(&plan);
+        tally.act = plan.stage.acts.iter().position(|act| deed(act.deed)).unwrap() as u32 + 1;
+        (plan, tally)
+    }
+
+    fn hear(part: &mut Part, plan: &Plan, tally: &mut Tally, text: &str) -> Result<(), String> {
+        with_element(text, |element| part.hear(plan, tally, element, None, &mut Vec::new()))
+    }
+
+    /// A message as the server would hand it on.
+    fn message(plan: &Plan, sender: u32, receiver: u32, sequence: u64) -> String {
+        let mut out = Vec::new();
+        write_message(&plan.jid(receiver), Payload { sender, receiver, sequence, sent_ns: 5 }, 64, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        text.replacen("<message ", &format!("<message from='{}' ", plan.jid(sender)), 1)
+    }
+
+    #[test]
+    fn a_resumed_session_hears_its_message_once_and_from_its_leader() {
+        let (plan, mut tally) = staged(Stage::resume(), |deed| deed == Deed::Resume { missed: true });
+        let mut part = Part::new(&plan, 1);
+        assert!(hear(&mut part, &plan, &mut tally, &message(&plan, 2, 1, 0)).unwrap_err().contains("expected from"));
+        assert!(hear(&mut part, &plan, &mut tally, &message(&plan, 0, 2, 0)).unwrap_err().contains("for 2"));
+        assert!(hear(&mut part, &plan, &mut tally, &message(&plan, 0, 1, 1)).unwrap_err().contains("lost"));
+        assert_eq!(hear(&mut part, &plan, &mut tally, &message(&plan, 0, 1, 0)), Ok(()));
+        assert_eq!((tally.arrived, tally.done), (1, 1));
+        assert!(hear(&mut part, &plan, &mut tally, &message(&plan, 0, 1, 0)).unwrap_err().contains("again"));
+    }
+
+    #[test]
+    fn a_message_where_there_should_be_none_is_a_failure() {
+        let (plan, mut tally) = staged(Stage::resume(), |deed| deed == Deed::Resume { missed: false });
+        let mut part = Part::new(&plan, 1);
+        let said = hear(&mut part, &plan, &mut tally, &message(&plan, 0, 1, 0));
+        assert!(said.unwrap_err().contains("nobody should hear"));
+        assert!(hear(&mut part, &plan, &mut tally, "<message type='error' from='x'/>").is_err());
+    }
+
+    #[test]
+    fn what_a_leader_tells_its_members_is_done_once_acknowledged() {
+        let (plan, mut tally) = staged(Stage::resume(), |deed| deed == Deed::Tell);
+        let (mut part, mut out) = (Part::new(&plan, 0), Vec::new());
+        let mut managed = Management::enable(&mut Vec::new());
+        managed.count_outbound(2);
+        part.begin(&plan, &mut tally, Deed::Tell, Some(&mut managed), &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert_eq!(text.matches("<message ").count(), 2);
+        assert!(text.ends_with("<r xmlns='urn:xmpp:sm:3'/>"), "{text}");
+        assert_eq!((managed.outbound(), tally.owed), (4, 2));
+        part.acknowledged(&plan, &mut tally, 3, &mut managed, &mut Vec::new());
+        assert_eq!(tally.done, 0);
+        part.acknowledged(&plan, &mut tally, 4, &mut managed, &mut Vec::new());
+        part.acknowledged(&plan, &mut tally, 4, &mut managed, &mut Vec::new());
+        assert_eq!(tally.done, 1);
+    }
+}

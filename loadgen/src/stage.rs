@@ -1,0 +1,170 @@
+//! Scenarios in acts: what all sessions of a kind do together, one act after another, the server's CPU read in between.
+//!
+//! Sessions come in groups of a leader and its members ([`Plan::group`]), which share a thread. Filled by [`crate::args`],
+//! directed by [`crate::conductor`], performed by [`crate::worker`] and [`crate::part`].
+
+use serde::Serialize;
+
+#[cfg(doc)]
+use crate::plan::Plan;
+
+/// Who takes part in an act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Who {
+    /// The first of each group.
+    Leaders,
+    /// The others of each group.
+    Members,
+    /// Everybody.
+    All,
+}
+
+impl Who {
+    /// Whether a session takes part; `session` is its number in all, or in its thread.
+    pub(crate) const fn includes(self, session: u32, group: u32) -> bool {
+        match self {
+            Self::Leaders => session.is_multiple_of(group),
+            Self::Members => !session.is_multiple_of(group),
+            Self::All => true,
+        }
+    }
+
+    /// How many of `sessions`, which are whole groups.
+    pub(crate) const fn count(self, sessions: u32, group: u32) -> u32 {
+        match self {
+            Self::Leaders => sessions / group,
+            Self::Members => sessions - sessions / group,
+            Self::All => sessions,
+        }
+    }
+}
+
+/// What is done in an act, and when a participant is done with it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Deed {
+    /// Log in; done when bound.
+    Join,
+    /// Come back by `<resume/>` (XEP-0198 v1.6.3 §5); done when resumed, and, if there was a message meanwhile, heard it.
+    Resume {
+        /// Whether there was one.
+        missed: bool,
+    },
+    /// Close the stream; done when the server has closed the connection.
+    Leave,
+    /// Close the socket without a word; done when it is closed.
+    Cut,
+    /// The leader tells each of its members something; done when the server has acknowledged it (XEP-0198 v1.6.3 §4).
+    Tell,
+    /// The leader tells each of its members something; the members are done when they hear it.
+    Deliver,
+}
+
+/// What an act counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum Unit {
+    /// Participants that are done.
+    Sessions,
+    /// Stanzas that arrived, or were acknowledged.
+    Stanzas,
+}
+
+/// An act.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Act {
+    /// What the report calls it.
+    pub name: &'static str,
+    /// Who takes part.
+    pub who: Who,
+    /// What they do.
+    pub deed: Deed,
+    /// What is counted, and measured; `None`: nothing, it only leads to the next.
+    pub unit: Option<Unit>,
+}
+
+impl Act {
+    /// An act that is measured.
+    pub(crate) const fn measured(name: &'static str, who: Who, deed: Deed, unit: Unit) -> Self {
+        Self { name, who, deed, unit: Some(unit) }
+    }
+
+    /// An act that only leads to the next.
+    pub(crate) const fn between(name: &'static str, who: Who, deed: Deed) -> Self {
+        Self { name, who, deed, unit: None }
+    }
+}
+
+/// Server CPU of one act's unit by that of another's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Comparison {
+    /// What the report calls it.
+    pub name: &'static str,
+    /// Name of the act above the line.
+    pub above: &'static str,
+    /// Name of the act below it.
+    pub below: &'static str,
+}
+
+/// A scenario in acts.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Stage {
+    /// The acts, in order; none: the scenario has no acts.
+    pub acts: Vec<Act>,
+    /// What the report divides by what.
+    pub comparisons: Vec<Comparison>,
+    /// Who enables stream management with resumption when logging in (XEP-0198 v1.6.3 §3, §5).
+    pub managed: Option<Who>,
+    /// Ask for the roster when logging in (RFC 6121 §2.2).
+    pub roster: bool,
+}
+
+impl Stage {
+    /// `resume`: sessions log in, are cut off, and come back by resumption, at last to a message sent meanwhile.
+    pub(crate) fn resume() -> Self {
+        const LOGIN: &str = "full login";
+        const RESUME: &str = "resumption";
+        let acts = vec![
+            Act::measured("first login", Who::All, Deed::Join, Unit::Sessions),
+            Act::between("leaving", Who::Members, Deed::Leave),
+            Act::measured(LOGIN, Who::Members, Deed::Join, Unit::Sessions),
+            Act::between("cut off", Who::Members, Deed::Cut),
+            Act::measured(RESUME, Who::Members, Deed::Resume { missed: false }, Unit::Sessions),
+            Act::between("cut off again", Who::Members, Deed::Cut),
+            Act::between("messages meanwhile", Who::Leaders, Deed::Tell),
+            Act::measured("resumption to a message", Who::Members, Deed::Resume { missed: true }, Unit::Sessions),
+            Act::measured("message to the resumed", Who::Members, Deed::Deliver, Unit::Stanzas),
+        ];
+        let comparisons = vec![
+            // Per server-CPU-second: resumptions ÷ logins, which is CPU per login ÷ CPU per resumption.
+            Comparison { name: "resumptions ÷ full logins", above: LOGIN, below: RESUME },
+        ];
+        Self { acts, comparisons, managed: Some(Who::All), roster: true }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn leaders_and_members_are_everybody_and_nobody_twice() {
+        for group in [1, 2, 5] {
+            let count = |who: Who| (0..20).filter(|&session| who.includes(session, group)).count() as u32;
+            for who in [Who::Leaders, Who::Members, Who::All] {
+                assert_eq!(count(who), who.count(20, group), "{who:?} of groups of {group}");
+            }
+            assert_eq!(count(Who::Leaders) + count(Who::Members), count(Who::All));
+        }
+    }
+
+    #[test]
+    fn comparisons_name_acts_that_are_measured() {
+        for stage in [Stage::resume()] {
+            for Comparison { above, below, .. } in &stage.comparisons {
+                for name in [above, below] {
+                    assert!(stage.acts.iter().any(|act| act.name == *name && act.unit.is_some()), "{name}");
+                }
+            }
+        }
+    }
+}
