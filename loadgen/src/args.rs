@@ -45,6 +45,8 @@ enum Command {
     Storm(StormArgs),
     /// Sessions are cut off and come back by stream resumption (XEP-0198), compared with full logins.
     Resume(ResumeArgs),
+    /// Messages to accounts that are away: how fast they are stored, and that all of them come later.
+    Offline(OfflineArgs),
     /// Be the raw relay: pass bytes between connections 2k and 2k + 1, looking at none of them.
     Relay(RelayArgs),
     /// Print the accounts that a run needs, as CSV.
@@ -242,6 +244,26 @@ struct ResumeArgs {
     per_sender: u32,
     /// Bytes of each message's body.
     #[arg(long, default_value_t = 200, value_parser = parse_bytes)]
+    bytes: usize,
+}
+
+#[derive(Debug, Args)]
+struct OfflineArgs {
+    /// --sessions are the senders here.
+    #[command(flatten)]
+    common: Common,
+    /// Accounts that are away: a multiple of the senders, each of whom has its own; as many as there are senders if not
+    /// given. Their numbers follow upon those of their senders.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    recipients: Option<u32>,
+    /// Messages to each of them: servers keep about a hundred.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    per_recipient: u64,
+    /// Messages between two requests to acknowledge them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    window: u32,
+    /// Bytes of each message's body.
+    #[arg(long, default_value_t = 1024, value_parser = parse_bytes)]
     bytes: usize,
 }
 
@@ -556,6 +578,7 @@ impl Cli {
                 common.conclude("storm", plan, &course, NO_RELAY)
             }
             Command::Resume(args) => args.run(),
+            Command::Offline(args) => args.run(),
             Command::Relay(RelayArgs { listen, cpu }) => {
                 relay::run(listen, cpu).map_err(|error| format!("the relay: {error}"))?;
                 Ok(true)
@@ -611,6 +634,25 @@ impl ResumeArgs {
         self.common.conclude("resume", plan, &course, NO_RELAY)
     }
 }
+
+impl OfflineArgs {
+    fn run(mut self) -> Result<bool, String> {
+        let senders = self.common.sessions;
+        let recipients = self.recipients.unwrap_or(senders);
+        if !recipients.is_multiple_of(senders) {
+            return Err(format!("--recipients must be a multiple of the {senders} senders"));
+        }
+        self.common.sessions = senders.saturating_add(recipients);
+        let stage = Stage::offline(self.per_recipient);
+        let (mut plan, mut course) = self.common.staged("offline", stage, 1 + recipients / senders)?;
+        (plan.window, plan.bytes) = (self.window, self.bytes);
+        course.settle = OFFLINE_SETTLE;
+        self.common.conclude("offline", plan, &course, NO_RELAY)
+    }
+}
+
+/// What is left of an earlier run has so long to arrive.
+const OFFLINE_SETTLE: Duration = Duration::from_millis(500);
 
 impl AccountArgs {
     fn run(self) -> Result<bool, String> {

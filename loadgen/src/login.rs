@@ -215,7 +215,7 @@ impl Login {
 
     /// Appends what follows bind, in one go: stream management, the roster, initial presence.
     fn settle(&mut self, plan: &Plan, session: u32, out: &mut Vec<u8>) {
-        self.managed = plan.is_managed(session).then(|| Box::new(Management::enable(out)));
+        self.managed = plan.is_managed(session).then(|| Box::new(Management::enable(plan.stage.resumable, out)));
         if plan.stage.roster {
             out.extend_from_slice(b"<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq>");
         }

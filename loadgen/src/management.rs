@@ -11,6 +11,8 @@ pub(crate) struct Management {
     /// The server's name for the stream, once it is enabled.
     id: String,
     enabled: bool,
+    /// Resumption was asked for.
+    resumable: bool,
     /// Stanzas that arrived since it was enabled.
     inbound: u32,
     /// Stanzas sent since it was asked for.
@@ -18,10 +20,13 @@ pub(crate) struct Management {
 }
 
 impl Management {
-    /// Asks for it (§3, §5).
-    pub(crate) fn enable(out: &mut Vec<u8>) -> Self {
-        out.extend_from_slice(b"<enable xmlns='urn:xmpp:sm:3' resume='true'/>");
-        Self::default()
+    /// Asks for it (§3), and for resumption if need be (§5).
+    pub(crate) fn enable(resumable: bool, out: &mut Vec<u8>) -> Self {
+        out.extend_from_slice(match resumable {
+            true => b"<enable xmlns='urn:xmpp:sm:3' resume='true'/>",
+            false => b"<enable xmlns='urn:xmpp:sm:3'/>",
+        });
+        Self { resumable, ..Self::default() }
     }
 
     /// Whether the server has enabled it.
@@ -51,12 +56,15 @@ impl Management {
     /// # Errors
     /// In words: the stream can't be resumed.
     pub(crate) fn on_enabled(&mut self, element: &Element<'_>) -> Result<(), String> {
+        self.enabled = true;
+        if !self.resumable {
+            return Ok(());
+        }
         if !element.attr("resume").is_some_and(|resume| matches!(resume.raw, "true" | "1")) {
             return Err("the server enabled stream management without resumption".to_owned());
         }
         let id = element.attr("id").filter(|id| !id.raw.is_empty()).ok_or("a resumable stream without an id")?;
         self.id = id.value().into_owned();
-        self.enabled = true;
         Ok(())
     }
 
@@ -129,7 +137,7 @@ mod tests {
     use crate::session::tests::with_element;
 
     fn enabled() -> Management {
-        let mut management = Management::enable(&mut Vec::new());
+        let mut management = Management::enable(true, &mut Vec::new());
         let text = "<enabled xmlns='urn:xmpp:sm:3' id='a&amp;b' resume='true'/>";
         with_element(text, |element| management.on_enabled(element).unwrap());
         management
@@ -169,11 +177,13 @@ mod tests {
 
     #[test]
     fn a_stream_that_cannot_be_resumed_is_refused() {
-        let mut management = Management::enable(&mut Vec::new());
+        let mut management = Management::enable(true, &mut Vec::new());
         for text in ["<enabled xmlns='urn:xmpp:sm:3'/>", "<enabled xmlns='urn:xmpp:sm:3' resume='true'/>"] {
             assert!(with_element(text, |element| management.on_enabled(element)).is_err(), "{text}");
         }
-        management.count_inbound();
+        let mut management = Management::enable(false, &mut Vec::new());
         assert!(!management.is_enabled());
+        with_element("<enabled xmlns='urn:xmpp:sm:3'/>", |element| management.on_enabled(element)).unwrap();
+        assert!(management.is_enabled());
     }
 }

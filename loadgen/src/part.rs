@@ -3,6 +3,7 @@
 //! Called by [`crate::worker`] when an act begins and by [`crate::session`] with each checked element; performs no I/O and
 //! reads no clock.
 
+use plaza_core::ns;
 use plaza_core::xml::Element;
 
 use crate::management::{self, Management};
@@ -16,16 +17,20 @@ use crate::traffic::{self, Tally};
 struct Asked {
     /// The count it must reach.
     h: u32,
+    /// Messages that are then acknowledged.
+    messages: u32,
+    /// When they were sent.
+    sent_ns: u64,
 }
 
 /// One session's part.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Part {
     /// This session.
     me: u32,
     /// The leader of its group: itself, if it is one.
     leader: u32,
-    /// Stanzas sent to each of the members.
+    /// Stanzas sent, rounds of one to each of the members.
     sent: u64,
     /// Stanzas heard from the leader.
     heard: u64,
@@ -53,39 +58,79 @@ impl Part {
                 if let Some(managed) = managed {
                     managed.count_outbound(stanzas);
                     if deed == Deed::Tell {
-                        self.asked = Some(Asked { h: managed.outbound() });
-                        management::request(out);
+                        self.ask(managed, stanzas, tally.now_ns, out);
                     }
                 }
             }
-            Deed::Tell | Deed::Deliver | Deed::Join | Deed::Resume { .. } | Deed::Leave | Deed::Cut => {}
+            Deed::Store if self.me == self.leader => {
+                if let Some(managed) = managed {
+                    self.store(plan, tally, managed, out);
+                }
+            }
+            Deed::Tell
+            | Deed::Deliver
+            | Deed::Store
+            | Deed::Collect
+            | Deed::Join
+            | Deed::Resume { .. }
+            | Deed::Leave
+            | Deed::Cut => {}
         }
     }
 
     /// One message to each member; gives how many.
     fn tell(&mut self, plan: &Plan, tally: &mut Tally, out: &mut Vec<u8>) -> u32 {
+        let members = plan.group - 1;
+        let sequence = self.sent / u64::from(members.max(1));
         for member in self.leader + 1..self.leader + plan.group {
-            let payload = Payload { sender: self.me, receiver: member, sequence: self.sent, sent_ns: tally.now_ns };
+            let payload = Payload { sender: self.me, receiver: member, sequence, sent_ns: tally.now_ns };
             write_message(&plan.jid(member), payload, plan.bytes, out);
         }
-        self.sent += 1;
+        self.sent += u64::from(members);
         tally.owed += plan.fan_out();
-        plan.group - 1
+        members
+    }
+
+    /// The next window of messages to the members' accounts in turn, and the request to acknowledge them.
+    fn store(&mut self, plan: &Plan, tally: &mut Tally, managed: &mut Management, out: &mut Vec<u8>) {
+        let members = u64::from(plan.group - 1);
+        let end = (self.sent + u64::from(plan.window)).min(members * plan.stage.messages);
+        let count = (end - self.sent) as u32;
+        while self.sent < end {
+            let member = self.leader + 1 + (self.sent % members) as u32;
+            let sequence = self.sent / members;
+            let payload = Payload { sender: self.me, receiver: member, sequence, sent_ns: tally.now_ns };
+            write_message(&plan.bare_jid(member), payload, plan.bytes, out);
+            self.sent += 1;
+        }
+        tally.owed += u64::from(count);
+        managed.count_outbound(count);
+        self.ask(managed, count, tally.now_ns, out);
+    }
+
+    fn ask(&mut self, managed: &Management, messages: u32, sent_ns: u64, out: &mut Vec<u8>) {
+        self.asked = Some(Asked { h: managed.outbound(), messages, sent_ns });
+        management::request(out);
     }
 
     /// The server has handled the first `h` stanzas.
     pub(crate) fn acknowledged(
         &mut self,
-        _plan: &Plan,
+        plan: &Plan,
         tally: &mut Tally,
         h: u32,
-        _managed: &mut Management,
-        _out: &mut Vec<u8>,
+        managed: &mut Management,
+        out: &mut Vec<u8>,
     ) {
-        if self.asked.is_some_and(|asked| h >= asked.h) {
-            self.asked = None;
-            tally.done += 1;
+        let Some(asked) = self.asked.take_if(|asked| h >= asked.h) else { return };
+        if plan.act(tally.act).is_some_and(|act| act.deed == Deed::Store) {
+            tally.arrived += u64::from(asked.messages);
+            (0..asked.messages).for_each(|_| tally.record(asked.sent_ns));
+            if self.sent < u64::from(plan.group - 1) * plan.stage.messages {
+                return self.store(plan, tally, managed, out);
+            }
         }
+        tally.done += 1;
     }
 
     /// Takes an element, and appends what it is answered with.
@@ -116,19 +161,29 @@ impl Part {
     }
 
     fn on_message(&mut self, plan: &Plan, tally: &mut Tally, element: &Element<'_>) -> Result<(), String> {
+        let deed = plan.act(tally.act).map(|act| act.deed);
+        if deed == Some(Deed::Join) && plan.stage.messages > 0 {
+            return Ok(()); // Left over from an earlier run.
+        }
         traffic::check_from(element, &plan.jid(self.leader))?;
         let payload = traffic::read_payload(element, "body")?;
         traffic::check_payload(&payload, self.leader, self.me, self.heard)?;
-        match plan.act(tally.act).map(|act| act.deed) {
+        match deed {
             Some(Deed::Resume { missed: true }) => {}
             Some(Deed::Deliver) => tally.record(payload.sent_ns),
-            Some(Deed::Tell | Deed::Join | Deed::Resume { missed: false } | Deed::Leave | Deed::Cut) | None => {
-                return Err("a message that nobody should hear now".to_owned());
+            Some(Deed::Collect) => {
+                if !element.children().any(|child| child.is("delay", ns::DELAY)) {
+                    return Err("a message kept for later without <delay/>".to_owned());
+                }
             }
+            Some(Deed::Tell | Deed::Store | Deed::Join | Deed::Resume { missed: false } | Deed::Leave | Deed::Cut)
+            | None => return Err("a message that nobody should hear now".to_owned()),
         }
         self.heard += 1;
         tally.arrived += 1;
-        tally.done += 1;
+        if deed != Some(Deed::Collect) || self.heard == plan.stage.messages {
+            tally.done += 1;
+        }
         Ok(())
     }
 }
@@ -198,7 +253,7 @@ mod tests {
     fn what_a_leader_tells_its_members_is_done_once_acknowledged() {
         let (plan, mut tally) = staged(Stage::resume(), |deed| deed == Deed::Tell);
         let (mut part, mut out) = (Part::new(&plan, 0), Vec::new());
-        let mut managed = Management::enable(&mut Vec::new());
+        let mut managed = Management::enable(true, &mut Vec::new());
         managed.count_outbound(2);
         part.begin(&plan, &mut tally, Deed::Tell, Some(&mut managed), &mut out);
         let text = String::from_utf8(out).unwrap();
@@ -210,5 +265,43 @@ mod tests {
         part.acknowledged(&plan, &mut tally, 4, &mut managed, &mut Vec::new());
         part.acknowledged(&plan, &mut tally, 4, &mut managed, &mut Vec::new());
         assert_eq!(tally.done, 1);
+    }
+
+    #[test]
+    fn senders_go_on_once_a_window_is_stored_until_all_is() {
+        let (mut plan, mut tally) = staged(Stage::offline(3), |deed| deed == Deed::Store);
+        plan.window = 4;
+        let (mut part, mut out) = (Part::new(&plan, 0), Vec::new());
+        let mut managed = Management::enable(false, &mut Vec::new());
+        part.begin(&plan, &mut tally, Deed::Store, Some(&mut managed), &mut out);
+        assert_eq!((managed.outbound(), tally.owed), (4, 4));
+        part.acknowledged(&plan, &mut tally, 4, &mut managed, &mut out);
+        assert_eq!((managed.outbound(), tally.arrived, tally.done), (6, 4, 0));
+        part.acknowledged(&plan, &mut tally, 6, &mut managed, &mut out);
+        assert_eq!((managed.outbound(), tally.arrived, tally.done), (6, 6, 1));
+        let text = String::from_utf8(out).unwrap();
+        for account in ["load1", "load2"] {
+            assert_eq!(text.matches(&format!("<message to='{account}@localhost' ")).count(), 3, "{account}");
+        }
+        assert_eq!(text.matches("<r ").count(), 2);
+        assert_eq!(tally.latencies[tally.act as usize].summary().unwrap().count, 6);
+    }
+
+    #[test]
+    fn what_was_stored_comes_in_order_with_its_delay_and_all_of_it() {
+        let (plan, mut tally) = staged(Stage::offline(2), |deed| deed == Deed::Collect);
+        let mut part = Part::new(&plan, 1);
+        let kept = |sequence| {
+            let delay = "<delay xmlns='urn:xmpp:delay' stamp='2026-01-02T03:04:05Z'/></message>";
+            message(&plan, 0, 1, sequence).replacen("</message>", delay, 1)
+        };
+        let bare = message(&plan, 0, 1, 0);
+        assert!(hear(&mut part.clone(), &plan, &mut tally, &bare).unwrap_err().contains("delay"));
+        assert!(hear(&mut part.clone(), &plan, &mut tally, &kept(1)).unwrap_err().contains("lost"));
+        assert_eq!(hear(&mut part, &plan, &mut tally, &kept(0)), Ok(()));
+        assert_eq!(tally.done, 0);
+        assert_eq!(hear(&mut part, &plan, &mut tally, &kept(1)), Ok(()));
+        assert_eq!((tally.arrived, tally.done), (2, 1));
+        assert!(hear(&mut part, &plan, &mut tally, &kept(1)).unwrap_err().contains("again"));
     }
 }

@@ -57,6 +57,10 @@ pub(crate) enum Deed {
     Tell,
     /// The leader tells each of its members something; the members are done when they hear it.
     Deliver,
+    /// Leaders write to their members, who are away; done when the server has acknowledged [`Stage::messages`] to each.
+    Store,
+    /// Log in; done when all these messages were heard.
+    Collect,
 }
 
 /// What an act counts.
@@ -112,8 +116,12 @@ pub(crate) struct Stage {
     pub acts: Vec<Act>,
     /// What the report divides by what.
     pub comparisons: Vec<Comparison>,
-    /// Who enables stream management with resumption when logging in (XEP-0198 v1.6.3 §3, §5).
+    /// Who enables stream management when logging in (XEP-0198 v1.6.3 §3).
     pub managed: Option<Who>,
+    /// Streams shall be resumable (§5).
+    pub resumable: bool,
+    /// Messages that each member gets while it is away.
+    pub messages: u64,
     /// Ask for the roster when logging in (RFC 6121 §2.2).
     pub roster: bool,
 }
@@ -138,7 +146,20 @@ impl Stage {
             // Per server-CPU-second: resumptions ÷ logins, which is CPU per login ÷ CPU per resumption.
             Comparison { name: "resumptions ÷ full logins", above: LOGIN, below: RESUME },
         ];
-        Self { acts, comparisons, managed: Some(Who::All), roster: true }
+        Self { acts, comparisons, managed: Some(Who::All), resumable: true, roster: true, messages: 0 }
+    }
+
+    /// `offline`: leaders write `messages` to each of their members while these are away; then they come and get them.
+    pub(crate) fn offline(messages: u64) -> Self {
+        let acts = vec![
+            // What an earlier run may have left is fetched and thrown away.
+            Act::measured("recipients' first login", Who::Members, Deed::Join, Unit::Sessions),
+            Act::between("recipients leaving", Who::Members, Deed::Leave),
+            Act::measured("senders' login", Who::Leaders, Deed::Join, Unit::Sessions),
+            Act::measured("store", Who::Leaders, Deed::Store, Unit::Stanzas),
+            Act::measured("delivery, with login", Who::Members, Deed::Collect, Unit::Stanzas),
+        ];
+        Self { acts, managed: Some(Who::Leaders), messages, ..Self::default() }
     }
 }
 
@@ -159,7 +180,7 @@ mod tests {
 
     #[test]
     fn comparisons_name_acts_that_are_measured() {
-        for stage in [Stage::resume()] {
+        for stage in [Stage::resume(), Stage::offline(1)] {
             for Comparison { above, below, .. } in &stage.comparisons {
                 for name in [above, below] {
                     assert!(stage.acts.iter().any(|act| act.name == *name && act.unit.is_some()), "{name}");

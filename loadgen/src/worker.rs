@@ -234,10 +234,10 @@ impl<'a> Worker<'a> {
             session.part.get_or_insert_with(|| Box::new(Part::new(self.plan, global)));
             match act.deed {
                 // Who hears and who speaks differ: leaders speak, whoever the act waits for.
-                Deed::Tell | Deed::Deliver => self.begin_part(local, act.deed),
-                Deed::Join | Deed::Resume { .. } | Deed::Leave | Deed::Cut
+                Deed::Tell | Deed::Deliver | Deed::Store => self.begin_part(local, act.deed),
+                Deed::Join | Deed::Resume { .. } | Deed::Collect | Deed::Leave | Deed::Cut
                     if !act.who.includes(local, self.plan.group) => {}
-                Deed::Join | Deed::Resume { .. } => self.queue.push_back(local),
+                Deed::Join | Deed::Resume { .. } | Deed::Collect => self.queue.push_back(local),
                 Deed::Leave => match session.close(self.plan, &mut self.bench) {
                     Ok(()) => self.mark(local),
                     Err(fault) => self.fail(local, fault),
@@ -507,7 +507,7 @@ impl<'a> Worker<'a> {
                 self.tally.done += 1;
             }
             Some(Deed::Resume { missed: true }) => self.tally.record(started_ns), // Done when it hears the message.
-            Some(Deed::Leave | Deed::Cut | Deed::Tell | Deed::Deliver) | None => {}
+            Some(Deed::Leave | Deed::Cut | Deed::Tell | Deed::Deliver | Deed::Store | Deed::Collect) | None => {}
         }
     }
 
