@@ -17,7 +17,7 @@ use crate::conductor::{Course, Logins, Outcome, conduct};
 use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
 use crate::plan::{Mechanism, Plan, SaltCache, Scenario, TlsMode};
 use crate::relay::{self, RelayProcess};
-use crate::report::{self, Report, Settings, Storm};
+use crate::report::{self, Report, Rosters, Settings, Storm};
 use crate::stage::Stage;
 use crate::{ring, tls};
 
@@ -47,6 +47,8 @@ enum Command {
     Resume(ResumeArgs),
     /// Messages to accounts that are away: how fast they are stored, and that all of them come later.
     Offline(OfflineArgs),
+    /// Presence to contacts, beside as many messages; or, with --memory, what rosters cost.
+    Contacts(ContactsArgs),
     /// Be the raw relay: pass bytes between connections 2k and 2k + 1, looking at none of them.
     Relay(RelayArgs),
     /// Print the accounts that a run needs, as CSV.
@@ -268,6 +270,28 @@ struct OfflineArgs {
 }
 
 #[derive(Debug, Args)]
+struct ContactsArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    pace: Pace,
+    /// Contacts who are subscribed to the presence of each publisher, or with --memory and --prepare contacts in each
+    /// roster; --sessions counts all. [default: 100, with --memory and --prepare 20]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    contacts: Option<u32>,
+    /// Bytes of each status and body.
+    #[arg(long, default_value_t = 64, value_parser = parse_bytes)]
+    bytes: usize,
+    /// Only fill rosters for --memory: everybody in a group subscribes to everybody.
+    #[arg(long, conflicts_with = "memory")]
+    prepare: bool,
+    /// Measure memory instead: as many sessions with empty rosters, then the same number with those that --prepare filled;
+    /// the former use as many accounts more. Start the server anew before.
+    #[arg(long, requires = "pid")]
+    memory: bool,
+}
+
+#[derive(Debug, Args)]
 struct RelayArgs {
     /// Address to listen on.
     #[arg(long, default_value = "127.0.0.1:5299")]
@@ -470,6 +494,9 @@ impl Common {
         report.storm =
             server_cpu_us.zip(handshake_ns).map(|(login_us, handshake_ns)| Storm::new(login_us, handshake_ns));
         report.compare_scenes(&plan.stage.comparisons);
+        if plan.stage.empty_rosters > 0 {
+            report.rosters = Rosters::new(&report.broker.levels, plan.group - 1);
+        }
         report::print(&report);
         if let Some(path) = &self.json {
             write_file(path, &serde_json::to_string_pretty(&report).map_err(|error| error.to_string())?)?;
@@ -579,6 +606,7 @@ impl Cli {
             }
             Command::Resume(args) => args.run(),
             Command::Offline(args) => args.run(),
+            Command::Contacts(args) => args.run(),
             Command::Relay(RelayArgs { listen, cpu }) => {
                 relay::run(listen, cpu).map_err(|error| format!("the relay: {error}"))?;
                 Ok(true)
@@ -632,6 +660,33 @@ impl ResumeArgs {
         let (mut plan, course) = self.common.staged("resume", Stage::resume(), self.per_sender + 1)?;
         plan.bytes = self.bytes;
         self.common.conclude("resume", plan, &course, NO_RELAY)
+    }
+}
+
+impl ContactsArgs {
+    fn run(mut self) -> Result<bool, String> {
+        let group = 1 + self.contacts.unwrap_or(if self.memory || self.prepare { 20 } else { 100 });
+        if self.memory {
+            return self.measure_memory(group);
+        }
+        let stage = if self.prepare { Stage::prepare() } else { Stage::contacts() };
+        self.common.sessions = self.common.sessions.max(group);
+        let (mut plan, mut course) = self.common.staged("contacts", stage, group)?;
+        if !self.prepare {
+            self.pace.apply(&mut plan, &mut course)?;
+        }
+        plan.bytes = self.bytes;
+        self.common.conclude("contacts", plan, &course, NO_RELAY)
+    }
+
+    fn measure_memory(mut self, group: u32) -> Result<bool, String> {
+        let sessions = self.common.sessions.max(2 * group) / group * group;
+        self.common.sessions = sessions.saturating_mul(2);
+        let (plan, mut course) = self.common.staged("contacts", Stage::memory(sessions), group)?;
+        let first = (sessions / 10).max(group) / group * group;
+        course.levels = vec![first, sessions, sessions + first, 2 * sessions];
+        course.settle = Duration::from_secs(2);
+        self.common.conclude("contacts, memory", plan, &course, NO_RELAY)
     }
 }
 

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::host::{self, Memory};
 use crate::plan::{Control, Failure, Phase, Plan, Scenario};
 use crate::ring::{pin, process_cpu_ns};
-use crate::stage::{Act, Unit};
+use crate::stage::{Act, Deed, Topic, Unit};
 use crate::stats::{Latencies, LatencySummary, Throughput};
 use crate::tls::BareHandshake;
 use crate::worker::{self, Yield};
@@ -235,8 +235,9 @@ impl Conductor<'_> {
         }
         let hold = self.course.hold.filter(|_| !self.is_over()).map(|time| self.hold(time));
         let (mut throughput, mut samples) = (None, Vec::new());
-        if let Some((warmup, duration)) = self.course.traffic.filter(|_| !self.is_over()) {
-            (throughput, samples) = self.traffic(warmup, duration);
+        let traffic = self.course.traffic.filter(|_| self.plan.stage.acts.is_empty() && !self.is_over());
+        if let Some((warmup, duration)) = traffic {
+            throughput = Some(self.traffic(warmup, duration, None, None, &mut samples));
         }
         let acts = self.acts(&mut samples);
         if !self.is_over() {
@@ -263,13 +264,55 @@ impl Conductor<'_> {
             if self.is_over() {
                 break;
             }
-            scenes.extend(self.act(act, number, begun, samples));
+            let scene = match act.deed {
+                Deed::Traffic(topic) => self.go_on(act, topic, number, begun, scenes.last(), samples),
+                Deed::Join
+                | Deed::Resume { .. }
+                | Deed::Leave
+                | Deed::Cut
+                | Deed::Tell
+                | Deed::Deliver
+                | Deed::Store
+                | Deed::Collect
+                | Deed::Befriend => self.act(act, number, begun, samples),
+            };
+            scenes.extend(scene);
             if self.control.failures().0 > 0 {
                 self.control.abort();
             }
             std::thread::sleep(self.course.settle);
         }
         scenes
+    }
+
+    /// An act of traffic. Messages go on until there were as many as in the act before, whatever that takes.
+    fn go_on(
+        &self,
+        act: &Act,
+        topic: Topic,
+        number: u32,
+        begun: Instant,
+        before: Option<&Scene>,
+        samples: &mut Vec<Sample>,
+    ) -> Option<Scene> {
+        let (warmup, duration) = self.course.traffic?;
+        let count = match topic {
+            Topic::Presence => None,
+            Topic::Chat => before.map(|scene| scene.count),
+        };
+        self.control.perform(number);
+        let throughput = self.traffic(warmup, duration, count, Some((begun, act.name)), samples);
+        Some(Scene {
+            name: act.name,
+            number,
+            unit: act.unit?,
+            count: throughput.messages,
+            seconds: throughput.seconds,
+            per_second: throughput.per_second,
+            server_cpu_us: throughput.cpu_us_per_message,
+            load_cpu_seconds: throughput.load_cpu_seconds,
+            latency: None,
+        })
     }
 
     fn act(&self, act: &Act, number: u32, begun: Instant, samples: &mut Vec<Sample>) -> Option<Scene> {
@@ -421,33 +464,60 @@ impl Conductor<'_> {
         Hold { seconds, server_cores: spent.map(|spent| spent / seconds) }
     }
 
-    fn traffic(&self, warmup: Duration, duration: Duration) -> (Option<Throughput>, Vec<Sample>) {
-        let mut samples = Vec::new();
+    /// Traffic for `duration`, or until `count` stanzas arrived; `scene`: when the acts began, and this one's name.
+    fn traffic(
+        &self,
+        warmup: Duration,
+        duration: Duration,
+        count: Option<u64>,
+        scene: Option<(Instant, &str)>,
+        samples: &mut Vec<Sample>,
+    ) -> Throughput {
         self.control.enter(Phase::Warmup);
-        self.sample(warmup, -warmup.as_secs_f64(), &mut samples);
+        self.sample(Span::Time(warmup), -warmup.as_secs_f64(), scene, samples);
         let load = || process_cpu_ns(std::process::id()).unwrap_or_default();
         let arrived = || self.control.sum(|counters| &counters.arrived);
         self.control.enter(Phase::Measure);
         let (start, arrived_before, server_before, load_before) =
             (Instant::now(), arrived(), self.server_cpu(), load());
-        self.sample(duration, 0.0, &mut samples);
+        self.sample(count.map_or(Span::Time(duration), Span::Count), 0.0, scene, samples);
         let (server_after, messages, load_after) = (self.server_cpu(), arrived() - arrived_before, load());
         let window_ns = start.elapsed().as_nanos() as u64;
         self.control.enter(Phase::Drain);
         let server = server_after.zip(server_before).map(|(after, before)| after.saturating_sub(before));
         let throughput = Throughput::new(messages, window_ns, server, load_after.saturating_sub(load_before));
         self.drain();
-        (Some(throughput), samples)
+        throughput
     }
 
-    fn sample(&self, time: Duration, origin: f64, samples: &mut Vec<Sample>) {
+    fn sample(&self, span: Span, origin: f64, scene: Option<(Instant, &str)>, samples: &mut Vec<Sample>) {
         let start = Instant::now();
         let arrived = || self.control.sum(|counters| &counters.arrived);
-        let mut sampler = Sampler::new(self, start, arrived());
-        while start.elapsed() < time && !self.is_over() {
-            std::thread::sleep(SAMPLE.min(time.saturating_sub(start.elapsed())));
-            let sample = sampler.take(self, "", arrived());
-            samples.push(Sample { seconds: origin + sample.seconds, ..sample });
+        let (begun, origin, title) = scene.map_or((start, origin, ""), |(begun, title)| (begun, 0.0, title));
+        let mut sampler = Sampler::new(self, begun, arrived());
+        let arrived_before = arrived();
+        let (mut last, mut since) = (arrived_before, start);
+        while !self.is_over() {
+            let rest = match span {
+                Span::Time(time) => time.saturating_sub(start.elapsed()),
+                Span::Count(count) if arrived() - arrived_before >= count => Duration::ZERO,
+                Span::Count(_) => TICK,
+            };
+            if rest.is_zero() {
+                break;
+            }
+            std::thread::sleep(SAMPLE.min(rest));
+            if arrived() != last {
+                (last, since) = (arrived(), Instant::now());
+            } else if matches!(span, Span::Count(_)) && since.elapsed() > self.course.patience {
+                let what = format!("{title} stands still at {}", last - arrived_before);
+                self.control.fail(Failure { what, jid: String::new(), bytes: String::new() });
+                self.control.abort();
+            }
+            if matches!(span, Span::Time(_)) || sampler.is_due() {
+                let sample = sampler.take(self, title, arrived());
+                samples.push(Sample { seconds: origin + sample.seconds, ..sample });
+            }
         }
     }
 
@@ -477,6 +547,15 @@ impl Conductor<'_> {
             std::thread::sleep(TICK);
         }
     }
+}
+
+/// How long traffic goes on.
+#[derive(Debug, Clone, Copy)]
+enum Span {
+    /// For so long.
+    Time(Duration),
+    /// Until so many stanzas have arrived.
+    Count(u64),
 }
 
 /// Makes the samples: what happened since the last one.

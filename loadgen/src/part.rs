@@ -5,11 +5,12 @@
 
 use plaza_core::ns;
 use plaza_core::xml::Element;
+use plaza_core::xml::read::Node;
 
 use crate::management::{self, Management};
 use crate::payload::{self, Payload};
 use crate::plan::Plan;
-use crate::stage::Deed;
+use crate::stage::{Deed, Topic};
 use crate::traffic::{self, Tally};
 
 /// An acknowledgement that was asked for.
@@ -35,12 +36,24 @@ pub(crate) struct Part {
     /// Stanzas heard from the leader.
     heard: u64,
     asked: Option<Asked>,
+    /// Deliveries that members got (leader).
+    delivered: u64,
+    /// Sessions of the group whose presence it is not subscribed to yet.
+    missing: Vec<u32>,
 }
 
 impl Part {
     /// The part of session `me`.
     pub(crate) fn new(plan: &Plan, me: u32) -> Self {
-        Self { me, leader: me / plan.group * plan.group, sent: 0, heard: 0, asked: None }
+        Self {
+            me,
+            leader: me / plan.group * plan.group,
+            sent: 0,
+            heard: 0,
+            asked: None,
+            delivered: 0,
+            missing: Vec::new(),
+        }
     }
 
     /// The act has begun: appends what this session begins it with.
@@ -54,7 +67,7 @@ impl Part {
     ) {
         match deed {
             Deed::Tell | Deed::Deliver if self.me == self.leader => {
-                let stanzas = self.tell(plan, tally, out);
+                let stanzas = self.tell(plan, tally, tally.now_ns, out);
                 if let Some(managed) = managed {
                     managed.count_outbound(stanzas);
                     if deed == Deed::Tell {
@@ -66,6 +79,10 @@ impl Part {
                 if let Some(managed) = managed {
                     self.store(plan, tally, managed, out);
                 }
+            }
+            Deed::Traffic(_) => (self.sent, self.heard, self.delivered) = (0, 0, 0),
+            Deed::Befriend => {
+                out.extend_from_slice(b"<iq type='get' id='contacts'><query xmlns='jabber:iq:roster'/></iq>");
             }
             Deed::Tell
             | Deed::Deliver
@@ -79,16 +96,44 @@ impl Part {
     }
 
     /// One message to each member; gives how many.
-    fn tell(&mut self, plan: &Plan, tally: &mut Tally, out: &mut Vec<u8>) -> u32 {
+    fn tell(&mut self, plan: &Plan, tally: &mut Tally, sent_ns: u64, out: &mut Vec<u8>) -> u32 {
         let members = plan.group - 1;
         let sequence = self.sent / u64::from(members.max(1));
         for member in self.leader + 1..self.leader + plan.group {
-            let payload = Payload { sender: self.me, receiver: member, sequence, sent_ns: tally.now_ns };
+            let payload = Payload { sender: self.me, receiver: member, sequence, sent_ns };
             write_message(&plan.jid(member), payload, plan.bytes, out);
         }
         self.sent += u64::from(members);
         tally.owed += plan.fan_out();
         members
+    }
+
+    /// One round of the traffic, meant to leave at `sent_ns`.
+    pub(crate) fn say(&mut self, plan: &Plan, tally: &mut Tally, topic: Topic, sent_ns: u64, out: &mut Vec<u8>) {
+        let members = u64::from(plan.group - 1);
+        let sequence = self.sent / members.max(1);
+        let payload = Payload { sender: self.me, receiver: self.me, sequence, sent_ns };
+        match topic {
+            Topic::Chat => {
+                self.tell(plan, tally, sent_ns, out);
+                return;
+            }
+            Topic::Presence => {
+                out.extend_from_slice(b"<presence><status>");
+                payload.write(out, plan.bytes);
+                out.extend_from_slice(b"</status></presence>");
+            }
+        }
+        self.sent += members;
+        tally.owed += members;
+    }
+
+    /// Members got so many deliveries; gives how many rounds the window has room for.
+    pub(crate) fn delivered(&mut self, plan: &Plan, count: u64) -> u32 {
+        self.delivered += count;
+        let members = u64::from(plan.group - 1).max(1);
+        let outstanding = self.sent.saturating_sub(self.delivered).div_ceil(members);
+        u64::from(plan.window).saturating_sub(outstanding) as u32
     }
 
     /// The next window of messages to the members' accounts in turn, and the request to acknowledge them.
@@ -145,12 +190,20 @@ impl Part {
         managed: Option<&mut Management>,
         out: &mut Vec<u8>,
     ) -> Result<(), String> {
-        let kind = element.attr("type").map_or("", |attr| attr.raw);
-        match (element.name(), kind) {
+        let raw = |name| element.attr(name).map_or("", |attr| attr.raw);
+        match (element.name(), raw("type")) {
             ("message" | "presence" | "iq", "error") => Err("an error stanza".to_owned()),
             ("message", "chat") => self.on_message(plan, tally, element),
+            ("presence", "") => self.on_presence(plan, tally, element),
+            ("presence", "subscribe") => {
+                out.extend_from_slice(format!("<presence type='subscribed' to='{}'/>", raw("from")).as_bytes());
+                Ok(())
+            }
+            ("presence", "unsubscribed") => Err("a subscription was refused".to_owned()),
+            ("iq", "result") if raw("id") == "contacts" => self.on_contacts(plan, tally, element, out),
             _ => {
                 let before = out.len();
+                self.on_push(plan, tally, element);
                 traffic::bystander(element, out)?;
                 if let Some(managed) = managed.filter(|_| out.len() > before) {
                     managed.count_outbound(1);
@@ -171,12 +224,25 @@ impl Part {
         match deed {
             Some(Deed::Resume { missed: true }) => {}
             Some(Deed::Deliver) => tally.record(payload.sent_ns),
+            Some(Deed::Traffic(Topic::Chat)) => {
+                self.heard(tally, payload.sent_ns);
+                return Ok(());
+            }
             Some(Deed::Collect) => {
                 if !element.children().any(|child| child.is("delay", ns::DELAY)) {
                     return Err("a message kept for later without <delay/>".to_owned());
                 }
             }
-            Some(Deed::Tell | Deed::Store | Deed::Join | Deed::Resume { missed: false } | Deed::Leave | Deed::Cut)
+            Some(
+                Deed::Traffic(Topic::Presence)
+                | Deed::Befriend
+                | Deed::Tell
+                | Deed::Store
+                | Deed::Join
+                | Deed::Resume { missed: false }
+                | Deed::Leave
+                | Deed::Cut,
+            )
             | None => return Err("a message that nobody should hear now".to_owned()),
         }
         self.heard += 1;
@@ -186,6 +252,98 @@ impl Part {
         }
         Ok(())
     }
+
+    /// A stanza of the traffic was heard.
+    fn heard(&mut self, tally: &mut Tally, sent_ns: u64) {
+        self.heard += 1;
+        tally.heard(sent_ns);
+        tally.delivered(self.leader);
+    }
+
+    fn on_presence(&mut self, plan: &Plan, tally: &mut Tally, element: &Element<'_>) -> Result<(), String> {
+        let status = element.children().find(|child| child.name == "status");
+        let Some(status) = status.filter(|_| self.me != self.leader) else {
+            return Ok(()); // Somebody came, or it is the leader's own.
+        };
+        match plan.act(tally.act).map(|act| act.deed) {
+            Some(Deed::Traffic(Topic::Presence)) => {}
+            Some(Deed::Traffic(Topic::Chat)) => return Err("presence that nobody should hear now".to_owned()),
+            Some(
+                Deed::Join
+                | Deed::Resume { .. }
+                | Deed::Leave
+                | Deed::Cut
+                | Deed::Tell
+                | Deed::Deliver
+                | Deed::Store
+                | Deed::Collect
+                | Deed::Befriend,
+            )
+            | None => return Ok(()),
+        }
+        traffic::check_from(element, &plan.jid(self.leader))?;
+        let payload = Payload::read(status.content.as_bytes()).map_err(|damage| damage.to_string())?;
+        traffic::check_payload(&payload, self.leader, self.leader, self.heard)?;
+        self.heard(tally, payload.sent_ns);
+        Ok(())
+    }
+
+    /// Takes the roster: subscribes to who is missing.
+    fn on_contacts(
+        &mut self,
+        plan: &Plan,
+        tally: &mut Tally,
+        element: &Element<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let known = subscribed(element);
+        let group = self.leader..self.leader + plan.group;
+        self.missing = group
+            .filter(|&contact| match plan.stage.mesh {
+                true => self.me >= plan.stage.empty_rosters && contact != self.me,
+                false => self.me != self.leader && contact == self.leader,
+            })
+            .filter(|&contact| !known.contains(&plan.bare_jid(contact)))
+            .collect();
+        match self.missing.first() {
+            Some(&contact) if plan.stage.prepared => {
+                return Err(format!("{} is no contact yet: --prepare makes them", plan.bare_jid(contact)));
+            }
+            None if self.me < plan.stage.empty_rosters && !known.is_empty() => {
+                return Err("a roster that should be empty is not".to_owned());
+            }
+            None => tally.done += 1,
+            Some(_) => {}
+        }
+        for &contact in &self.missing {
+            let to = plan.bare_jid(contact);
+            out.extend_from_slice(format!("<presence type='subscribe' to='{to}'/>").as_bytes());
+        }
+        Ok(())
+    }
+
+    /// Takes a roster push: a contact that was missing may be there now.
+    fn on_push(&mut self, plan: &Plan, tally: &mut Tally, element: &Element<'_>) {
+        if self.missing.is_empty() || element.attr("type").is_none_or(|kind| kind.raw != "set") {
+            return;
+        }
+        let known = subscribed(element);
+        self.missing.retain(|&contact| !known.contains(&plan.bare_jid(contact)));
+        if self.missing.is_empty() {
+            tally.done += 1;
+        }
+    }
+}
+
+/// Whose presence a roster says is subscribed to: bare JIDs (RFC 6121 §2.1.2).
+fn subscribed(element: &Element<'_>) -> Vec<String> {
+    let query = element.first_child().filter(|child| child.is("query", ns::ROSTER));
+    let items: Vec<Node> = query.and_then(|query| element.read(&query)).map_or(Vec::new(), |query| query.children);
+    items
+        .iter()
+        .filter(|item| matches!(item.attr("subscription"), Some("to" | "both")))
+        .filter_map(|item| item.attr("jid").map(str::to_owned))
+        .collect()
 }
 
 /// Appends a message whose body is a payload.
@@ -303,5 +461,48 @@ mod tests {
         assert_eq!(hear(&mut part, &plan, &mut tally, &kept(1)), Ok(()));
         assert_eq!((tally.arrived, tally.done), (2, 1));
         assert!(hear(&mut part, &plan, &mut tally, &kept(1)).unwrap_err().contains("again"));
+    }
+
+    #[test]
+    fn presence_of_the_leader_is_checked_and_counted_for_it() {
+        let (plan, mut tally) = staged(Stage::contacts(), |deed| deed == Deed::Traffic(Topic::Presence));
+        let (mut leader, mut out) = (Part::new(&plan, 0), Vec::new());
+        leader.say(&plan, &mut tally, Topic::Presence, 3, &mut out);
+        assert_eq!(tally.owed, 2);
+        let text = String::from_utf8(out).unwrap();
+        let from = |jid: &str| text.replacen("<presence", &format!("<presence from='{jid}'"), 1);
+        let mut part = Part::new(&plan, 1);
+        assert!(hear(&mut part.clone(), &plan, &mut tally, &from("load2@localhost/r2")).is_err());
+        assert_eq!(hear(&mut part, &plan, &mut tally, "<presence from='load0@localhost/r0'/>"), Ok(()));
+        assert_eq!(hear(&mut part, &plan, &mut tally, &from("load0@localhost/r0")), Ok(()));
+        assert!(hear(&mut part, &plan, &mut tally, &from("load0@localhost/r0")).unwrap_err().contains("again"));
+        assert_eq!((tally.arrived, tally.delivered.clone()), (1, vec![(0, 1)]));
+        assert_eq!(leader.delivered(&plan, 1), 0, "the other has not got it");
+        assert_eq!(leader.delivered(&plan, 1), 1);
+    }
+
+    #[test]
+    fn subscriptions_are_made_once_and_answered() {
+        let (plan, mut tally) = staged(Stage::contacts(), |deed| deed == Deed::Befriend);
+        let roster = |subscription: &str, frame: &str| {
+            format!(
+                "<iq {frame}><query xmlns='jabber:iq:roster'><item jid='load0@localhost' \
+                 subscription='{subscription}'/></query></iq>"
+            )
+        };
+        let mut say = |part: &mut Part, text: &str| {
+            let mut out = Vec::new();
+            with_element(text, |element| part.hear(&plan, &mut tally, element, None, &mut out)).unwrap();
+            (String::from_utf8(out).unwrap(), tally.done)
+        };
+        let mut part = Part::new(&plan, 1);
+        let asked = say(&mut part, &roster("from", "type='result' id='contacts'"));
+        assert_eq!(asked, ("<presence type='subscribe' to='load0@localhost'/>".to_owned(), 0));
+        let pushed = say(&mut part, &roster("none", "type='set' id='p1'"));
+        assert_eq!(pushed, ("<iq type='result' id='p1'/>".to_owned(), 0));
+        assert_eq!(say(&mut part, &roster("to", "type='set' id='p2'")).1, 1);
+        assert_eq!(say(&mut part, &roster("both", "type='result' id='contacts'")), (String::new(), 2));
+        let answer = say(&mut Part::new(&plan, 0), "<presence type='subscribe' from='load1@localhost'/>");
+        assert_eq!(answer.0, "<presence type='subscribed' to='load1@localhost'/>");
     }
 }

@@ -133,9 +133,8 @@ impl Plan {
     pub(crate) fn account(&self, session: u32) -> u32 {
         match self.scenario {
             Scenario::Presence => session / self.group % self.accounts,
-            Scenario::Idle | Scenario::Pairs | Scenario::Iq | Scenario::Ping | Scenario::Staged => {
-                session % self.accounts
-            }
+            Scenario::Idle | Scenario::Pairs | Scenario::Iq | Scenario::Ping => session % self.accounts,
+            Scenario::Staged => (session + self.stage.empty_rosters) % self.accounts,
         }
     }
 
@@ -169,6 +168,11 @@ impl Plan {
     /// The number in all of a thread's session `local`.
     pub(crate) fn global(&self, thread: u32, local: u32) -> u32 {
         (local / self.group * self.threads + thread) * self.group + local % self.group
+    }
+
+    /// The number in its thread of session `global`.
+    pub(crate) fn local(&self, global: u32) -> u32 {
+        global / self.group / self.threads * self.group + global % self.group
     }
 
     /// How many of a thread's sessions are below the level `sessions` of all.
@@ -436,6 +440,7 @@ pub(crate) mod tests {
             for thread in 0..threads {
                 for local in 0..plan.sessions_of(thread) {
                     let global = plan.global(thread, local);
+                    assert_eq!(plan.local(global), local);
                     assert!(!std::mem::replace(&mut seen[global as usize], true), "{global} twice");
                 }
                 assert_eq!(plan.level_of(thread, sessions), plan.sessions_of(thread));

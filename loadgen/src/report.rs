@@ -5,7 +5,7 @@ use std::fmt::Write;
 use plotters::prelude::*;
 use serde::Serialize;
 
-use crate::conductor::{Course, Outcome, Sample, Scene};
+use crate::conductor::{Course, Level, Outcome, Sample, Scene};
 use crate::host::Host;
 use crate::plan::{Mechanism, Plan, Scenario, TlsMode};
 use crate::stage::{Comparison, Unit};
@@ -120,6 +120,30 @@ pub(crate) struct SceneRatio {
     pub ratio: f64,
 }
 
+/// Server user-space memory per session in bytes: slopes between two levels each.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Rosters {
+    /// With an empty roster.
+    pub empty: f64,
+    /// With contacts, all of them online.
+    pub filled: f64,
+    /// How many contacts.
+    pub contacts: u32,
+}
+
+impl Rosters {
+    /// From four levels: two while sessions with empty rosters log in, two while others do.
+    pub(crate) fn new(levels: &[Level], contacts: u32) -> Option<Self> {
+        let private = |level: &Level| Some((level.sessions, level.server?.private));
+        let [first, second, third, fourth] = levels else { return None };
+        Some(Self {
+            empty: stats::slope(private(first)?, private(second)?)?,
+            filled: stats::slope(private(third)?, private(fourth)?)?,
+            contacts,
+        })
+    }
+}
+
 /// A report.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Report {
@@ -145,6 +169,8 @@ pub(crate) struct Report {
     pub storm: Option<Storm>,
     /// Acts beside each other.
     pub scene_ratios: Vec<SceneRatio>,
+    /// Server memory per session by roster.
+    pub rosters: Option<Rosters>,
 }
 
 impl Report {
@@ -169,6 +195,7 @@ impl Report {
             machine_per_session: machine,
             storm: None,
             scene_ratios: Vec::new(),
+            rosters: None,
         }
     }
 
@@ -234,6 +261,13 @@ impl Report {
         if let Some(cores) = self.broker.hold.and_then(|hold| hold.server_cores) {
             add("server CPU while idle", format!("{:.3} % of one core", cores * 100.0));
         }
+        if let Some(Rosters { empty, filled, contacts }) = self.rosters {
+            add("with an empty roster", format!("{empty:.0} B of user space per session (slope)"));
+            add(
+                &format!("with {contacts} contacts online"),
+                format!("{filled:.0} B of user space per session (slope)"),
+            );
+        }
         for scene in &self.broker.acts {
             scene_figures(scene, &mut add);
         }
@@ -276,7 +310,7 @@ fn scene_figures(scene: &Scene, add: &mut impl FnMut(&str, String)) {
         Unit::Stanzas => "stanzas",
     };
     let cpu = scene.server_cpu_us.map_or(String::new(), |us| {
-        format!("; {us:.1} µs of server CPU each, {:.0} per server-CPU-second", 1e6 / us.max(1e-9))
+        format!("; {us:.3} µs of server CPU each, {:.0} per server-CPU-second", 1e6 / us.max(1e-9))
     });
     let Scene { name, count, seconds, per_second, .. } = scene;
     add(name, format!("{count} {unit} in {seconds:.2} s: {per_second:.0}/s{cpu}"));
@@ -327,6 +361,8 @@ struct Line<'a> {
 
 const BROKER: RGBColor = RGBColor(31, 119, 180);
 const RELAY: RGBColor = RGBColor(214, 120, 30);
+/// Colours of the acts, in turn.
+const SCENES: [RGBColor; 5] = [BROKER, RELAY, RGBColor(44, 140, 60), RGBColor(148, 80, 170), RGBColor(120, 120, 120)];
 
 /// A plot as SVG; `quantiles`: the x axis counts nines, and both axes are logarithms.
 fn plot(title: &str, x: &str, y: &str, lines: &[Line<'_>], quantiles: bool) -> Result<String, String> {
@@ -423,14 +459,20 @@ pub(crate) fn html(report: &Report) -> Result<String, String> {
         lines.filter(|line| !line.points.is_empty()).collect()
     };
     let time = "seconds since measuring began";
-    let curves = sides.iter().filter_map(|&(name, color, outcome)| {
-        let curve = &outcome.latency.as_ref()?.curve;
-        let points = curve.iter().map(|&(quantile, us)| (-(1.0 - quantile).log10(), us.max(0.1).log10())).collect();
-        Some(Line { name, color, points })
-    });
+    let points = |latency: &LatencySummary| {
+        let points = latency.curve.iter().map(|&(quantile, us)| (-(1.0 - quantile).log10(), us.max(0.1).log10()));
+        points.collect()
+    };
+    let curves = sides
+        .iter()
+        .filter_map(|&(name, color, outcome)| Some(Line { name, color, points: points(outcome.latency.as_ref()?) }));
+    let scenes =
+        report.broker.acts.iter().zip(SCENES.iter().cycle()).filter_map(|(scene, &color)| {
+            Some(Line { name: scene.name, color, points: points(scene.latency.as_ref()?) })
+        });
     for svg in [
         plot("Throughput", time, "stanzas per second", &series(&|sample| Some(sample.per_second)), false)?,
-        plot("Latency", "percentile", "", &curves.collect::<Vec<_>>(), true)?,
+        plot("Latency", "percentile", "", &curves.chain(scenes).collect::<Vec<_>>(), true)?,
         plot("Server CPU", time, "cores", &series(&|sample| sample.server_cores), false)?,
         plot(
             "Server memory",
@@ -524,7 +566,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
-    use crate::conductor::{Level, Logins};
+    use crate::conductor::Logins;
     use crate::host::Memory;
     use crate::plan::tests::plan;
     use crate::stats::{Latencies, Throughput};
@@ -606,6 +648,48 @@ mod tests {
         assert!(page.contains("lost &lt;one&gt;") && page.contains("class=bad"));
         assert!(!report.is_clean());
         assert!(serde_json::to_string(&report).unwrap().contains("\"failure_count\":3"));
+    }
+
+    #[test]
+    fn acts_are_put_beside_each_other_and_plotted() {
+        let mut report = report();
+        let mut latencies = Latencies::new();
+        latencies.record(5_000);
+        let scene = |name, server_cpu_us| Scene {
+            name,
+            number: 1,
+            unit: Unit::Stanzas,
+            count: 10,
+            seconds: 1.0,
+            per_second: 10.0,
+            server_cpu_us,
+            load_cpu_seconds: 0.0,
+            latency: latencies.summary(),
+        };
+        report.broker.latency = None;
+        report.broker.acts = vec![scene("cheap", Some(2.0)), scene("dear", Some(5.0)), scene("unknown", None)];
+        report.compare_scenes(&[
+            Comparison { name: "dear ÷ cheap", above: "dear", below: "cheap" },
+            Comparison { name: "cheap ÷ unknown", above: "cheap", below: "unknown" },
+        ]);
+        assert_eq!(report.scene_ratios.len(), 1);
+        let page = html(&report).unwrap();
+        assert!(page.contains("<td>dear ÷ cheap</td><td>2.500</td>"));
+        assert_eq!(page.matches("<svg").count(), 5);
+    }
+
+    #[test]
+    fn rosters_are_compared_by_the_slopes_of_their_own_levels() {
+        let level = |sessions: u64, bytes: u64| Level {
+            sessions,
+            server: Some(Memory { rss: bytes, pss: bytes, private: bytes }),
+            load: Memory::default(),
+            machine: 0,
+        };
+        let levels = [level(10, 1_000), level(20, 2_000), level(30, 90_000), level(40, 93_000)];
+        let rosters = Rosters::new(&levels, 20).unwrap();
+        assert_eq!((rosters.empty, rosters.filled), (100.0, 300.0));
+        assert!(Rosters::new(&levels[1..], 20).is_none());
     }
 
     #[test]

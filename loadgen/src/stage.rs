@@ -61,6 +61,37 @@ pub(crate) enum Deed {
     Store,
     /// Log in; done when all these messages were heard.
     Collect,
+    /// See that the contacts are in the roster, their presence subscribed to; subscribe to what is missing (RFC 6121 §3.1).
+    Befriend,
+    /// Leaders go on with this for the time of the course, and members hear it.
+    Traffic(Topic),
+}
+
+impl Deed {
+    /// Whether participants begin a few at a time.
+    pub(crate) const fn is_paced(self) -> bool {
+        match self {
+            Self::Befriend => true,
+            Self::Join
+            | Self::Resume { .. }
+            | Self::Leave
+            | Self::Cut
+            | Self::Tell
+            | Self::Deliver
+            | Self::Store
+            | Self::Collect
+            | Self::Traffic(_) => false,
+        }
+    }
+}
+
+/// What leaders send to their members, in rounds of one delivery to each of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Topic {
+    /// One presence, which the server passes on to all of them.
+    Presence,
+    /// A message to each of them.
+    Chat,
 }
 
 /// What an act counts.
@@ -124,6 +155,12 @@ pub(crate) struct Stage {
     pub messages: u64,
     /// Ask for the roster when logging in (RFC 6121 §2.2).
     pub roster: bool,
+    /// Everybody is a contact of everybody in the group, not only the leader of the members.
+    pub mesh: bool,
+    /// Contacts must be in the rosters already.
+    pub prepared: bool,
+    /// So many sessions, the first, have empty rosters: they have the accounts behind those of the others.
+    pub empty_rosters: u32,
 }
 
 impl Stage {
@@ -146,7 +183,7 @@ impl Stage {
             // Per server-CPU-second: resumptions ÷ logins, which is CPU per login ÷ CPU per resumption.
             Comparison { name: "resumptions ÷ full logins", above: LOGIN, below: RESUME },
         ];
-        Self { acts, comparisons, managed: Some(Who::All), resumable: true, roster: true, messages: 0 }
+        Self { acts, comparisons, managed: Some(Who::All), resumable: true, roster: true, ..Self::default() }
     }
 
     /// `offline`: leaders write `messages` to each of their members while these are away; then they come and get them.
@@ -160,6 +197,37 @@ impl Stage {
             Act::measured("delivery, with login", Who::Members, Deed::Collect, Unit::Stanzas),
         ];
         Self { acts, managed: Some(Who::Leaders), messages, ..Self::default() }
+    }
+}
+
+impl Stage {
+    /// `contacts`: leaders publish presence to members who subscribed to it, then write as many messages.
+    pub(crate) fn contacts() -> Self {
+        const PRESENCE: &str = "presence delivered";
+        const MESSAGE: &str = "message delivered";
+        let acts = vec![
+            Act::measured("login", Who::All, Deed::Join, Unit::Sessions),
+            Act::between("subscriptions", Who::Members, Deed::Befriend),
+            Act::measured(PRESENCE, Who::Leaders, Deed::Traffic(Topic::Presence), Unit::Stanzas),
+            Act::measured(MESSAGE, Who::Leaders, Deed::Traffic(Topic::Chat), Unit::Stanzas),
+        ];
+        let comparisons = vec![Comparison { name: "CPU, presence ÷ message", above: PRESENCE, below: MESSAGE }];
+        Self { acts, comparisons, roster: true, ..Self::default() }
+    }
+
+    /// `contacts --prepare`: only makes everybody in a group a contact of everybody.
+    pub(crate) fn prepare() -> Self {
+        let acts = vec![
+            Act::measured("login", Who::All, Deed::Join, Unit::Sessions),
+            Act::measured("subscriptions", Who::All, Deed::Befriend, Unit::Sessions),
+        ];
+        Self { acts, mesh: true, roster: true, ..Self::default() }
+    }
+
+    /// `contacts --memory`: as many sessions with empty rosters and then with those that [`Self::prepare`] filled.
+    pub(crate) fn memory(empty_rosters: u32) -> Self {
+        let acts = vec![Act::between("rosters", Who::All, Deed::Befriend)];
+        Self { acts, mesh: true, prepared: true, empty_rosters, roster: true, ..Self::default() }
     }
 }
 
@@ -180,7 +248,7 @@ mod tests {
 
     #[test]
     fn comparisons_name_acts_that_are_measured() {
-        for stage in [Stage::resume(), Stage::offline(1)] {
+        for stage in [Stage::resume(), Stage::offline(1), Stage::contacts()] {
             for Comparison { above, below, .. } in &stage.comparisons {
                 for name in [above, below] {
                     assert!(stage.acts.iter().any(|act| act.name == *name && act.unit.is_some()), "{name}");

@@ -28,6 +28,8 @@ pub(crate) struct Tally {
     pub act: u32,
     /// Participants done with it since the counters were last published.
     pub done: u64,
+    /// Deliveries that leaders wait for and their members got: `(leader, how many)`.
+    pub delivered: Vec<(u32, u64)>,
 }
 
 impl Tally {
@@ -42,13 +44,23 @@ impl Tally {
             latencies: plan.stage.acts.iter().map(|_| Latencies::new()).chain([Latencies::new()]).collect(),
             act: 0,
             done: 0,
+            delivered: Vec::new(),
         }
     }
 
-    fn heard(&mut self, sent_ns: u64) {
+    /// A stanza of the traffic arrived.
+    pub(crate) fn heard(&mut self, sent_ns: u64) {
         self.arrived += 1;
         if self.phase == Phase::Measure && sent_ns >= self.measure_from {
             self.record(sent_ns);
+        }
+    }
+
+    /// What a leader sent reached one of its members.
+    pub(crate) fn delivered(&mut self, leader: u32) {
+        match self.delivered.last_mut().filter(|(last, _)| *last == leader) {
+            Some((_, count)) => *count += 1,
+            None => self.delivered.push((leader, 1)),
         }
     }
 

@@ -12,7 +12,7 @@ use crate::part::Part;
 use crate::plan::{Control, Counters, Failure, Phase, Plan, Scenario};
 use crate::ring::{self, Bell, Event, Ring, RingSettings};
 use crate::session::{Bench, Fault, Session};
-use crate::stage::Deed;
+use crate::stage::{Deed, Who};
 use crate::stats::Latencies;
 use crate::traffic::{Talk, Tally};
 
@@ -20,6 +20,8 @@ use crate::traffic::{Talk, Tally};
 const NAP: Duration = Duration::from_millis(20);
 /// Open loop: a session with more than this waiting means the server does not keep up.
 const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
+/// Sessions of a thread that subscribe at once: servers keep about a hundred requests that were not answered.
+const PACED_MAX: u64 = 32;
 /// Descriptors of a ring beside those of sessions.
 const DESCRIPTORS_SPARE: u32 = 8;
 
@@ -88,8 +90,10 @@ struct Worker<'a> {
     dirty: Vec<u32>,
     /// The next session to log in.
     next: u32,
-    /// Sessions that the act lets log in or come back.
+    /// Sessions that the act lets log in or come back, or begin a few at a time.
     queue: VecDeque<u32>,
+    /// Sessions that began the act a few at a time and are not done.
+    paced: u64,
     logging_in: u32,
     concurrency: u32,
     schedule: Schedule,
@@ -150,6 +154,7 @@ impl<'a> Worker<'a> {
             dirty: Vec::new(),
             next: 0,
             queue: VecDeque::new(),
+            paced: 0,
             logging_in: 0,
             concurrency: plan.concurrency.div_ceil(plan.threads),
             schedule: Schedule::default(),
@@ -202,7 +207,9 @@ impl<'a> Worker<'a> {
             Counters::add(&self.counters.arrived, std::mem::take(&mut self.tally.arrived));
         }
         if self.tally.done > 0 {
-            Counters::add(&self.counters.done, std::mem::take(&mut self.tally.done));
+            let done = std::mem::take(&mut self.tally.done);
+            self.paced = self.paced.saturating_sub(done);
+            Counters::add(&self.counters.done, done);
         }
     }
 
@@ -228,16 +235,17 @@ impl<'a> Worker<'a> {
     fn on_act(&mut self, number: u32) {
         self.tally.act = number;
         let Some(&act) = self.plan.act(number) else { return };
+        self.paced = 0;
         for local in 0..self.sessions.len() as u32 {
             let global = self.global(local);
             let Some(session) = self.sessions.get_mut(local as usize) else { continue };
             session.part.get_or_insert_with(|| Box::new(Part::new(self.plan, global)));
             match act.deed {
                 // Who hears and who speaks differ: leaders speak, whoever the act waits for.
-                Deed::Tell | Deed::Deliver | Deed::Store => self.begin_part(local, act.deed),
-                Deed::Join | Deed::Resume { .. } | Deed::Collect | Deed::Leave | Deed::Cut
+                Deed::Tell | Deed::Deliver | Deed::Store | Deed::Traffic(_) => self.begin_part(local, act.deed),
+                Deed::Join | Deed::Resume { .. } | Deed::Collect | Deed::Befriend | Deed::Leave | Deed::Cut
                     if !act.who.includes(local, self.plan.group) => {}
-                Deed::Join | Deed::Resume { .. } | Deed::Collect => self.queue.push_back(local),
+                Deed::Join | Deed::Resume { .. } | Deed::Collect | Deed::Befriend => self.queue.push_back(local),
                 Deed::Leave => match session.close(self.plan, &mut self.bench) {
                     Ok(()) => self.mark(local),
                     Err(fault) => self.fail(local, fault),
@@ -263,7 +271,7 @@ impl<'a> Worker<'a> {
 
     fn on_phase(&mut self, phase: Phase) {
         let before = std::mem::replace(&mut self.tally.phase, phase);
-        if before == Phase::Login && matches!(phase, Phase::Warmup | Phase::Measure) {
+        if matches!(before, Phase::Login | Phase::Drain) && matches!(phase, Phase::Warmup | Phase::Measure) {
             self.begin_traffic();
         }
         match phase {
@@ -285,16 +293,26 @@ impl<'a> Worker<'a> {
 
     /// Gives the participants their part; in a closed loop they fill their windows, in an open one they get a timetable.
     fn begin_traffic(&mut self) {
+        self.schedule = Schedule::default();
         let groups = (self.sessions.len() as u32 / self.plan.group) as f64;
-        let participants = ((groups * self.plan.fraction).ceil() as u32 * self.plan.group).min(self.next);
+        let participants =
+            ((groups * self.plan.fraction).ceil() as u32 * self.plan.group).min(match self.plan.scenario {
+                Scenario::Staged => u32::MAX,
+                Scenario::Idle | Scenario::Pairs | Scenario::Iq | Scenario::Ping | Scenario::Presence => self.next,
+            });
         for local in 0..participants {
             let me = self.global(local);
             let Some(session) = self.sessions.get_mut(local as usize).filter(|session| session.is_ready()) else {
                 continue;
             };
-            let talk = Talk::new(self.plan, me);
-            let begins = talk.begins(self.plan);
-            session.talk = Some(Box::new(talk));
+            let begins = if self.plan.scenario == Scenario::Staged {
+                Who::Leaders.includes(me, self.plan.group)
+            } else {
+                let talk = Talk::new(self.plan, me);
+                let begins = talk.begins(self.plan);
+                session.talk = Some(Box::new(talk));
+                begins
+            };
             if begins {
                 self.schedule.senders.push(local);
             }
@@ -318,11 +336,13 @@ impl<'a> Worker<'a> {
     fn say(&mut self, local: u32, count: u32, sent_ns: u64) {
         let Self { plan, sessions, bench, tally, .. } = self;
         let Some(session) = sessions.get_mut(local as usize) else { return };
-        let spoken = session.speak(bench, |talk, out| {
-            for _ in 0..count {
-                talk.say(plan, tally, sent_ns, out);
-            }
-        });
+        let spoken = if let Some(Deed::Traffic(topic)) = plan.act(tally.act).map(|act| act.deed) {
+            session.act(bench, |part, _, out| {
+                (0..count).for_each(|_| part.say(plan, tally, topic, sent_ns, out));
+            })
+        } else {
+            session.speak(bench, |talk, out| (0..count).for_each(|_| talk.say(plan, tally, sent_ns, out)))
+        };
         let backlog = session.output_bytes();
         match spoken {
             Err(fault) => self.fail(local, fault),
@@ -357,6 +377,14 @@ impl<'a> Worker<'a> {
             let local = self.next;
             self.next += 1;
             self.begin_login(local, false);
+        }
+        if let Some(deed) = self.deed().filter(|deed| deed.is_paced()) {
+            while self.paced < PACED_MAX {
+                let Some(local) = self.queue.pop_front() else { break };
+                self.paced += 1;
+                self.begin_part(local, deed);
+            }
+            return;
         }
         let resume = matches!(self.deed(), Some(Deed::Resume { .. }));
         while self.logging_in < self.concurrency {
@@ -453,6 +481,9 @@ impl<'a> Worker<'a> {
                     Ok(()) => self.mark(local),
                     Err(fault) => self.fail(local, fault),
                 }
+                while let Some((leader, count)) = self.tally.delivered.pop() {
+                    self.on_delivered(leader, count);
+                }
             }
             Event::Starved(slot) => {
                 if let Some(home) = self.homes.get_mut(home) {
@@ -499,6 +530,18 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Members got what their leader sent: in a closed loop, it goes on.
+    fn on_delivered(&mut self, leader: u32, count: u64) {
+        let local = self.plan.local(leader);
+        let goes_on = self.plan.rate.is_none() && self.tally.phase < Phase::Drain;
+        let Some(session) = self.sessions.get_mut(local as usize).filter(|session| session.is_ready()) else { return };
+        let rounds = session.part.as_mut().map_or(0, |part| part.delivered(self.plan, count));
+        if goes_on && rounds > 0 {
+            let now_ns = self.tally.now_ns;
+            self.say(local, rounds, now_ns);
+        }
+    }
+
     /// A session has logged in or come back.
     fn on_ready(&mut self, started_ns: u64) {
         match self.deed() {
@@ -507,7 +550,17 @@ impl<'a> Worker<'a> {
                 self.tally.done += 1;
             }
             Some(Deed::Resume { missed: true }) => self.tally.record(started_ns), // Done when it hears the message.
-            Some(Deed::Leave | Deed::Cut | Deed::Tell | Deed::Deliver | Deed::Store | Deed::Collect) | None => {}
+            Some(
+                Deed::Leave
+                | Deed::Cut
+                | Deed::Tell
+                | Deed::Deliver
+                | Deed::Store
+                | Deed::Collect
+                | Deed::Befriend
+                | Deed::Traffic(_),
+            )
+            | None => {}
         }
     }
 
