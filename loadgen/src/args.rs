@@ -21,6 +21,10 @@ use crate::report::{self, Report, Rosters, Settings, Storm};
 use crate::stage::Stage;
 use crate::{ring, tls};
 
+mod staged;
+
+use staged::{ContactsArgs, OfflineArgs, PubsubArgs, ResumeArgs};
+
 /// Drives an XMPP server with many client sessions, checks everything that arrives, and reports what it cost.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 120)]
@@ -49,6 +53,8 @@ enum Command {
     Offline(OfflineArgs),
     /// Presence to contacts, beside as many messages; or, with --memory, what rosters cost.
     Contacts(ContactsArgs),
+    /// Notifications to the subscribers of a node (XEP-0060), beside as many messages.
+    Pubsub(PubsubArgs),
     /// Be the raw relay: pass bytes between connections 2k and 2k + 1, looking at none of them.
     Relay(RelayArgs),
     /// Print the accounts that a run needs, as CSV.
@@ -235,60 +241,6 @@ struct PresenceArgs {
 struct StormArgs {
     #[command(flatten)]
     common: Common,
-}
-
-#[derive(Debug, Args)]
-struct ResumeArgs {
-    #[command(flatten)]
-    common: Common,
-    /// Sessions that are cut off, for each one that stays and sends them a message meanwhile; --sessions counts both.
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    per_sender: u32,
-    /// Bytes of each message's body.
-    #[arg(long, default_value_t = 200, value_parser = parse_bytes)]
-    bytes: usize,
-}
-
-#[derive(Debug, Args)]
-struct OfflineArgs {
-    /// --sessions are the senders here.
-    #[command(flatten)]
-    common: Common,
-    /// Accounts that are away: a multiple of the senders, each of whom has its own; as many as there are senders if not
-    /// given. Their numbers follow upon those of their senders.
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
-    recipients: Option<u32>,
-    /// Messages to each of them: servers keep about a hundred.
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
-    per_recipient: u64,
-    /// Messages between two requests to acknowledge them.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    window: u32,
-    /// Bytes of each message's body.
-    #[arg(long, default_value_t = 1024, value_parser = parse_bytes)]
-    bytes: usize,
-}
-
-#[derive(Debug, Args)]
-struct ContactsArgs {
-    #[command(flatten)]
-    common: Common,
-    #[command(flatten)]
-    pace: Pace,
-    /// Contacts who are subscribed to the presence of each publisher, or with --memory and --prepare contacts in each
-    /// roster; --sessions counts all. [default: 100, with --memory and --prepare 20]
-    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    contacts: Option<u32>,
-    /// Bytes of each status and body.
-    #[arg(long, default_value_t = 64, value_parser = parse_bytes)]
-    bytes: usize,
-    /// Only fill rosters for --memory: everybody in a group subscribes to everybody.
-    #[arg(long, conflicts_with = "memory")]
-    prepare: bool,
-    /// Measure memory instead: as many sessions with empty rosters, then the same number with those that --prepare filled;
-    /// the former use as many accounts more. Start the server anew before.
-    #[arg(long, requires = "pid")]
-    memory: bool,
 }
 
 #[derive(Debug, Args)]
@@ -607,6 +559,7 @@ impl Cli {
             Command::Resume(args) => args.run(),
             Command::Offline(args) => args.run(),
             Command::Contacts(args) => args.run(),
+            Command::Pubsub(args) => args.run(),
             Command::Relay(RelayArgs { listen, cpu }) => {
                 relay::run(listen, cpu).map_err(|error| format!("the relay: {error}"))?;
                 Ok(true)
@@ -639,75 +592,6 @@ impl IdleArgs {
         self.common.conclude("idle", plan, &course, NO_RELAY)
     }
 }
-
-impl Common {
-    /// The plan and the course of a scenario in acts.
-    fn staged(&self, name: &str, stage: Stage, group: u32) -> Result<(Plan, Course), String> {
-        if self.no_presence {
-            return Err("presence is part of this scenario: --no-presence cannot be".to_owned());
-        }
-        let plan = Plan { stage, ..self.plan(Scenario::Staged, group)? };
-        if plan.accounts < plan.sessions {
-            return Err("each session needs an account of its own here: --account-pool cannot be".to_owned());
-        }
-        let course = Course { levels: Vec::new(), ..self.course(name, &plan)? };
-        Ok((plan, course))
-    }
-}
-
-impl ResumeArgs {
-    fn run(self) -> Result<bool, String> {
-        let (mut plan, course) = self.common.staged("resume", Stage::resume(), self.per_sender + 1)?;
-        plan.bytes = self.bytes;
-        self.common.conclude("resume", plan, &course, NO_RELAY)
-    }
-}
-
-impl ContactsArgs {
-    fn run(mut self) -> Result<bool, String> {
-        let group = 1 + self.contacts.unwrap_or(if self.memory || self.prepare { 20 } else { 100 });
-        if self.memory {
-            return self.measure_memory(group);
-        }
-        let stage = if self.prepare { Stage::prepare() } else { Stage::contacts() };
-        self.common.sessions = self.common.sessions.max(group);
-        let (mut plan, mut course) = self.common.staged("contacts", stage, group)?;
-        if !self.prepare {
-            self.pace.apply(&mut plan, &mut course)?;
-        }
-        plan.bytes = self.bytes;
-        self.common.conclude("contacts", plan, &course, NO_RELAY)
-    }
-
-    fn measure_memory(mut self, group: u32) -> Result<bool, String> {
-        let sessions = self.common.sessions.max(2 * group) / group * group;
-        self.common.sessions = sessions.saturating_mul(2);
-        let (plan, mut course) = self.common.staged("contacts", Stage::memory(sessions), group)?;
-        let first = (sessions / 10).max(group) / group * group;
-        course.levels = vec![first, sessions, sessions + first, 2 * sessions];
-        course.settle = Duration::from_secs(2);
-        self.common.conclude("contacts, memory", plan, &course, NO_RELAY)
-    }
-}
-
-impl OfflineArgs {
-    fn run(mut self) -> Result<bool, String> {
-        let senders = self.common.sessions;
-        let recipients = self.recipients.unwrap_or(senders);
-        if !recipients.is_multiple_of(senders) {
-            return Err(format!("--recipients must be a multiple of the {senders} senders"));
-        }
-        self.common.sessions = senders.saturating_add(recipients);
-        let stage = Stage::offline(self.per_recipient);
-        let (mut plan, mut course) = self.common.staged("offline", stage, 1 + recipients / senders)?;
-        (plan.window, plan.bytes) = (self.window, self.bytes);
-        course.settle = OFFLINE_SETTLE;
-        self.common.conclude("offline", plan, &course, NO_RELAY)
-    }
-}
-
-/// What is left of an earlier run has so long to arrive.
-const OFFLINE_SETTLE: Duration = Duration::from_millis(500);
 
 impl AccountArgs {
     fn run(self) -> Result<bool, String> {

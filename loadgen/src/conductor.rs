@@ -274,7 +274,10 @@ impl Conductor<'_> {
                 | Deed::Deliver
                 | Deed::Store
                 | Deed::Collect
-                | Deed::Befriend => self.act(act, number, begun, samples),
+                | Deed::Befriend
+                | Deed::Create
+                | Deed::Subscribe
+                | Deed::Settle => self.act(act, number, begun, samples),
             };
             scenes.extend(scene);
             if self.control.failures().0 > 0 {
@@ -297,7 +300,7 @@ impl Conductor<'_> {
     ) -> Option<Scene> {
         let (warmup, duration) = self.course.traffic?;
         let count = match topic {
-            Topic::Presence => None,
+            Topic::Presence | Topic::Event => None,
             Topic::Chat => before.map(|scene| scene.count),
         };
         self.control.perform(number);

@@ -13,6 +13,7 @@ mod management;
 mod part;
 mod payload;
 mod plan;
+mod pubsub;
 mod relay;
 mod report;
 mod ring;

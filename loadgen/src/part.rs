@@ -10,6 +10,7 @@ use plaza_core::xml::read::Node;
 use crate::management::{self, Management};
 use crate::payload::{self, Payload};
 use crate::plan::Plan;
+use crate::pubsub;
 use crate::stage::{Deed, Topic};
 use crate::traffic::{self, Tally};
 
@@ -40,6 +41,8 @@ pub(crate) struct Part {
     delivered: u64,
     /// Sessions of the group whose presence it is not subscribed to yet.
     missing: Vec<u32>,
+    /// Publications that were not answered yet (leader).
+    unanswered: u64,
 }
 
 impl Part {
@@ -53,6 +56,7 @@ impl Part {
             asked: None,
             delivered: 0,
             missing: Vec::new(),
+            unanswered: 0,
         }
     }
 
@@ -84,10 +88,17 @@ impl Part {
             Deed::Befriend => {
                 out.extend_from_slice(b"<iq type='get' id='contacts'><query xmlns='jabber:iq:roster'/></iq>");
             }
+            Deed::Create => pubsub::write_delete(&plan.service(self.me), &plan.node(self.me), out),
+            Deed::Subscribe => {
+                let (service, node) = (plan.service(self.leader), plan.node(self.leader));
+                pubsub::write_subscribe(&service, &node, &plan.bare_jid(self.me), out);
+            }
+            Deed::Settle if self.me == self.leader && self.unanswered == 0 => tally.done += 1,
             Deed::Tell
             | Deed::Deliver
             | Deed::Store
             | Deed::Collect
+            | Deed::Settle
             | Deed::Join
             | Deed::Resume { .. }
             | Deed::Leave
@@ -122,6 +133,10 @@ impl Part {
                 out.extend_from_slice(b"<presence><status>");
                 payload.write(out, plan.bytes);
                 out.extend_from_slice(b"</status></presence>");
+            }
+            Topic::Event => {
+                pubsub::write_publish(&plan.service(self.me), &plan.node(self.me), payload, plan.bytes, out);
+                self.unanswered += 1;
             }
         }
         self.sent += members;
@@ -192,8 +207,10 @@ impl Part {
     ) -> Result<(), String> {
         let raw = |name| element.attr(name).map_or("", |attr| attr.raw);
         match (element.name(), raw("type")) {
+            ("iq", "result" | "error") if raw("id").starts_with("node-") => self.on_answer(plan, tally, element, out),
             ("message" | "presence" | "iq", "error") => Err("an error stanza".to_owned()),
             ("message", "chat") => self.on_message(plan, tally, element),
+            ("message", "" | "normal" | "headline") if pubsub::is_event(element) => self.on_event(plan, tally, element),
             ("presence", "") => self.on_presence(plan, tally, element),
             ("presence", "subscribe") => {
                 out.extend_from_slice(format!("<presence type='subscribed' to='{}'/>", raw("from")).as_bytes());
@@ -234,8 +251,11 @@ impl Part {
                 }
             }
             Some(
-                Deed::Traffic(Topic::Presence)
+                Deed::Traffic(Topic::Presence | Topic::Event)
                 | Deed::Befriend
+                | Deed::Create
+                | Deed::Subscribe
+                | Deed::Settle
                 | Deed::Tell
                 | Deed::Store
                 | Deed::Join
@@ -267,7 +287,9 @@ impl Part {
         };
         match plan.act(tally.act).map(|act| act.deed) {
             Some(Deed::Traffic(Topic::Presence)) => {}
-            Some(Deed::Traffic(Topic::Chat)) => return Err("presence that nobody should hear now".to_owned()),
+            Some(Deed::Traffic(Topic::Chat | Topic::Event)) => {
+                return Err("presence that nobody should hear now".to_owned());
+            }
             Some(
                 Deed::Join
                 | Deed::Resume { .. }
@@ -277,12 +299,60 @@ impl Part {
                 | Deed::Deliver
                 | Deed::Store
                 | Deed::Collect
-                | Deed::Befriend,
+                | Deed::Befriend
+                | Deed::Create
+                | Deed::Subscribe
+                | Deed::Settle,
             )
             | None => return Ok(()),
         }
         traffic::check_from(element, &plan.jid(self.leader))?;
         let payload = Payload::read(status.content.as_bytes()).map_err(|damage| damage.to_string())?;
+        traffic::check_payload(&payload, self.leader, self.leader, self.heard)?;
+        self.heard(tally, payload.sent_ns);
+        Ok(())
+    }
+
+    /// Takes a service's answer to a request about a node.
+    fn on_answer(
+        &mut self,
+        plan: &Plan,
+        tally: &mut Tally,
+        element: &Element<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let raw = |name| element.attr(name).map_or("", |attr| attr.raw);
+        let (service, node) = (plan.service(self.leader), plan.node(self.leader));
+        traffic::check_from(element, &service)?;
+        match (raw("id"), raw("type")) {
+            (pubsub::DELETE, kind) if kind == "result" || pubsub::is_not_found(element) => {
+                pubsub::write_create(&service, &node, out);
+            }
+            (id, "error") => return Err(format!("an error answers {id}")),
+            (pubsub::CREATE, _) => tally.done += 1,
+            (pubsub::SUBSCRIBE, _) => {
+                pubsub::check_subscribed(element, &node, &plan.bare_jid(self.me))?;
+                tally.done += 1;
+            }
+            (id, _) if id.starts_with(pubsub::PUBLISH) && self.unanswered > 0 => {
+                self.unanswered -= 1;
+                if self.unanswered == 0 && plan.act(tally.act).is_some_and(|act| act.deed == Deed::Settle) {
+                    tally.done += 1;
+                }
+            }
+            (id, _) => return Err(format!("an answer to {id:?}, which was not asked")),
+        }
+        Ok(())
+    }
+
+    /// Takes a notification. What is left of an earlier run may come before the traffic, nothing after it.
+    fn on_event(&mut self, plan: &Plan, tally: &mut Tally, element: &Element<'_>) -> Result<(), String> {
+        let Some(Deed::Traffic(topic)) = plan.act(tally.act).map(|act| act.deed) else { return Ok(()) };
+        if topic != Topic::Event || self.me == self.leader {
+            return Err("an event that nobody should hear now".to_owned());
+        }
+        traffic::check_from(element, &plan.service(self.leader))?;
+        let payload = pubsub::read_event(element, &plan.node(self.leader))?;
         traffic::check_payload(&payload, self.leader, self.leader, self.heard)?;
         self.heard(tally, payload.sent_ns);
         Ok(())
@@ -479,6 +549,82 @@ mod tests {
         assert_eq!((tally.arrived, tally.delivered.clone()), (1, vec![(0, 1)]));
         assert_eq!(leader.delivered(&plan, 1), 0, "the other has not got it");
         assert_eq!(leader.delivered(&plan, 1), 1);
+    }
+
+    /// What a session says to an element.
+    fn said(part: &mut Part, plan: &Plan, tally: &mut Tally, text: &str) -> Result<String, String> {
+        let mut out = Vec::new();
+        with_element(text, |element| part.hear(plan, tally, element, None, &mut out))?;
+        Ok(String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn a_node_is_made_anew_whether_it_was_there_or_not() {
+        let (plan, mut tally) = staged(Stage::pubsub(Some("pubsub.localhost".to_owned())), |deed| deed == Deed::Create);
+        let (mut leader, mut out) = (Part::new(&plan, 0), Vec::new());
+        leader.begin(&plan, &mut tally, Deed::Create, None, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("to='pubsub.localhost'") && text.contains("<delete node='load0'/>"), "{text}");
+        let refused = |condition: &str| {
+            format!(
+                "<iq type='error' from='pubsub.localhost' id='node-delete'><error type='cancel'>\
+                 <{condition} xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></error></iq>"
+            )
+        };
+        for answer in [refused("item-not-found"), "<iq type='result' from='pubsub.localhost' id='node-delete'/>".into()]
+        {
+            let text = said(&mut leader, &plan, &mut tally, &answer).unwrap();
+            assert!(text.contains("<create node='load0'/>") && text.contains("<value>open</value>"), "{text}");
+        }
+        assert!(said(&mut leader, &plan, &mut tally, &refused("forbidden")).unwrap_err().contains("node-delete"));
+        let created = "<iq type='result' from='pubsub.localhost' id='node-create'/>";
+        assert!(said(&mut leader, &plan, &mut tally, &created.replace("pubsub.", "other.")).is_err());
+        assert_eq!((said(&mut leader, &plan, &mut tally, created), tally.done), (Ok(String::new()), 1));
+        assert!(said(&mut leader, &plan, &mut tally, &created.replace("'result'", "'error'")).is_err());
+    }
+
+    #[test]
+    fn members_subscribe_and_make_sure_that_they_are() {
+        let (plan, mut tally) = staged(Stage::pubsub(None), |deed| deed == Deed::Subscribe);
+        let (mut member, mut out) = (Part::new(&plan, 2), Vec::new());
+        member.begin(&plan, &mut tally, Deed::Subscribe, None, &mut out);
+        let text = String::from_utf8(out).unwrap();
+        assert!(text.contains("to='load0@localhost'"), "the leader's account is the service: {text}");
+        assert!(text.contains("<subscribe node='load0' jid='load2@localhost'/>"), "{text}");
+        let answer = "<iq type='result' from='load0@localhost' id='node-subscribe'>\
+                      <pubsub xmlns='http://jabber.org/protocol/pubsub'>\
+                      <subscription node='load0' jid='load2@localhost' subscription='subscribed'/></pubsub></iq>";
+        assert!(said(&mut member, &plan, &mut tally, &answer.replace("'subscribed'", "'pending'")).is_err());
+        assert_eq!((said(&mut member, &plan, &mut tally, answer), tally.done), (Ok(String::new()), 1));
+    }
+
+    #[test]
+    fn notifications_are_checked_and_publications_answered() {
+        let (plan, mut tally) = staged(Stage::pubsub(None), |deed| deed == Deed::Traffic(Topic::Event));
+        let (mut leader, mut out) = (Part::new(&plan, 0), Vec::new());
+        leader.say(&plan, &mut tally, Topic::Event, 3, &mut out);
+        assert_eq!(tally.owed, 2);
+        let text = String::from_utf8(out).unwrap();
+        let item = text.split_once("<publish node='load0'>").unwrap().1.split_once("</publish>").unwrap().0;
+        let event = format!(
+            "<message from='load0@localhost' type='headline'><event xmlns='http://jabber.org/protocol/pubsub#event'>\
+             <items node='load0'>{item}</items></event></message>"
+        );
+        let mut part = Part::new(&plan, 1);
+        assert!(hear(&mut part.clone(), &plan, &mut tally, &event.replace("load0@", "load2@")).is_err());
+        assert_eq!(hear(&mut part, &plan, &mut tally, &event), Ok(()));
+        assert!(hear(&mut part, &plan, &mut tally, &event).unwrap_err().contains("again"));
+        assert_eq!((tally.arrived, tally.delivered.clone()), (1, vec![(0, 1)]));
+        tally.act += 1;
+        assert_eq!(plan.act(tally.act).unwrap().deed, Deed::Settle);
+        leader.begin(&plan, &mut tally, Deed::Settle, None, &mut Vec::new());
+        assert_eq!(tally.done, 0);
+        let answer = "<iq type='result' from='load0@localhost' id='node-publish-0'/>";
+        assert_eq!(hear(&mut leader, &plan, &mut tally, answer), Ok(()));
+        assert_eq!(tally.done, 1);
+        assert!(hear(&mut leader, &plan, &mut tally, answer).unwrap_err().contains("not asked"));
+        tally.act += 1;
+        assert!(hear(&mut part, &plan, &mut tally, &event).unwrap_err().contains("nobody should hear"));
     }
 
     #[test]

@@ -148,6 +148,16 @@ impl Plan {
         format!("{}{}@{}", self.users, self.account(session), self.domain)
     }
 
+    /// The service that has the node of a leader.
+    pub(crate) fn service(&self, leader: u32) -> String {
+        self.stage.service.clone().unwrap_or_else(|| self.bare_jid(leader))
+    }
+
+    /// The node of a leader.
+    pub(crate) fn node(&self, leader: u32) -> String {
+        format!("{}{}", self.users, self.account(leader))
+    }
+
     /// The act of that number, counted from 1.
     pub(crate) fn act(&self, number: u32) -> Option<&Act> {
         self.stage.acts.get((number as usize).checked_sub(1)?)

@@ -267,6 +267,7 @@ impl Report {
                 &format!("with {contacts} contacts online"),
                 format!("{filled:.0} B of user space per session (slope)"),
             );
+            add("what the contacts add", format!("{:.0} B per session", filled - empty));
         }
         for scene in &self.broker.acts {
             scene_figures(scene, &mut add);

@@ -63,6 +63,12 @@ pub(crate) enum Deed {
     Collect,
     /// See that the contacts are in the roster, their presence subscribed to; subscribe to what is missing (RFC 6121 §3.1).
     Befriend,
+    /// Leaders make a node of their own anew (XEP-0060 v1.30.0 §8.1); done when the service has created it.
+    Create,
+    /// Members subscribe to their leader's node (§6.1); done when the service says that they are subscribed.
+    Subscribe,
+    /// Leaders wait until all their publications are answered (§7.1.2).
+    Settle,
     /// Leaders go on with this for the time of the course, and members hear it.
     Traffic(Topic),
 }
@@ -71,7 +77,7 @@ impl Deed {
     /// Whether participants begin a few at a time.
     pub(crate) const fn is_paced(self) -> bool {
         match self {
-            Self::Befriend => true,
+            Self::Befriend | Self::Create | Self::Subscribe => true,
             Self::Join
             | Self::Resume { .. }
             | Self::Leave
@@ -80,6 +86,7 @@ impl Deed {
             | Self::Deliver
             | Self::Store
             | Self::Collect
+            | Self::Settle
             | Self::Traffic(_) => false,
         }
     }
@@ -90,6 +97,8 @@ impl Deed {
 pub(crate) enum Topic {
     /// One presence, which the server passes on to all of them.
     Presence,
+    /// One publication, of which the service notifies all of them.
+    Event,
     /// A message to each of them.
     Chat,
 }
@@ -161,6 +170,8 @@ pub(crate) struct Stage {
     pub prepared: bool,
     /// So many sessions, the first, have empty rosters: they have the accounts behind those of the others.
     pub empty_rosters: u32,
+    /// The service that has the leaders' nodes; none: the account of each leader (XEP-0163 v1.2.2).
+    pub service: Option<String>,
 }
 
 impl Stage {
@@ -231,6 +242,26 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// `pubsub`: leaders publish to members who subscribed to their node, then write as many messages.
+    pub(crate) fn pubsub(service: Option<String>) -> Self {
+        const EVENT: &str = "notification delivered";
+        const MESSAGE: &str = "message delivered";
+        let acts = vec![
+            // Nobody hears that the nodes of an earlier run go.
+            Act::measured("publishers' login", Who::Leaders, Deed::Join, Unit::Sessions),
+            Act::between("nodes", Who::Leaders, Deed::Create),
+            Act::measured("subscribers' login", Who::Members, Deed::Join, Unit::Sessions),
+            Act::measured("subscription", Who::Members, Deed::Subscribe, Unit::Sessions),
+            Act::measured(EVENT, Who::Leaders, Deed::Traffic(Topic::Event), Unit::Stanzas),
+            Act::between("publications answered", Who::Leaders, Deed::Settle),
+            Act::measured(MESSAGE, Who::Leaders, Deed::Traffic(Topic::Chat), Unit::Stanzas),
+        ];
+        let comparisons = vec![Comparison { name: "CPU, notification ÷ message", above: EVENT, below: MESSAGE }];
+        Self { acts, comparisons, service, ..Self::default() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -248,7 +279,7 @@ mod tests {
 
     #[test]
     fn comparisons_name_acts_that_are_measured() {
-        for stage in [Stage::resume(), Stage::offline(1), Stage::contacts()] {
+        for stage in [Stage::resume(), Stage::offline(1), Stage::contacts(), Stage::pubsub(None)] {
             for Comparison { above, below, .. } in &stage.comparisons {
                 for name in [above, below] {
                     assert!(stage.acts.iter().any(|act| act.name == *name && act.unit.is_some()), "{name}");

@@ -242,10 +242,21 @@ impl<'a> Worker<'a> {
             session.part.get_or_insert_with(|| Box::new(Part::new(self.plan, global)));
             match act.deed {
                 // Who hears and who speaks differ: leaders speak, whoever the act waits for.
-                Deed::Tell | Deed::Deliver | Deed::Store | Deed::Traffic(_) => self.begin_part(local, act.deed),
-                Deed::Join | Deed::Resume { .. } | Deed::Collect | Deed::Befriend | Deed::Leave | Deed::Cut
+                Deed::Tell | Deed::Deliver | Deed::Store | Deed::Settle | Deed::Traffic(_) => {
+                    self.begin_part(local, act.deed);
+                }
+                Deed::Join
+                | Deed::Resume { .. }
+                | Deed::Collect
+                | Deed::Befriend
+                | Deed::Create
+                | Deed::Subscribe
+                | Deed::Leave
+                | Deed::Cut
                     if !act.who.includes(local, self.plan.group) => {}
-                Deed::Join | Deed::Resume { .. } | Deed::Collect | Deed::Befriend => self.queue.push_back(local),
+                Deed::Join | Deed::Resume { .. } | Deed::Collect | Deed::Befriend | Deed::Create | Deed::Subscribe => {
+                    self.queue.push_back(local)
+                }
                 Deed::Leave => match session.close(self.plan, &mut self.bench) {
                     Ok(()) => self.mark(local),
                     Err(fault) => self.fail(local, fault),
@@ -558,6 +569,9 @@ impl<'a> Worker<'a> {
                 | Deed::Store
                 | Deed::Collect
                 | Deed::Befriend
+                | Deed::Create
+                | Deed::Subscribe
+                | Deed::Settle
                 | Deed::Traffic(_),
             )
             | None => {}

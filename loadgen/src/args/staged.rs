@@ -1,0 +1,166 @@
+//! The command line of scenarios in acts ([`crate::stage`]).
+
+use std::time::Duration;
+
+use clap::Args;
+
+use super::{Common, NO_RELAY, Pace, parse_bytes};
+use crate::conductor::Course;
+use crate::plan::{Plan, Scenario};
+use crate::stage::Stage;
+
+#[derive(Debug, Args)]
+pub(super) struct ResumeArgs {
+    #[command(flatten)]
+    common: Common,
+    /// Sessions that are cut off, for each one that stays and sends them a message meanwhile; --sessions counts both.
+    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    per_sender: u32,
+    /// Bytes of each message's body.
+    #[arg(long, default_value_t = 200, value_parser = parse_bytes)]
+    bytes: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct OfflineArgs {
+    /// --sessions are the senders here.
+    #[command(flatten)]
+    common: Common,
+    /// Accounts that are away: a multiple of the senders, each of whom has its own; as many as there are senders if not
+    /// given. Their numbers follow upon those of their senders.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
+    recipients: Option<u32>,
+    /// Messages to each of them: servers keep about a hundred.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
+    per_recipient: u64,
+    /// Messages between two requests to acknowledge them.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    window: u32,
+    /// Bytes of each message's body.
+    #[arg(long, default_value_t = 1024, value_parser = parse_bytes)]
+    bytes: usize,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct ContactsArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    pace: Pace,
+    /// Contacts who are subscribed to the presence of each publisher, or with --memory and --prepare contacts in each
+    /// roster; --sessions counts all. [default: 100, with --memory and --prepare 20]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    contacts: Option<u32>,
+    /// Bytes of each status and body.
+    #[arg(long, default_value_t = 64, value_parser = parse_bytes)]
+    bytes: usize,
+    /// Only fill rosters for --memory: everybody in a group subscribes to everybody.
+    #[arg(long, conflicts_with = "memory")]
+    prepare: bool,
+    /// Measure memory instead: as many sessions with empty rosters, then the same number with those that --prepare filled;
+    /// the former use as many accounts more. Start the server anew before.
+    #[arg(long, requires = "pid")]
+    memory: bool,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct PubsubArgs {
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    pace: Pace,
+    /// Subscribers of each publisher's node; --sessions counts all.
+    #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    subscribers: u32,
+    /// Bytes of what each item and each body carries.
+    #[arg(long, default_value_t = 64, value_parser = parse_bytes)]
+    bytes: usize,
+    /// The service that has the nodes; pubsub.DOMAIN if not given.
+    #[arg(long)]
+    service: Option<String>,
+    /// The service is each publisher's own account instead (XEP-0163).
+    #[arg(long, conflicts_with = "service")]
+    personal: bool,
+}
+
+impl Common {
+    /// The plan and the course of a scenario in acts.
+    fn staged(&self, name: &str, stage: Stage, group: u32) -> Result<(Plan, Course), String> {
+        if self.no_presence {
+            return Err("presence is part of this scenario: --no-presence cannot be".to_owned());
+        }
+        let plan = Plan { stage, ..self.plan(Scenario::Staged, group)? };
+        if plan.accounts < plan.sessions {
+            return Err("each session needs an account of its own here: --account-pool cannot be".to_owned());
+        }
+        let course = Course { levels: Vec::new(), ..self.course(name, &plan)? };
+        Ok((plan, course))
+    }
+}
+
+impl ResumeArgs {
+    pub(super) fn run(self) -> Result<bool, String> {
+        let (mut plan, course) = self.common.staged("resume", Stage::resume(), self.per_sender + 1)?;
+        plan.bytes = self.bytes;
+        self.common.conclude("resume", plan, &course, NO_RELAY)
+    }
+}
+
+impl ContactsArgs {
+    pub(super) fn run(mut self) -> Result<bool, String> {
+        let group = 1 + self.contacts.unwrap_or(if self.memory || self.prepare { 20 } else { 100 });
+        if self.memory {
+            return self.measure_memory(group);
+        }
+        let stage = if self.prepare { Stage::prepare() } else { Stage::contacts() };
+        self.common.sessions = self.common.sessions.max(group);
+        let (mut plan, mut course) = self.common.staged("contacts", stage, group)?;
+        if !self.prepare {
+            self.pace.apply(&mut plan, &mut course)?;
+        }
+        plan.bytes = self.bytes;
+        self.common.conclude("contacts", plan, &course, NO_RELAY)
+    }
+
+    fn measure_memory(mut self, group: u32) -> Result<bool, String> {
+        let sessions = self.common.sessions.max(2 * group) / group * group;
+        self.common.sessions = sessions.saturating_mul(2);
+        let (plan, mut course) = self.common.staged("contacts", Stage::memory(sessions), group)?;
+        let first = (sessions / 10).max(group) / group * group;
+        course.levels = vec![first, sessions, sessions + first, 2 * sessions];
+        course.settle = Duration::from_secs(2);
+        self.common.conclude("contacts, memory", plan, &course, NO_RELAY)
+    }
+}
+
+impl PubsubArgs {
+    pub(super) fn run(mut self) -> Result<bool, String> {
+        let group = 1 + self.subscribers;
+        self.common.sessions = self.common.sessions.max(group);
+        let named = self.service.unwrap_or_else(|| format!("pubsub.{}", self.common.domain));
+        let stage = Stage::pubsub((!self.personal).then_some(named));
+        let (mut plan, mut course) = self.common.staged("pubsub", stage, group)?;
+        self.pace.apply(&mut plan, &mut course)?;
+        plan.bytes = self.bytes;
+        self.common.conclude("pubsub", plan, &course, NO_RELAY)
+    }
+}
+
+impl OfflineArgs {
+    pub(super) fn run(mut self) -> Result<bool, String> {
+        let senders = self.common.sessions;
+        let recipients = self.recipients.unwrap_or(senders);
+        if !recipients.is_multiple_of(senders) {
+            return Err(format!("--recipients must be a multiple of the {senders} senders"));
+        }
+        self.common.sessions = senders.saturating_add(recipients);
+        let stage = Stage::offline(self.per_recipient);
+        let (mut plan, mut course) = self.common.staged("offline", stage, 1 + recipients / senders)?;
+        (plan.window, plan.bytes) = (self.window, self.bytes);
+        course.settle = OFFLINE_SETTLE;
+        self.common.conclude("offline", plan, &course, NO_RELAY)
+    }
+}
+
+/// What is left of an earlier run has so long to arrive.
+const OFFLINE_SETTLE: Duration = Duration::from_millis(500);
