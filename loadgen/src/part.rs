@@ -3,6 +3,8 @@
 //! Called by [`crate::worker`] when an act begins and by [`crate::session`] with each checked element; performs no I/O and
 //! reads no clock.
 
+use std::collections::VecDeque;
+
 use plaza_core::ns;
 use plaza_core::xml::Element;
 use plaza_core::xml::read::Node;
@@ -36,7 +38,8 @@ pub(crate) struct Part {
     sent: u64,
     /// Stanzas heard from the leader.
     heard: u64,
-    asked: Option<Asked>,
+    /// Acknowledgements that were asked for, in order; several only in an open loop.
+    asked: VecDeque<Asked>,
     /// Deliveries that members got (leader).
     delivered: u64,
     /// Sessions of the group whose presence it is not subscribed to yet.
@@ -53,7 +56,7 @@ impl Part {
             leader: me / plan.group * plan.group,
             sent: 0,
             heard: 0,
-            asked: None,
+            asked: VecDeque::new(),
             delivered: 0,
             missing: Vec::new(),
             unanswered: 0,
@@ -79,9 +82,9 @@ impl Part {
                     }
                 }
             }
-            Deed::Store if self.me == self.leader => {
+            Deed::Store if self.me == self.leader && plan.rate.is_none() => {
                 if let Some(managed) = managed {
-                    self.store(plan, tally, managed, out);
+                    self.store(plan, tally, tally.now_ns, managed, out);
                 }
             }
             Deed::Traffic(_) => (self.sent, self.heard, self.delivered) = (0, 0, 0),
@@ -151,25 +154,35 @@ impl Part {
         u64::from(plan.window).saturating_sub(outstanding) as u32
     }
 
-    /// The next window of messages to the members' accounts in turn, and the request to acknowledge them.
-    fn store(&mut self, plan: &Plan, tally: &mut Tally, managed: &mut Management, out: &mut Vec<u8>) {
+    /// The next window of messages to the members' accounts in turn, if any are left, and the request to acknowledge them.
+    pub(crate) fn store(
+        &mut self,
+        plan: &Plan,
+        tally: &mut Tally,
+        sent_ns: u64,
+        managed: &mut Management,
+        out: &mut Vec<u8>,
+    ) {
         let members = u64::from(plan.group - 1);
         let end = (self.sent + u64::from(plan.window)).min(members * plan.stage.messages);
         let count = (end - self.sent) as u32;
+        if count == 0 {
+            return;
+        }
         while self.sent < end {
             let member = self.leader + 1 + (self.sent % members) as u32;
             let sequence = self.sent / members;
-            let payload = Payload { sender: self.me, receiver: member, sequence, sent_ns: tally.now_ns };
+            let payload = Payload { sender: self.me, receiver: member, sequence, sent_ns };
             write_message(&plan.bare_jid(member), payload, plan.bytes, out);
             self.sent += 1;
         }
         tally.owed += u64::from(count);
         managed.count_outbound(count);
-        self.ask(managed, count, tally.now_ns, out);
+        self.ask(managed, count, sent_ns, out);
     }
 
     fn ask(&mut self, managed: &Management, messages: u32, sent_ns: u64, out: &mut Vec<u8>) {
-        self.asked = Some(Asked { h: managed.outbound(), messages, sent_ns });
+        self.asked.push_back(Asked { h: managed.outbound(), messages, sent_ns });
         management::request(out);
     }
 
@@ -182,13 +195,23 @@ impl Part {
         managed: &mut Management,
         out: &mut Vec<u8>,
     ) {
-        let Some(asked) = self.asked.take_if(|asked| h >= asked.h) else { return };
-        if plan.act(tally.act).is_some_and(|act| act.deed == Deed::Store) {
-            tally.arrived += u64::from(asked.messages);
-            (0..asked.messages).for_each(|_| tally.record(asked.sent_ns));
-            if self.sent < u64::from(plan.group - 1) * plan.stage.messages {
-                return self.store(plan, tally, managed, out);
+        let stores = plan.act(tally.act).is_some_and(|act| act.deed == Deed::Store);
+        let before = self.asked.len();
+        while let Some(&asked) = self.asked.front().filter(|asked| h >= asked.h) {
+            self.asked.pop_front();
+            if stores {
+                tally.arrived += u64::from(asked.messages);
+                (0..asked.messages).for_each(|_| tally.record(asked.sent_ns));
             }
+        }
+        if !self.asked.is_empty() || before == 0 {
+            return;
+        }
+        if stores && self.sent < u64::from(plan.group - 1) * plan.stage.messages {
+            if plan.rate.is_none() {
+                self.store(plan, tally, tally.now_ns, managed, out);
+            }
+            return;
         }
         tally.done += 1;
     }
@@ -513,6 +536,28 @@ mod tests {
         }
         assert_eq!(text.matches("<r ").count(), 2);
         assert_eq!(tally.latencies[tally.act as usize].summary().unwrap().count, 6);
+    }
+
+    #[test]
+    fn in_an_open_loop_senders_do_not_wait_for_what_is_stored() {
+        let (mut plan, mut tally) = staged(Stage::offline(1), |deed| deed == Deed::Store);
+        plan.rate = Some(10.0);
+        let (mut part, mut out) = (Part::new(&plan, 0), Vec::new());
+        let mut managed = Management::enable(false, &mut Vec::new());
+        part.begin(&plan, &mut tally, Deed::Store, Some(&mut managed), &mut out);
+        assert!(out.is_empty());
+        tally.now_ns = 500_000;
+        for sent_ns in [100_000, 200_000, 300_000] {
+            part.store(&plan, &mut tally, sent_ns, &mut managed, &mut out);
+        }
+        assert_eq!((managed.outbound(), tally.owed), (2, 2));
+        part.acknowledged(&plan, &mut tally, 1, &mut managed, &mut out);
+        assert_eq!((tally.arrived, tally.done), (1, 0));
+        part.acknowledged(&plan, &mut tally, 2, &mut managed, &mut out);
+        part.acknowledged(&plan, &mut tally, 2, &mut managed, &mut out);
+        assert_eq!((tally.arrived, tally.done), (2, 1));
+        let latency = tally.latencies[tally.act as usize].summary().unwrap();
+        assert!((399.0..402.0).contains(&latency.max_us), "{latency:?}");
     }
 
     #[test]

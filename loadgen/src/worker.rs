@@ -236,6 +236,7 @@ impl<'a> Worker<'a> {
         self.tally.act = number;
         let Some(&act) = self.plan.act(number) else { return };
         self.paced = 0;
+        self.schedule = Schedule::default();
         for local in 0..self.sessions.len() as u32 {
             let global = self.global(local);
             let Some(session) = self.sessions.get_mut(local as usize) else { continue };
@@ -269,6 +270,20 @@ impl<'a> Worker<'a> {
                 }
             }
         }
+        if act.deed == Deed::Store {
+            let leaders =
+                (0..self.sessions.len() as u32).filter(|&local| Who::Leaders.includes(local, self.plan.group));
+            self.schedule.senders = leaders.collect();
+            self.begin_schedule();
+        }
+    }
+
+    /// In an open loop, gives the senders a timetable.
+    fn begin_schedule(&mut self) {
+        let Some(rate) = self.plan.rate else { return };
+        let mine = rate * f64::from(self.plan.sessions_of(self.thread)) / f64::from(self.plan.sessions);
+        self.schedule.period_ns = 1e9 / mine.max(1e-3);
+        self.schedule.start_ns = self.tally.now_ns;
     }
 
     fn begin_part(&mut self, local: u32, deed: Deed) {
@@ -328,18 +343,12 @@ impl<'a> Worker<'a> {
                 self.schedule.senders.push(local);
             }
         }
-        match self.plan.rate {
-            Some(rate) => {
-                let mine = rate * f64::from(self.plan.sessions_of(self.thread)) / f64::from(self.plan.sessions);
-                self.schedule.period_ns = 1e9 / mine.max(1e-3);
-                self.schedule.start_ns = self.tally.now_ns;
-            }
-            None => {
-                for index in 0..self.schedule.senders.len() {
-                    let Some(&local) = self.schedule.senders.get(index) else { continue };
-                    let now_ns = self.tally.now_ns;
-                    self.say(local, self.plan.window, now_ns);
-                }
+        self.begin_schedule();
+        if self.plan.rate.is_none() {
+            for index in 0..self.schedule.senders.len() {
+                let Some(&local) = self.schedule.senders.get(index) else { continue };
+                let now_ns = self.tally.now_ns;
+                self.say(local, self.plan.window, now_ns);
             }
         }
     }
@@ -347,12 +356,29 @@ impl<'a> Worker<'a> {
     fn say(&mut self, local: u32, count: u32, sent_ns: u64) {
         let Self { plan, sessions, bench, tally, .. } = self;
         let Some(session) = sessions.get_mut(local as usize) else { return };
-        let spoken = if let Some(Deed::Traffic(topic)) = plan.act(tally.act).map(|act| act.deed) {
-            session.act(bench, |part, _, out| {
+        let spoken = match plan.act(tally.act).map(|act| act.deed) {
+            Some(Deed::Traffic(topic)) => session.act(bench, |part, _, out| {
                 (0..count).for_each(|_| part.say(plan, tally, topic, sent_ns, out));
-            })
-        } else {
-            session.speak(bench, |talk, out| (0..count).for_each(|_| talk.say(plan, tally, sent_ns, out)))
+            }),
+            Some(Deed::Store) => session.act(bench, |part, managed, out| {
+                if let Some(managed) = managed {
+                    part.store(plan, tally, sent_ns, managed, out);
+                }
+            }),
+            Some(
+                Deed::Join
+                | Deed::Resume { .. }
+                | Deed::Leave
+                | Deed::Cut
+                | Deed::Tell
+                | Deed::Deliver
+                | Deed::Collect
+                | Deed::Befriend
+                | Deed::Create
+                | Deed::Subscribe
+                | Deed::Settle,
+            )
+            | None => session.speak(bench, |talk, out| (0..count).for_each(|_| talk.say(plan, tally, sent_ns, out))),
         };
         let backlog = session.output_bytes();
         match spoken {
@@ -366,10 +392,11 @@ impl<'a> Worker<'a> {
 
     /// Sends what the timetable says is due, and gives how long to sleep until the next.
     fn send_due(&mut self) -> Duration {
-        if !matches!(self.tally.phase, Phase::Warmup | Phase::Measure) || self.plan.rate.is_none() {
+        let goes_on = matches!(self.tally.phase, Phase::Warmup | Phase::Measure) || self.deed() == Some(Deed::Store);
+        let count = self.schedule.senders.len() as u64;
+        if !goes_on || self.plan.rate.is_none() || count == 0 {
             return NAP;
         }
-        let count = self.schedule.senders.len() as u64;
         loop {
             let due_ns = self.schedule.due_ns();
             if due_ns > self.tally.now_ns {

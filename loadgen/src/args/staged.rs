@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use clap::Args;
 
-use super::{Common, NO_RELAY, Pace, parse_bytes};
+use super::{Common, NO_RELAY, Pace, parse_bytes, positive};
 use crate::conductor::Course;
 use crate::plan::{Plan, Scenario};
 use crate::stage::Stage;
@@ -33,9 +33,12 @@ pub(super) struct OfflineArgs {
     /// Messages to each of them: servers keep about a hundred.
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u64).range(1..))]
     per_recipient: u64,
-    /// Messages between two requests to acknowledge them.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    /// Messages between two requests to acknowledge them, the next of which waits for the former's answer.
+    #[arg(long, default_value_t = 1, conflicts_with = "rate", value_parser = clap::value_parser!(u32).range(1..=10_000))]
     window: u32,
+    /// Open loop: messages per second over all senders, on schedule; latency counts from the scheduled time.
+    #[arg(long)]
+    rate: Option<f64>,
     /// Bytes of each message's body.
     #[arg(long, default_value_t = 1024, value_parser = parse_bytes)]
     bytes: usize,
@@ -156,6 +159,7 @@ impl OfflineArgs {
         self.common.sessions = senders.saturating_add(recipients);
         let stage = Stage::offline(self.per_recipient);
         let (mut plan, mut course) = self.common.staged("offline", stage, 1 + recipients / senders)?;
+        plan.rate = self.rate.map(|rate| positive(rate, "--rate")).transpose()?;
         (plan.window, plan.bytes) = (self.window, self.bytes);
         course.settle = OFFLINE_SETTLE;
         self.common.conclude("offline", plan, &course, NO_RELAY)
