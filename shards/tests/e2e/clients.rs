@@ -19,7 +19,7 @@ use crate::broker::{Broker, PASSWORD, PATIENCE};
 const PACKAGES: [&str; 3] = ["slixmpp==1.17.0", "aioxmpp==0.13.3", "pytz==2025.2"];
 
 /// The Python of a virtual environment under `target/`, made at its first use.
-fn python() -> PathBuf {
+pub(crate) fn python() -> PathBuf {
     static PYTHON: OnceLock<PathBuf> = OnceLock::new();
     let make = || {
         let home = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().unwrap().join("e2e-venv");

@@ -25,7 +25,7 @@ fn what_is_forged_in_the_brokers_name_reaches_nobody() {
         let mut theirs = Wire::available(&broker, other, "b");
         let forged = forgeries(other);
         let check = |said: &str, what: &str| {
-            assert!(said.contains(what) && !said.contains("forged") && !said.contains("1999"), "{said}");
+            assert!(said.contains(what) && !said.contains("forged") && !said.contains("1999"), "68 forged: {said}");
         };
         let before = broker.metric("plaza_forged_elements_total", "");
         for to in ["", "/b"] {

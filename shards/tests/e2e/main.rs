@@ -8,6 +8,7 @@ mod archive;
 mod bad_claims;
 mod bad_input;
 mod bad_presence;
+mod bad_pubsub;
 mod bad_resumption;
 mod bad_sasl;
 mod bad_stanzas;
