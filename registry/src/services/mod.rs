@@ -118,7 +118,9 @@ pub struct Request {
     pub addressed: bool,
     /// The account's roster gives the caller presence (from/both). Nothing is asked of it for the caller's own account.
     pub subscribed: bool,
-    /// Get or set (never result or error). Set for a message.
+    /// An iq; or a message, which is a submitted form and has no answer but an error.
+    pub kind: Kind,
+    /// Get or set (never result or error); of a message, set.
     pub iq_type: IqType,
     /// `id` as written, "" if a message has none.
     pub id_raw: Box<str>,
@@ -191,7 +193,7 @@ pub fn caps(config: &ServiceConfig) -> Caps {
 /// Answers one IQ. Whatever it asked to be stored is durable before this resolves.
 pub async fn answer<S: Store>(config: Arc<ServiceConfig>, store: S, request: Request) -> Reply {
     let mut reply = Reply::default();
-    let is_message = *request.payload_ns == *ns::DATA_FORMS;
+    let is_message = request.kind == Kind::Message;
     let result = match pubsub::host(&request) {
         Some(host) => pubsub::answer(&config.pubsub, &store, &request, &host, &mut reply.effects).await,
         None => serve(&config, &store, &request, &mut reply.effects).await.map_err(Refusal::from),
@@ -209,9 +211,8 @@ pub async fn answer<S: Store>(config: Arc<ServiceConfig>, store: S, request: Req
             reply.stanza.extend_from_slice(b"</iq>");
         }
         Err(Refusal { error, payload }) => {
-            let kind = if is_message { Kind::Message } else { Kind::Iq };
             let id = Some(&*request.id_raw).filter(|id| !id.is_empty());
-            write_error_with(&mut reply.stanza, kind, id, from, to, &payload, error);
+            write_error_with(&mut reply.stanza, request.kind, id, from, to, &payload, error);
         }
     }
     reply

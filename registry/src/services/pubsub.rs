@@ -1,6 +1,8 @@
-//! Publish-subscribe of services and accounts (XEP-0060 v1.30.0, XEP-0163 v1.2.2): brings requests to [`crate::pubsub`], and back what leaves unasked.
+//! Publish-subscribe of services and accounts (XEP-0060 v1.30.0, XEP-0163 v1.2.2): brings requests to [`crate::pubsub`],
+//! and back what leaves unasked.
 
 use plaza_core::ns;
+use plaza_core::stanza::Kind;
 
 use super::{Effect, Request, Target};
 use crate::pubsub::{self, Config, Facts, Host, Outgoing, Refusal};
@@ -19,7 +21,9 @@ pub(super) fn host(request: &Request) -> Option<Host> {
     };
     let has_node = || super::read(request).is_ok_and(|query| query.attr("node").is_some_and(|node| !node.is_empty()));
     let is_for_it = match &*request.payload_ns {
-        ns::PUBSUB | ns::PUBSUB_OWNER | ns::DATA_FORMS => true,
+        ns::PUBSUB | ns::PUBSUB_OWNER => true,
+        // An owner's decision on a subscription (XEP-0060 §8.6).
+        ns::DATA_FORMS => request.kind == Kind::Message,
         ns::DISCO_ITEMS => may_know,
         ns::DISCO_INFO => may_know && (matches!(host, Host::Service(_)) || has_node()),
         _ => false,
@@ -51,9 +55,9 @@ pub(super) async fn answer<S: Store>(
         payload: &request.payload,
         unix_millis: request.unix_millis,
     };
-    let reply = match &*request.payload_ns {
-        ns::DATA_FORMS => pubsub::decide(config, store, asked, &facts).await,
-        _ => pubsub::answer(config, store, asked, &facts).await,
+    let reply = match request.kind {
+        Kind::Message => pubsub::decide(config, store, asked, &facts).await,
+        Kind::Iq | Kind::Presence => pubsub::answer(config, store, asked, &facts).await,
     };
     let outgoing = Outgoing { notifications: reply.notifications, messages: reply.messages };
     if !outgoing.is_empty() {
@@ -64,9 +68,9 @@ pub(super) async fn answer<S: Store>(
 
 #[cfg(test)]
 mod tests {
-    use plaza_core::stanza::IqType;
+    use plaza_core::stanza::{Condition, IqType};
 
-    use super::super::testing::Client;
+    use super::super::testing::{Client, error};
     use super::*;
     use crate::pubsub::Message;
 
@@ -93,6 +97,17 @@ mod tests {
         let nodes = "<query xmlns='http://jabber.org/protocol/disco#items'/>";
         let (answer, _) = owner.ask(IqType::Get, "", nodes);
         assert_eq!(answer, nodes.replace("/>", "><item jid='owner@things.example' node='urn:n'/></query>"));
+    }
+
+    #[test]
+    fn a_form_in_an_iq_is_no_decision_and_is_answered() {
+        let owner = Client::owner();
+        let form = "<x xmlns='jabber:x:data' type='submit'/>";
+        for iq_type in [IqType::Get, IqType::Set] {
+            for to in ["", "owner@things.example", "things.example"] {
+                assert_eq!(owner.ask(iq_type, to, form).0, error(Condition::ServiceUnavailable));
+            }
+        }
     }
 
     #[test]

@@ -68,6 +68,7 @@ impl Client {
             target,
             addressed: !to.is_empty(),
             subscribed: self.subscribed,
+            kind: Kind::Iq,
             iq_type,
             id_raw: "a&amp;1".into(),
             payload: payload.into(),

@@ -645,6 +645,7 @@ impl Shard {
             target,
             addressed,
             subscribed,
+            kind: stanza.class.kind(),
             iq_type,
             id_raw: stanza.id.map_or("", |id| id.raw).into(),
             payload: payload.into(),
@@ -706,7 +707,10 @@ impl Shard {
                     return;
                 };
                 session.flags.awaits = false;
-                self.write(id, |out| out.extend_from_slice(&reply.stanza));
+                // A message that was taken has no answer, and nothing is no stanza to be acknowledged.
+                if !reply.stanza.is_empty() {
+                    self.write(id, |out| out.extend_from_slice(&reply.stanza));
+                }
                 self.resume(id);
             }
             ReplyTo::Address(_) if reply.stanza.is_empty() => {}
