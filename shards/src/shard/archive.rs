@@ -228,7 +228,8 @@ impl Shard {
             | Task::Questions(_)
             | Task::Settle(_)
             | Task::Tell(_)
-            | Task::Wanted(..) => self.put_task_back(index, task),
+            | Task::Wanted(..)
+            | Task::Wants(_) => self.put_task_back(index, task),
         }
         None
     }

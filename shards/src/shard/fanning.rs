@@ -223,6 +223,24 @@ mod tests {
     }
 
     #[test]
+    fn ten_thousand_subscribers_are_told_no_more_of_a_turn_than_its_budget() {
+        const BUDGET: usize = 256;
+        let (mut shards, _) = shards(1);
+        let shard = &mut shards[0];
+        let all = (0..10_000).map(|n| jid(&format!("fan{n}@things.example"))).collect();
+        shard.fan(outgoing(vec![event(1, Recipients::these(all))]));
+        let mut told = Vec::new();
+        while shard.is_fanning() {
+            let before = shard.counters.drops[DropReason::NoRoute];
+            shard.go_on_fanning(BUDGET);
+            told.push((shard.counters.drops[DropReason::NoRoute] - before) as usize);
+        }
+        // None of them is there, so each is counted once.
+        assert_eq!((told.iter().sum::<usize>(), told.len()), (10_000, 10_000_usize.div_ceil(BUDGET)));
+        assert!(told.iter().all(|&told| told <= BUDGET));
+    }
+
+    #[test]
     fn who_is_elsewhere_is_told_there_once_the_mesh_has_room() {
         let (mut shards, homes) = shards(2);
         let home = |name: &str| homes.shard(homes.hash(jid(name).as_jid()));

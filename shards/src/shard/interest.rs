@@ -2,6 +2,8 @@
 //! capabilities (XEP-0163 v1.2.2 §4). Who wants what is known where it is at home, so that an event goes there with the
 //! addresses of all contacts, once for each shard; and a resource that becomes available says there what it wants.
 
+use std::collections::HashSet;
+
 use plaza_core::jid::{Jid, JidRef};
 use plaza_core::ns;
 use plaza_core::stanza::{Class, Condition, IqType, MessageType, Stanza};
@@ -129,7 +131,8 @@ impl Shard {
         let index = self.accounts.find_index(self.homes.hash(from.as_jid()), from.as_jid());
         let facts = index.and_then(|index| self.accounts.get(index)?.facts.as_ref().map(|facts| (index, facts)));
         let Some((index, facts)) = facts else { return Vec::new() };
-        let is_new = |jid: JidRef<'_>| !already.iter().any(|one| one.jid.as_jid() == jid);
+        let already: HashSet<&str> = already.iter().map(|one| one.jid.as_str()).collect();
+        let is_new = |jid: JidRef<'_>| !already.contains(jid.as_str());
         let mut interested: Vec<Jid> = Some(from.clone()).filter(|own| is_new(own.as_jid())).into_iter().collect();
         let contacts = facts.contacts.iter().filter(|(contact, state)| {
             let has_access = match &audience.reach {
@@ -187,6 +190,9 @@ impl Shard {
         let Some(nodes) = self.notified_of(id).filter(|nodes| !nodes.is_empty()) else { return };
         let Some(session) = self.get(id).filter(|session| session.priority.is_some()) else { return };
         let (index, from) = (session.account, session.jid.clone());
+        if !self.knows(index) {
+            return self.enqueue(index, Task::Wants(id));
+        }
         let mut accounts = vec![from.bare()];
         if let Some(facts) = self.accounts.get(index).and_then(|account| account.facts.as_ref()) {
             let seen = facts.contacts.iter().filter(|(contact, state)| state.to && self.is_local_account(*contact));
@@ -242,5 +248,364 @@ impl Shard {
     /// The last items for a resource were read.
     pub fn last_items(&mut self, notifications: Vec<Notification>) {
         self.fan(Outgoing { notifications, messages: Vec::new() });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use plaza_core::caps::{Caps, HashFunction, Info};
+    use plaza_core::xml::read::Node;
+    use plaza_registry::accounts::{self, NewKeys};
+    use plaza_registry::errands::{self, ErrandConfig};
+    use plaza_registry::pubsub;
+    use plaza_registry::rosters::{self, Subscription};
+    use plaza_registry::services::{self, Component, ServiceConfig, ServiceLimits};
+    use plaza_registry::store::memory::MemoryStore;
+    use plaza_registry::wait::block_on;
+
+    use super::super::tests::{feed, shards};
+    use super::super::{Effect, ShardConfig};
+    use super::*;
+    use crate::home::Homes;
+    use crate::mesh::ShardId;
+    use crate::ring::Key;
+
+    const NODE: &str = "urn:example:mood";
+    const SERVICE: &str = "pubsub.things.example";
+
+    fn jid(text: &str) -> Jid {
+        Jid::parse(text).unwrap()
+    }
+
+    /// Two shards over one store, with services.
+    struct World {
+        shards: Vec<Shard>,
+        homes: Homes,
+        store: MemoryStore,
+        config: ErrandConfig,
+    }
+
+    impl World {
+        fn new() -> Self {
+            let (plain, homes) = shards(2);
+            let service = jid(SERVICE);
+            let config = Arc::new(ShardConfig {
+                services: vec![service.clone()],
+                outbox_bytes_max: 1 << 20,
+                outbox_bytes_full: 1 << 20,
+                outbox_bytes_high: 1 << 19,
+                ..(*plain[0].config).clone()
+            });
+            let make = |id| Shard::new(ShardId(id), 2, homes.clone(), Arc::clone(&config));
+            let services = Arc::new(ServiceConfig {
+                name: "Plaza".into(),
+                version: "0".into(),
+                node: "https://plaza.example".into(),
+                domains: config.domains.clone(),
+                components: vec![Component { jid: service, name: String::new() }],
+                roster_items_max: 20,
+                limits: ServiceLimits::default(),
+                pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, config.domains.clone()),
+                archive: config.archive,
+            });
+            let config = ErrandConfig { roster_items_max: 20, requests_max: 20, offline: config.offline, services };
+            Self { shards: vec![make(0), make(1)], homes, store: MemoryStore::new(), config }
+        }
+
+        /// Makes an account at home on a shard; its bare JID.
+        fn account(&self, name: &str, shard: u16) -> Jid {
+            let at = |n: u32| jid(&format!("{name}{n}@things.example"));
+            let account = (0..).map(at).find(|jid| self.homes.shard(self.homes.hash(jid.as_jid())) == ShardId(shard));
+            let account = account.unwrap();
+            let keys = NewKeys::derive("pencil", &[1; 32], 1).unwrap();
+            block_on(accounts::create(&self.store, account.as_jid(), keys, false, 0)).unwrap();
+            account
+        }
+
+        /// `owner` has `contact` in its roster so, and the other way round.
+        fn stand(&self, owner: &Jid, contact: &Jid, ours: Subscription, theirs: Subscription) {
+            for (one, other, stands) in [(owner, contact, ours), (contact, owner, theirs)] {
+                let put = rosters::update(&self.store, one.as_jid(), other.as_jid(), 20, |item| {
+                    item.subscription = stands;
+                    item.groups = vec!["friends".to_owned()];
+                });
+                block_on(put).unwrap();
+            }
+        }
+
+        fn shard(&mut self, account: &Jid) -> &mut Shard {
+            let home = self.homes.shard(self.homes.hash(account.as_jid()));
+            &mut self.shards[usize::from(home.0)]
+        }
+
+        /// Logs in.
+        fn bind(&mut self, account: &Jid, resource: &str) -> SessionId {
+            let key = Key { index: 0, generation: 0 };
+            if !self.shard(account).login(key, account.as_jid()) {
+                self.settle();
+            }
+            self.shard(account).bind(key, account, Some(resource), 0).unwrap().0
+        }
+
+        /// Logs in and says that it is there, and what it wants to be told of.
+        fn there(&mut self, account: &Jid, resource: &str, nodes: &[&str]) -> SessionId {
+            let id = self.bind(account, resource);
+            self.say(account, id, &presence(&self.shards[0], nodes));
+            id
+        }
+
+        fn say(&mut self, account: &Jid, id: SessionId, text: &str) {
+            feed(self.shard(account), id, text);
+            self.settle();
+        }
+
+        /// What a session was told since it was last asked: its messages.
+        fn told(&mut self, account: &Jid, id: SessionId) -> Vec<String> {
+            let shard = self.shard(account);
+            let text = String::from_utf8(shard.take_outbox(id)).unwrap();
+            shard.written(id);
+            let messages =
+                text.split("<message").skip(1).map(|rest| rest.split("</message>").next().unwrap().to_owned());
+            messages.collect()
+        }
+
+        fn publish(&mut self, owner: &Jid, id: SessionId, to: &str, node: &str, item: &str) {
+            let publish = format!("<publish node='{node}'><item id='{item}'><e xmlns='urn:e'/></item></publish>");
+            self.ask(owner, id, to, &publish);
+        }
+
+        fn ask(&mut self, owner: &Jid, id: SessionId, to: &str, inside: &str) {
+            let (ns, to) = (ns::PUBSUB, if to.is_empty() { String::new() } else { format!(" to='{to}'") });
+            self.say(owner, id, &format!("<iq type='set' id='1'{to}><pubsub xmlns='{ns}'>{inside}</pubsub></iq>"));
+        }
+
+        /// Runs all that is to be done.
+        fn settle(&mut self) {
+            let mut is_quiet = false;
+            while !std::mem::replace(&mut is_quiet, true) {
+                for at in 0..self.shards.len() {
+                    while let Some(effect) = self.shards[at].poll_effect() {
+                        is_quiet = false;
+                        self.carry_out(at, effect);
+                    }
+                    while self.shards[at].is_fanning() {
+                        is_quiet = false;
+                        self.shards[at].go_on_fanning(3);
+                    }
+                    let other = ShardId(1 - at as u16);
+                    if let Ok(mut batch) = self.shards[at].take_batch(other, Box::default()) {
+                        is_quiet = false;
+                        self.shards[1 - at].handoff(ShardId(at as u16), &mut batch);
+                    }
+                }
+            }
+        }
+
+        fn carry_out(&mut self, at: usize, effect: Effect) {
+            let shard = &mut self.shards[at];
+            match effect {
+                Effect::Errand(account, errand) => {
+                    let brought = block_on(errands::run(&self.config, &self.store, &account, *errand, 1_000));
+                    shard.errand_done(&account, brought);
+                }
+                Effect::Service(request, reply_to) => {
+                    let caller = request.caller.clone();
+                    let services = Arc::clone(&self.config.services);
+                    let reply = block_on(services::answer(services, self.store.clone(), *request));
+                    shard.reply(&caller, reply_to, reply);
+                }
+                Effect::Recipients(mut recipients) => {
+                    let page = block_on(recipients.next(&self.store));
+                    shard.recipients_read(*recipients, page);
+                }
+                Effect::LastItems(wanted) => {
+                    let (owner, resource, nodes) = *wanted;
+                    let config = &self.config.services.pubsub;
+                    let items = pubsub::last_items_of(config, &self.store, owner, &resource, &nodes, 1_000);
+                    shard.last_items(block_on(items).unwrap());
+                }
+                Effect::Resume(_) | Effect::Login(..) => {}
+                Effect::End(..) | Effect::Displace(_) | Effect::Expire(_) | Effect::Tokens(..) | Effect::Watch(_) => {
+                    panic!("nobody asked for that")
+                }
+            }
+        }
+    }
+
+    /// Presence that shows capabilities which every shard knows already.
+    fn presence(shard: &Shard, nodes: &[&str]) -> String {
+        let features: String = nodes.iter().map(|node| format!("<feature var='{node}+notify'/>")).collect();
+        let query =
+            format!("<query xmlns='{}'><identity category='client' type='pc'/>{features}</query>", ns::DISCO_INFO);
+        let info = Info::read(&Node::parse(&query, ns::CLIENT).unwrap()).unwrap();
+        let ver = info.ver(HashFunction::Sha1);
+        shard.config.caps.learn(ver, &info);
+        let mut caps = Vec::new();
+        Caps::new("urn:test", ver).write(&mut caps);
+        format!("<presence>{}</presence>", String::from_utf8(caps).unwrap())
+    }
+
+    #[test]
+    fn an_event_reaches_who_wants_it_wherever_that_is_at_home() {
+        use Subscription::{Both, From, To};
+        let mut world = World::new();
+        let owner = world.account("owner", 0);
+        let (here, there) = (world.account("here", 0), world.account("there", 1));
+        let (unasked, denied, blocked) =
+            (world.account("unasked", 1), world.account("denied", 1), world.account("b", 1));
+        world.stand(&owner, &here, From, To);
+        for contact in [&there, &unasked, &blocked] {
+            world.stand(&owner, contact, Both, Both);
+        }
+        world.stand(&owner, &denied, To, From);
+        let stranger = world.account("stranger", 1);
+        let desk = world.there(&owner, "desk", &[NODE]);
+        let wants = [&here, &there].map(|contact| (contact, world.there(contact, "wants", &[NODE, "other"])));
+        let does_not = [(&there, world.there(&there, "not", &["other"])), (&unasked, world.there(&unasked, "r", &[]))];
+        let may_not = [&denied, &stranger, &blocked].map(|one| (one, world.there(one, "r", &[NODE])));
+        // Away, though it said before what it wants.
+        let away = world.there(&there, "away", &[NODE]);
+        world.say(&there, away, "<presence type='unavailable'/>");
+        let block = format!("<block xmlns='{}'><item jid='{owner}'/></block>", ns::BLOCKING);
+        world.say(&blocked, may_not[2].1, &format!("<iq type='set' id='b'>{block}</iq>"));
+
+        world.publish(&owner, desk, "", NODE, "1");
+        for (account, id, resource) in
+            [(&owner, desk, "desk"), (wants[0].0, wants[0].1, "wants"), (wants[1].0, wants[1].1, "wants")]
+        {
+            let event = format!(
+                " to='{account}/{resource}' from='{owner}' type='headline'><event xmlns='{}'><items node='{NODE}'>\
+                 <item id='1'><e xmlns='urn:e'/></item></items></event>",
+                ns::PUBSUB_EVENT
+            );
+            assert_eq!(world.told(account, id), [event]);
+        }
+        for (account, id) in does_not.into_iter().chain(may_not).chain([(&there, away)]) {
+            assert_eq!(world.told(account, id), [""; 0], "{account}");
+        }
+    }
+
+    #[test]
+    fn who_subscribed_as_well_is_told_once() {
+        let mut world = World::new();
+        let (owner, contact) = (world.account("owner", 0), world.account("contact", 1));
+        world.stand(&owner, &contact, Subscription::Both, Subscription::Both);
+        let desk = world.there(&owner, "desk", &[]);
+        let id = world.there(&contact, "r", &[NODE]);
+        world.publish(&owner, desk, "", NODE, "1");
+        assert_eq!(world.told(&contact, id).len(), 1);
+        let node = format!("<subscribe node='{NODE}' jid='{contact}'/>");
+        world.ask(&contact, id, owner.as_str(), &node);
+        assert_eq!(world.told(&contact, id).len(), 1, "the last item");
+        world.publish(&owner, desk, "", NODE, "2");
+        let told = world.told(&contact, id);
+        assert!(told.len() == 1 && told[0].contains("id='2'"), "{told:?}");
+    }
+
+    #[test]
+    fn last_items_come_with_presence_and_with_new_wishes() {
+        let mut world = World::new();
+        let owner = world.account("owner", 0);
+        let contacts = [world.account("a", 0), world.account("b", 1)];
+        let outcast = world.account("outcast", 1);
+        for contact in contacts.iter().chain([&outcast]) {
+            world.stand(&owner, contact, Subscription::Both, Subscription::Both);
+        }
+        let desk = world.there(&owner, "desk", &[]);
+        world.publish(&owner, desk, "", NODE, "1");
+        world.publish(&owner, desk, "", "urn:other", "2");
+        let list =
+            format!("<affiliations node='{NODE}'><affiliation jid='{outcast}' affiliation='outcast'/></affiliations>");
+        let set = format!("<iq type='set' id='a'><pubsub xmlns='{}'>{list}</pubsub></iq>", ns::PUBSUB_OWNER);
+        world.say(&owner, desk, &set);
+        let late = world.there(&owner, "late", &[NODE]);
+        assert_eq!(world.told(&owner, late).len(), 1);
+        for contact in &contacts {
+            let id = world.bind(contact, "r");
+            let wish = presence(&world.shards[0], &[NODE]);
+            world.say(contact, id, &wish);
+            let told = world.told(contact, id);
+            assert_eq!(told.len(), 1, "{told:?}");
+            assert!(told[0].contains(&format!("from='{owner}'")) && told[0].contains("<item id='1'>"), "{told:?}");
+            assert!(told[0].contains("<delay xmlns='urn:xmpp:delay'"), "{told:?}");
+            // What it has it is not told again; with another wish it is told of both.
+            world.say(contact, id, &wish);
+            assert_eq!(world.told(contact, id), [""; 0]);
+            let wish = presence(&world.shards[0], &[NODE, "urn:other"]);
+            world.say(contact, id, &wish);
+            assert_eq!(world.told(contact, id).len(), 2);
+        }
+        let id = world.there(&outcast, "r", &[NODE]);
+        assert_eq!(world.told(&outcast, id), [""; 0]);
+    }
+
+    #[test]
+    fn an_owner_decides_by_message_and_a_decision_is_no_stanza_of_its_session() {
+        for shard in [0, 1] {
+            let mut world = World::new();
+            // The service is at home on one of them.
+            let (owner, fan) = (world.account("owner", shard), world.account("fan", 1 - shard));
+            let (desk, id) = (world.there(&owner, "desk", &[]), world.there(&fan, "r", &[]));
+            let model = format!(
+                "<create node='n'/><configure><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>{}</value>\
+                 </field><field var='pubsub#access_model'><value>authorize</value></field></x></configure>",
+                ns::PUBSUB_NODE_CONFIG
+            );
+            world.ask(&owner, desk, SERVICE, &model);
+            world.ask(&fan, id, SERVICE, &format!("<subscribe node='n' jid='{fan}'/>"));
+            let asked = world.told(&owner, desk);
+            assert!(asked.len() == 1 && asked[0].contains("pubsub#subscribe_authorization"), "{asked:?}");
+            world.told(&fan, id);
+            world.say(&owner, desk, "<enable xmlns='urn:xmpp:sm:3'/>");
+            let held = |world: &mut World| {
+                let managed = world.shard(&owner).get(desk).and_then(|session| session.managed.as_ref());
+                managed.expect("it was enabled").heap_bytes()
+            };
+            let before = held(&mut world);
+            let field = |var: &str, value: &str| format!("<field var='{var}'><value>{value}</value></field>");
+            let form = [
+                field("FORM_TYPE", DECISION),
+                field("pubsub#node", "n"),
+                field("pubsub#subscriber_jid", fan.as_str()),
+                field("pubsub#allow", "1"),
+            ]
+            .concat();
+            world.say(
+                &owner,
+                desk,
+                &format!("<message to='{SERVICE}'><x xmlns='jabber:x:data' type='submit'>{form}</x></message>"),
+            );
+            assert_eq!((world.told(&owner, desk), held(&mut world)), (Vec::new(), before));
+            let told = world.told(&fan, id);
+            assert!(told.len() == 1 && told[0].contains("subscription='subscribed'"), "{told:?}");
+        }
+    }
+
+    #[test]
+    fn other_words_to_a_service_are_refused() {
+        let mut world = World::new();
+        let owner = world.account("owner", 0);
+        let desk = world.there(&owner, "desk", &[]);
+        let refused = "<service-unavailable ";
+        for (stanza, expected) in [
+            (format!("<message to='{SERVICE}' id='m'><body>hi</body></message>"), refused),
+            (format!("<iq type='get' id='i' to='x@{SERVICE}'><query xmlns='{}'/></iq>", ns::DISCO_INFO), refused),
+            (format!("<iq type='get' id='i' to='{SERVICE}/r'><query xmlns='{}'/></iq>", ns::DISCO_INFO), refused),
+            (format!("<iq type='get' id='i' to='{SERVICE}'><query xmlns='jabber:iq:roster'/></iq>"), refused),
+            (
+                format!("<iq type='get' id='i' to='{SERVICE}'><query xmlns='{}'/></iq>", ns::DISCO_INFO),
+                "type='service'",
+            ),
+            (format!("<iq type='result' id='i' to='{SERVICE}'/>"), ""),
+            (format!("<message type='error' to='{SERVICE}'/>"), ""),
+            (format!("<presence to='{SERVICE}'/>"), ""),
+        ] {
+            world.shard(&owner).take_outbox(desk);
+            world.say(&owner, desk, &stanza);
+            let said = String::from_utf8(world.shard(&owner).take_outbox(desk)).unwrap();
+            assert!(said.contains(expected) && said.is_empty() == expected.is_empty(), "{stanza}: {said}");
+        }
     }
 }

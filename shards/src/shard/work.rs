@@ -73,6 +73,8 @@ pub(super) enum Task {
     Settle(usize),
     /// Events of the account, for its contacts.
     Tell(Box<Outgoing>),
+    /// A session wants last items, and whose is not known yet.
+    Wants(SessionId),
     /// A resource wants the last items of the account's nodes.
     Wanted(Jid, Nodes),
 }
@@ -127,6 +129,7 @@ impl Task {
             | Self::Sent(_)
             | Self::Settle(_)
             | Self::Tell(_)
+            | Self::Wants(_)
             | Self::Wanted(..) => false,
         }
     }
@@ -150,6 +153,7 @@ impl Task {
             | Self::Questions(_)
             | Self::Settle(_)
             | Self::Tell(_)
+            | Self::Wants(_)
             | Self::Wanted(..) => 0,
         }
     }
@@ -374,7 +378,8 @@ impl Shard {
             Task::Settle(settling) => self.one_settled(settling),
             // Of an account that is gone nobody hears.
             Task::Tell(outgoing) if account.facts.is_some() => self.fan(*outgoing),
-            Task::Tell(_) => {}
+            Task::Wants(session) if account.facts.is_some() => self.want_last(session),
+            Task::Tell(_) | Task::Wants(_) => {}
             Task::Wanted(resource, nodes) => self.read_last(index, resource, nodes),
             Task::Questions(session) => {
                 if account.facts.as_ref().is_some_and(|facts| facts.contacts.requests() > 0) {
