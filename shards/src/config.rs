@@ -21,6 +21,7 @@ use plaza_core::stream::StreamConfig;
 use plaza_registry::archive::ArchiveConfig;
 use plaza_registry::offline::OfflineLimits;
 use plaza_registry::pubsub;
+use plaza_registry::services::ServiceLimits;
 use plaza_registry::store::embedded::EmbeddedOptions;
 use plaza_registry::tokens::TokenLimits;
 
@@ -104,6 +105,11 @@ pub struct LimitsConfig {
     pub unacknowledged_bytes_max: ByteSize,
     pub resume_max: Span,
     pub hibernated_per_account_max: u16,
+    pub private_entries_max: u32,
+    pub private_entry_bytes_max: ByteSize,
+    pub vcard_bytes_max: ByteSize,
+    pub blocklist_items_max: u32,
+    pub blocklist_bytes_max: ByteSize,
     pub pubsub_nodes_max: u32,
     pub pubsub_items_max: u32,
     pub pubsub_payload_bytes_max: ByteSize,
@@ -256,6 +262,8 @@ pub struct Limits {
     /// Publish-subscribe (XEP-0060): what nodes, items, subscribers and answers may amount to. At each bound the error that
     /// the XEP has for it.
     pub pubsub: pubsub::Limits,
+    /// Bounds of what else an account keeps.
+    pub services: ServiceLimits,
     /// Stanzas taken from one session per turn, so that it can't starve its neighbours. Default 64. The rest waits for the
     /// next turn.
     pub stanzas_per_turn_max: u16,
@@ -441,6 +449,11 @@ impl Default for LimitsConfig {
             unacknowledged_bytes_max: ByteSize(512 * 1024),
             resume_max: Span::seconds(600),
             hibernated_per_account_max: 4,
+            private_entries_max: ServiceLimits::DEFAULT.private_entries_max,
+            private_entry_bytes_max: ByteSize(ServiceLimits::DEFAULT.private_entry_bytes_max.into()),
+            vcard_bytes_max: ByteSize(ServiceLimits::DEFAULT.vcard_bytes_max.into()),
+            blocklist_items_max: ServiceLimits::DEFAULT.blocklist_items_max,
+            blocklist_bytes_max: ByteSize(ServiceLimits::DEFAULT.blocklist_bytes_max.into()),
             pubsub_nodes_max: pubsub::Limits::DEFAULT.nodes_max,
             pubsub_items_max: pubsub::Limits::DEFAULT.items_max,
             pubsub_payload_bytes_max: ByteSize(pubsub::Limits::DEFAULT.payload_bytes_max.into()),
@@ -811,11 +824,26 @@ impl Checks {
                 ),
             },
             pubsub: self.pubsub(limits),
+            services: self.services(limits),
             sasl_attempts_max: self.within("limits.sasl_attempts_max", limits.sasl_attempts_max, 2..=5),
             stanzas_per_turn_max: self.within("limits.stanzas_per_turn_max", limits.stanzas_per_turn_max, 1..=10_000),
             before_auth: self.scan("limits.before_auth", &limits.before_auth, 2_048),
             // RFC 6120 §13.12: at least 10 000 bytes.
             after_auth: self.scan("limits.after_auth", &limits.after_auth, 10_000),
+        }
+    }
+
+    fn services(&mut self, limits: &LimitsConfig) -> ServiceLimits {
+        ServiceLimits {
+            private_entries_max: self.within("limits.private_entries_max", limits.private_entries_max, 0..=10_000),
+            private_entry_bytes_max: self.bytes_u32(
+                "limits.private_entry_bytes_max",
+                limits.private_entry_bytes_max,
+                1 << 10..=16 << 20,
+            ),
+            vcard_bytes_max: self.bytes_u32("limits.vcard_bytes_max", limits.vcard_bytes_max, 1 << 10..=16 << 20),
+            blocklist_items_max: self.within("limits.blocklist_items_max", limits.blocklist_items_max, 0..=100_000),
+            blocklist_bytes_max: self.bytes_u32("limits.blocklist_bytes_max", limits.blocklist_bytes_max, 0..=16 << 20),
         }
     }
 
@@ -975,6 +1003,7 @@ mod tests {
         assert_eq!(settings.limits.after_auth, ScanLimits::AFTER_AUTH);
         assert_eq!(settings.limits.outbox_bytes_max, 1_048_576);
         assert_eq!(settings.limits.pubsub, pubsub::Limits::DEFAULT);
+        assert_eq!(settings.limits.services, ServiceLimits::DEFAULT);
         assert!(settings.helper_threads >= 1);
     }
 

@@ -15,7 +15,7 @@ use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
 use plaza_registry::pubsub;
 use plaza_registry::resumables::{self, Resumable};
-use plaza_registry::services::{self, Component, ServiceConfig, ServiceLimits};
+use plaza_registry::services::{self, Component, ServiceConfig};
 use plaza_registry::store::embedded::EmbeddedStore;
 use plaza_registry::wait::block_on;
 
@@ -149,7 +149,7 @@ impl Broker {
             domains: settings.domains.clone(),
             components: services_of(&settings.domains),
             roster_items_max: settings.limits.roster_items_max,
-            limits: ServiceLimits::default(),
+            limits: settings.limits.services,
             pubsub: pubsub::Config::new(settings.limits.pubsub, settings.domains.clone()),
             archive,
         });

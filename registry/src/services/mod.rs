@@ -75,15 +75,20 @@ pub struct ServiceLimits {
     pub blocklist_bytes_max: u32,
 }
 
+impl ServiceLimits {
+    /// The defaults.
+    pub const DEFAULT: Self = Self {
+        private_entries_max: 100,
+        private_entry_bytes_max: 64 * 1024,
+        vcard_bytes_max: 64 * 1024,
+        blocklist_items_max: 1_000,
+        blocklist_bytes_max: 128 * 1024,
+    };
+}
+
 impl Default for ServiceLimits {
     fn default() -> Self {
-        Self {
-            private_entries_max: 100,
-            private_entry_bytes_max: 64 * 1024,
-            vcard_bytes_max: 64 * 1024,
-            blocklist_items_max: 1_000,
-            blocklist_bytes_max: 128 * 1024,
-        }
+        Self::DEFAULT
     }
 }
 
