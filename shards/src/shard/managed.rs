@@ -75,6 +75,8 @@ pub(super) struct Managed {
     requested_at: Option<u32>,
     /// It asked how much we have: the answer, and shards that have not said that theirs is stored.
     asked: Option<(u32, u16)>,
+    /// It asked again meanwhile: that answer may say more.
+    asked_again: bool,
     /// Shards that may be storing something of what it sent.
     touched: SmallVec<[ShardId; 4]>,
     /// Cut off, until this moment of the driver's.
@@ -256,7 +258,8 @@ impl Shard {
             return Flow::End(stream::Condition::UnsupportedStanzaType.into());
         };
         if managed.asked.is_some() {
-            // The answer is on its way, and may say less: then it asks again.
+            // The answer to that question is on its way and may say less: the next one is for all that asked since.
+            managed.asked_again = true;
             return Flow::Continue;
         }
         let touched = std::mem::take(&mut managed.touched);
@@ -287,7 +290,11 @@ impl Shard {
     fn answer_count(&mut self, id: SessionId) {
         let Some(managed) = self.get_mut(id).and_then(|session| session.managed.as_mut()) else { return };
         let Some((h, _)) = managed.asked.take() else { return };
+        let again = std::mem::take(&mut managed.asked_again);
         self.write_unmanaged(id, |out| sm::write_ack(out, h));
+        if again {
+            self.count_handled(id);
+        }
     }
 
     // ---- what the client has -----------------------------------------------------------------------------------
@@ -484,7 +491,7 @@ impl Shard {
         let hibernated = managed.hibernated.take().is_some();
         managed.requested = false;
         managed.requested_at = None;
-        managed.asked = None;
+        (managed.asked, managed.asked_again) = (None, false);
         managed.watch = Watch::None;
         let resumed = Resumed { jid, h: managed.handled };
         if hibernated {

@@ -149,6 +149,20 @@ fn an_acknowledgement_comes_when_what_it_covers_is_stored() {
 }
 
 #[test]
+fn whoever_asks_behind_each_message_is_answered_for_the_last() {
+    let mut broker = Broker::start("offline_messages_max = 1000");
+    for (one, other) in broker.pairs() {
+        let (mut ours, _) = managed(&broker, one, "a");
+        let asked: String = (0..100)
+            .map(|number| format!("{}<r xmlns='{SM}'/>", message(&format!("{other}@localhost"), &format!("m{number}"))))
+            .collect();
+        ours.send(asked);
+        ours.until("<a xmlns='urn:xmpp:sm:3' h='101'/>");
+    }
+    broker.stop();
+}
+
+#[test]
 fn a_session_outlives_a_restart_of_the_broker() {
     let mut broker = Broker::start("");
     for (one, other) in broker.pairs() {
