@@ -30,6 +30,8 @@ pub const PRE_APPROVAL: &str = "urn:xmpp:features:pre-approval";
 pub const PRIVATE: &str = "jabber:iq:private";
 /// vCards (XEP-0054).
 pub const VCARD: &str = "vcard-temp";
+/// What presence says of a vCard's photo (XEP-0153).
+pub const VCARD_UPDATE: &str = "vcard-temp:x:update";
 /// Avatars, asked of a client (XEP-0008).
 pub const AVATAR: &str = "jabber:iq:avatar";
 /// Avatars, kept by the server (XEP-0008).

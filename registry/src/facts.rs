@@ -12,6 +12,7 @@ use crate::pubsub;
 use crate::rosters;
 use crate::store::{Lookup, Store, StoreError, Table, key};
 use crate::tokens::Tokens;
+use crate::vcards::{self, AvatarHash};
 
 /// All that decisions about an account need.
 #[derive(Debug, Clone)]
@@ -28,6 +29,8 @@ pub struct Facts {
     pub tokens: Tokens,
     /// Whether it has nodes (XEP-0163), or had.
     pub has_nodes: bool,
+    /// The hash of the photo in its vCard (XEP-0153).
+    pub photo: Option<AvatarHash>,
     /// What it wants archived; `None` if it has no archive, as nearly all.
     pub archive: Option<Box<Prefs>>,
 }
@@ -59,12 +62,14 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
         Lookup { table: Table::Blocklists, key: key::account(bare), below: false },
         Lookup { table: Table::Tokens, key: key::account(bare), below: false },
         Lookup { table: Table::PubSub, key: pubsub::count_key(bare), below: false },
+        // The few who have one have it read whole for its hash.
+        Lookup { table: Table::Vcards, key: key::account(bare), below: false },
         archive::head_of(bare),
     ];
     let mut found = store.look_up(lookups).await?.into_iter();
     let mut next = || found.next().flatten();
     let (account, roster, offline, blocked, tokens, nodes) = (next(), next(), next(), next(), next(), next());
-    let has_archive = next().is_some();
+    let (vcard, has_archive) = (next(), next().is_some());
     let Some(account) = account else { return Ok(None) };
     // One more trip for the few.
     let archive = if has_archive { Some(Box::new(archive::load_prefs(store, bare).await?)) } else { None };
@@ -76,6 +81,7 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
         blocked: blocked.map_or(Ok(BlockList::default()), |list| blocking::decode(&list.value))?,
         tokens: tokens.map_or(Ok(Tokens::default()), |tokens| Tokens::decode(&tokens.value))?,
         has_nodes: nodes.is_some(),
+        photo: vcard.map_or(Ok(None), |vcard| vcards::decode_hash(&vcard.value))?,
         archive,
     }))
 }
@@ -113,6 +119,10 @@ mod tests {
         block_on(blocking::block(&memory, owner.as_jid(), &blocked, bounds)).unwrap();
         let facts = block_on(load(&memory, owner.as_jid())).unwrap().unwrap();
         assert_eq!(facts.blocked, BlockList::new(blocked));
+        assert_eq!(facts.photo, None);
+        let vcard = vcards::Vcard { xml: "<vCard xmlns='vcard-temp'/>".to_owned(), avatar: Some([7; 20]) };
+        block_on(vcards::save(&memory, owner.as_jid(), &vcard)).unwrap();
+        assert_eq!(block_on(load(&memory, owner.as_jid())).unwrap().unwrap().photo, Some([7; 20]));
         assert_eq!(facts.archive, None);
         block_on(archive::allow(&memory, owner.as_jid())).unwrap();
         let prefs = Prefs { default: Some(archive::Mode::Always), ..Prefs::default() };

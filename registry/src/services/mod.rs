@@ -33,6 +33,7 @@ use crate::owned::OwnedError;
 use crate::pubsub::{Config as PubsubConfig, Outgoing, Refusal};
 use crate::rosters::RosterItem;
 use crate::store::{Store, StoreError};
+use crate::vcards::AvatarHash;
 
 /// Facts the services state about the broker.
 #[derive(Debug, Clone)]
@@ -186,6 +187,8 @@ pub enum Effect {
         /// Who left it.
         unblocked: Vec<Jid>,
     },
+    /// The photo in the account's vCard has this hash now, or there is none: presence shows it (XEP-0153, XEP-0398).
+    Photo(Option<AvatarHash>),
     /// Tell all whom these concern, in order, a bounded number of them at a time.
     Pubsub(Box<Outgoing>),
 }
@@ -299,7 +302,7 @@ async fn serve<S: Store>(
         (ns::PRIVATE, "query", Get, Own) => private::get(store, owner, &read(request)?, &config.limits).await,
         (ns::PRIVATE, "query", Set, Own) => private::set(store, owner, &request.payload, &config.limits).await,
         (ns::VCARD, "vCard", Get, Own) => vcard::get_own(store, owner).await,
-        (ns::VCARD, "vCard", Set, Own) => vcard::set(store, owner, &request.payload, &config.limits).await,
+        (ns::VCARD, "vCard", Set, Own) => vcard::set(store, owner, &request.payload, &config.limits, effects).await,
         (ns::VCARD, "vCard", Get, Server) => Err(Condition::ServiceUnavailable), // XEP-0054 §3.3: it has none
         (known @ (ns::AVATAR | ns::AVATAR_STORAGE), "query", Get, Own) => avatar::get(store, owner, known).await,
         (ns::AVATAR_STORAGE, "query", Set, Own) => avatar::set(store, owner, &read(request)?).await,

@@ -6,7 +6,7 @@ use plaza_core::stanza::Condition;
 use plaza_core::xml::Standalone;
 use plaza_core::xml::read::Node;
 
-use super::{ServiceLimits, condition, not_standalone, refusal};
+use super::{Effect, ServiceLimits, condition, not_standalone, refusal};
 use crate::store::Store;
 use crate::vcards::{self, Vcard, avatar_hash};
 
@@ -31,7 +31,7 @@ async fn get<S: Store>(store: &S, owner: JidRef<'_>, missing: Condition) -> Resu
     Ok(vcard.ok_or(missing)?.xml.into_bytes())
 }
 
-/// Replaces one's own (§3.2). The hash of its photo is stored beside it.
+/// Replaces one's own (§3.2). The hash of its photo is stored beside it, and shown in presence from now on.
 ///
 /// # Errors
 /// `not-acceptable` if it is too large.
@@ -40,11 +40,13 @@ pub(super) async fn set<S: Store>(
     owner: JidRef<'_>,
     payload: &str,
     limits: &ServiceLimits,
+    effects: &mut Vec<Effect>,
 ) -> Result<Vec<u8>, Condition> {
     let vcard = Standalone::read(payload, ns::CLIENT, limits.vcard_bytes_max as usize).map_err(not_standalone)?;
     let node = Node::parse(&vcard.xml, "").ok_or(Condition::BadRequest)?;
     let vcard = Vcard { avatar: avatar_hash(&node), xml: vcard.xml };
     vcards::save(store, owner, &vcard).await.map_err(refusal)?;
+    effects.push(Effect::Photo(vcard.avatar));
     Ok(Vec::new())
 }
 
@@ -65,15 +67,16 @@ mod tests {
     fn ones_own_is_stored_replaced_and_read() {
         let owner = Client::owner();
         assert_eq!(owner.get("", EMPTY), error(Condition::ItemNotFound));
-        assert_eq!(owner.set("", PETER), "");
+        let hash = *b"\xa9\x99\x3e\x36\x47\x06\x81\x6a\xba\x3e\x25\x71\x78\x50\xc2\x6c\x9c\xd0\xd8\x9d";
+        assert_eq!(owner.ask(IqType::Set, "", PETER), (String::new(), vec![Effect::Photo(Some(hash))]));
         for to in ["", "owner@things.example"] {
             assert_eq!(owner.get(to, EMPTY), PETER);
         }
-        let hash = *b"\xa9\x99\x3e\x36\x47\x06\x81\x6a\xba\x3e\x25\x71\x78\x50\xc2\x6c\x9c\xd0\xd8\x9d";
         let avatar = || block_on(vcards::avatar(&owner.store, jid("owner@things.example").as_jid())).unwrap();
         assert_eq!(avatar(), Some(hash));
         // Some clients set it at their bare JID.
-        assert_eq!(owner.set("owner@things.example", EMPTY), "");
+        let set = owner.ask(IqType::Set, "owner@things.example", EMPTY);
+        assert_eq!(set, (String::new(), vec![Effect::Photo(None)]));
         assert_eq!((owner.get("", EMPTY), avatar()), (EMPTY.to_owned(), None));
     }
 

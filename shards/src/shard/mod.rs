@@ -16,6 +16,7 @@ mod forged;
 mod interest;
 mod kept;
 mod managed;
+mod photo;
 mod presence;
 mod roster;
 mod session;
@@ -563,7 +564,11 @@ impl Shard {
         let hash = self.homes.hash(to);
         let envelope = Envelope { class: stanza.class, hash, to, from: from.as_str(), id: stanza.id.map(|id| id.raw) };
         let namespaces = self.namespaces(id, stanza);
-        let body = Body::Stanza { stanza, from: from.as_str(), namespaces: &namespaces };
+        let with_photo = self.directed_with_photo(id, from, stanza, &namespaces);
+        let body = match &with_photo {
+            Some(text) => Body::Bytes(text),
+            None => Body::Stanza { stanza, from: from.as_str(), namespaces: &namespaces },
+        };
         let home = self.homes.shard(hash);
         if let Some(stalled) = self.stall_to_archive(id, stanza.class) {
             return stalled;
@@ -684,6 +689,7 @@ impl Shard {
                     self.set_contact_of(caller, &item.jid, None);
                     self.contact_removed(&caller.bare(), &item);
                 }
+                ServiceEffect::Photo(photo) => self.set_photo(caller, photo),
                 ServiceEffect::BlocklistPush { payload } => {
                     self.push(caller.as_jid(), &payload, |flags| flags.blocklist_interested);
                 }

@@ -21,14 +21,14 @@ impl Shard {
         presence: PresenceType,
     ) -> Flow {
         if presence == PresenceType::Unavailable {
-            self.broadcast(id, from, stanza);
+            let namespaces = self.namespaces(id, stanza);
+            let mut text = self.take_buffer();
+            write_stanza(&mut text, stanza, Stamp { from: from.as_str(), to: None }, &namespaces);
+            self.tell_resources(from, PresenceType::Unavailable, &text);
             if self.get(id).is_some_and(|session| session.priority.is_some()) {
-                let namespaces = self.namespaces(id, stanza);
-                let mut text = self.take_buffer();
-                write_stanza(&mut text, stanza, Stamp { from: from.as_str(), to: None }, &namespaces);
                 self.broadcast_to_contacts(id, PresenceType::Unavailable, &text);
-                self.give_buffer(text);
             }
+            self.give_buffer(text);
             self.leave_directed(id, from, true);
             if let Some(session) = self.get_mut(id) {
                 session.priority = None;
@@ -54,7 +54,10 @@ impl Shard {
         }
         let wanted = self.notified_of(id);
         self.note_caps(id, stanza);
-        self.broadcast(id, from, stanza);
+        let mut text = self.take_buffer();
+        self.write_presence(id, &mut text);
+        self.tell_resources(from, PresenceType::Available, &text);
+        self.give_buffer(text);
         if initial {
             self.greet(id, from);
         }
@@ -72,19 +75,15 @@ impl Shard {
         Flow::Continue
     }
 
-    /// To every available resource of the account, the sender included (RFC 6121 §4.2.2, §4.4.2, §4.5.2).
-    fn broadcast(&mut self, id: SessionId, from: &Jid, stanza: &Stanza<'_>) {
-        let namespaces = self.namespaces(id, stanza);
+    /// Presence, as written but for `to`, to every available resource of the account, the sender included (RFC 6121 §4.2.2,
+    /// §4.4.2, §4.5.2).
+    pub(super) fn tell_resources(&mut self, from: &Jid, presence: PresenceType, text: &[u8]) {
         for other in self.sessions_of(from.as_jid()) {
-            let Some(session) = self.get(other) else { continue };
-            if session.priority.is_none() {
-                continue;
-            }
+            let Some(session) = self.get(other).filter(|session| session.priority.is_some()) else { continue };
             let to = session.jid.clone();
-            let stamp = Stamp { from: from.as_str(), to: Some(to.as_str()) };
-            let write = |out: &mut Vec<u8>| write_stanza(out, stanza, stamp, &namespaces);
-            if self.tell_own((other, &to), (stanza.class, from), write) {
-                self.counters.stanzas_out[stanza.class.kind()] += 1;
+            let write = |out: &mut Vec<u8>| write_addressed(out, text, to.as_str());
+            if self.tell_own((other, &to), (Class::Presence(presence), from), write) {
+                self.counters.stanzas_out[Kind::Presence] += 1;
             }
         }
     }
@@ -116,13 +115,13 @@ impl Shard {
             if other == id {
                 continue;
             }
-            let Some(session) = self.get(other).filter(|session| session.priority.is_some()) else { continue };
-            let from = session.jid.clone();
-            let kept = session.extras.as_ref().and_then(|extras| extras.presence.clone());
-            self.tell(id, |out| match &kept {
-                Some(text) => write_addressed(out, text.as_bytes(), newcomer.as_str()),
-                None => simple_presence(out, from.as_str(), newcomer.as_str(), false),
-            });
+            if self.get(other).is_none_or(|session| session.priority.is_none()) {
+                continue;
+            }
+            let mut text = self.take_buffer();
+            self.write_presence(other, &mut text);
+            self.tell(id, |out| write_addressed(out, &text, newcomer.as_str()));
+            self.give_buffer(text);
         }
     }
 
@@ -221,17 +220,19 @@ impl Shard {
         self.give_buffer(text);
     }
 
-    /// Appends a session's available presence, without `to`.
-    fn write_presence(&self, id: SessionId, out: &mut Vec<u8>) {
+    /// Writes a session's available presence, without `to`, to an empty buffer.
+    pub(super) fn write_presence(&mut self, id: SessionId, out: &mut Vec<u8>) {
         let Some(session) = self.get(id) else { return };
+        let account = session.account;
         match session.extras.as_ref().and_then(|extras| extras.presence.as_ref()) {
             Some(text) => out.extend_from_slice(text.as_bytes()),
             None => simple_presence(out, session.jid.as_str(), "", false),
         }
+        self.show_photo(account, out);
     }
 
     /// Presence, as written but for `to`, to every contact that may see the session's account.
-    fn broadcast_to_contacts(&mut self, id: SessionId, presence: PresenceType, text: &[u8]) {
+    pub(super) fn broadcast_to_contacts(&mut self, id: SessionId, presence: PresenceType, text: &[u8]) {
         let Some(session) = self.get(id) else { return };
         let (account, from) = (session.account, session.jid.clone());
         self.fan_out(account, |state| state.from, &Fan { presence, from: from.as_str(), text });

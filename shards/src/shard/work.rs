@@ -677,7 +677,7 @@ impl Running {
 /// Whether a service changes what an account's facts say, or tells what was stored before, so that it takes its turn.
 pub(super) fn changes_facts(request: &Request) -> bool {
     let own = matches!(&request.target, Target::Account(account) if account.as_jid() == request.caller.as_jid().bare());
-    let held = matches!(&*request.payload_ns, ns::ROSTER | ns::BLOCKING);
+    let held = matches!(&*request.payload_ns, ns::ROSTER | ns::BLOCKING | ns::VCARD);
     own && (request.iq_type == IqType::Set && held || &*request.payload_ns == ns::MAM)
 }
 

@@ -23,6 +23,7 @@ mod flow;
 mod forged;
 mod javascript;
 mod managed;
+mod photos;
 mod pubsub;
 mod sasl2;
 mod scene;
