@@ -95,7 +95,7 @@ impl std::fmt::Debug for Broker {
 }
 
 /// The services beside the server, at addresses below each domain.
-fn services_of(domains: &[Jid]) -> Vec<Component> {
+pub(crate) fn services_of(domains: &[Jid]) -> Vec<Component> {
     let pubsub = domains.iter().filter_map(|domain| Jid::parse(&format!("pubsub.{domain}")).ok());
     pubsub.map(|jid| Component { jid, name: "Publish-subscribe".to_owned() }).collect()
 }

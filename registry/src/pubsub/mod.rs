@@ -11,6 +11,7 @@
 mod call;
 mod disco;
 mod error;
+mod forget;
 mod items;
 mod keys;
 mod manage;
@@ -261,6 +262,34 @@ pub async fn last_items<S: Store>(
     unix_millis: u64,
 ) -> Result<Vec<Notification>, StoreError> {
     Call::new(config, store, owner, resource.as_jid(), facts, unix_millis).last_items(wanted).await
+}
+
+/// Takes an account that is about to be removed out of the nodes of others: of these services, and of the accounts in its
+/// roster. A node elsewhere is open to it only by a subscription that whoever owns it can see and end.
+///
+/// # Errors
+/// [`StoreError`]: not all of it is done, and may be done again.
+pub async fn forget<S: Store>(
+    config: &Config,
+    store: &S,
+    services: &[Jid],
+    account: JidRef<'_>,
+    unix_millis: u64,
+) -> Result<(), StoreError> {
+    let contacts = rosters::load(store, account).await?.into_iter().map(|item| Host::Account(item.jid));
+    let services = services.iter().cloned().map(Host::Service);
+    let facts = Facts::default();
+    for host in services.chain(contacts) {
+        let forgotten = Call::new(config, store, &host, account, &facts, unix_millis).forget().await;
+        match forgotten.map_err(|refusal| refusal.error.condition) {
+            Ok(()) => {}
+            // The contact's account was removed meanwhile, with all its nodes.
+            Err(Condition::ServiceUnavailable) => {}
+            Err(Condition::ResourceConstraint) => return Err(StoreError::Busy),
+            Err(_) => return Err(StoreError::Failed),
+        }
+    }
+    Ok(())
 }
 
 /// Where the number of nodes of a service is, in [`crate::store::Table::PubSub`], if there are any.

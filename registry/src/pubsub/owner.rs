@@ -215,23 +215,9 @@ impl<S: Store> Call<'_, S> {
             // What tells of the end must be known before it.
             let subscribers = self.all_subscribers(id).await?;
             let reached = if loaded.node.config.notify_delete { self.reached(&loaded).await? } else { None };
-            let mut change = self.change(&loaded);
-            change.delete(self.keys.node(id));
-            for prefix in
-                [self.keys.subscriptions(id), self.keys.affiliations(id), self.keys.places(id), self.keys.items(id)]
-            {
-                change.delete_all(prefix);
-            }
-            for (entity, _) in self.affiliations(id).await? {
-                change.delete(self.keys.affiliation_of(entity.as_jid(), id));
-            }
-            let creation = self.config.turns.take(&self.keys.total()).await;
-            self.count_node(&mut change, loaded.node.creator.as_jid(), -1).await?;
-            if !self.commit(change).await? {
+            if !self.remove_node(&loaded, &subscribers).await? {
                 continue;
             }
-            drop(creation);
-            self.forget_subscriptions(id, &subscribers).await;
             if let Some((_, audience)) = reached {
                 let payload = delete_event(id, redirect);
                 let reached = (Recipients::these(subscribers), audience);
@@ -242,8 +228,31 @@ impl<S: Store> Call<'_, S> {
         Err(StoreError::Busy.into())
     }
 
+    /// Removes a node with all it has; whether it was committed. `subscribers`: all of them.
+    pub(super) async fn remove_node(&self, loaded: &Loaded, subscribers: &[Jid]) -> Result<bool, Refusal> {
+        let id = &*loaded.id;
+        let mut change = self.change(loaded);
+        change.delete(self.keys.node(id));
+        for prefix in
+            [self.keys.subscriptions(id), self.keys.affiliations(id), self.keys.places(id), self.keys.items(id)]
+        {
+            change.delete_all(prefix);
+        }
+        for (entity, _) in self.affiliations(id).await? {
+            change.delete(self.keys.affiliation_of(entity.as_jid(), id));
+        }
+        let creation = self.config.turns.take(&self.keys.total()).await;
+        self.count_node(&mut change, loaded.node.creator.as_jid(), -1).await?;
+        if !self.commit(change).await? {
+            return Ok(false);
+        }
+        drop(creation);
+        self.forget_subscriptions(id, subscribers).await;
+        Ok(true)
+    }
+
     /// Every address with a subscription, in force or waiting (§8.4.2: pending ones hear of the end, too).
-    async fn all_subscribers(&self, node: &str) -> Result<Vec<Jid>, StoreError> {
+    pub(super) async fn all_subscribers(&self, node: &str) -> Result<Vec<Jid>, StoreError> {
         let prefix = self.keys.subscriptions(node);
         let mut subscribers = Vec::new();
         let mut after = prefix.clone();

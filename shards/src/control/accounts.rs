@@ -6,11 +6,12 @@ use plaza_core::jid::Jid;
 use plaza_registry::accounts::{self, AccountError, NewKeys};
 use plaza_registry::archive;
 use plaza_registry::helpers::Helpers;
+use plaza_registry::pubsub;
 use plaza_registry::store::{CommitError, Store, StoreError};
 
 use super::command::{AccountCommand, AccountLine, ArchivePolicy, Refusal, Reply, Secret};
 use crate::config::Settings;
-use crate::server::AccountChange;
+use crate::server::{AccountChange, services_of};
 
 /// Most accounts in one answer; a longer list comes in pages.
 pub const PAGE: usize = 1_000;
@@ -21,6 +22,8 @@ pub struct Accounts<S> {
     helpers: Helpers,
     domains: Vec<Jid>,
     iterations: u32,
+    /// Its turns are not those of the shards: of two changes of a node at once, one is worked out again.
+    pubsub: pubsub::Config,
 }
 
 /// A command carried out.
@@ -41,7 +44,9 @@ impl Done {
 impl<S: Store> Accounts<S> {
     /// Accounts in this store. Passwords are worked on by the helpers.
     pub fn new(store: S, helpers: Helpers, settings: &Settings) -> Self {
-        Self { store, helpers, domains: settings.domains.clone(), iterations: settings.scram_iterations }
+        let domains = settings.domains.clone();
+        let pubsub = pubsub::Config::new(settings.limits.pubsub, domains.clone());
+        Self { store, helpers, domains, iterations: settings.scram_iterations, pubsub }
     }
 
     /// Carries out a command. Suspends on the store and the helpers.
@@ -66,6 +71,8 @@ impl<S: Store> Accounts<S> {
             }
             AccountCommand::Remove { address } => {
                 let bare = self.address(&address)?;
+                let services: Vec<Jid> = services_of(&self.domains).into_iter().map(|service| service.jid).collect();
+                pubsub::forget(&self.pubsub, &self.store, &services, bare.as_jid(), now() * 1_000).await?;
                 refuse(accounts::remove(&self.store, bare.as_jid()).await, &bare)?;
                 let reply = Reply::Removed { address: bare.as_str().to_owned() };
                 Ok(Done { reply, change: Some((bare, AccountChange::Removed)) })

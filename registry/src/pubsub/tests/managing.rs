@@ -190,3 +190,56 @@ fn owners_decide_on_who_asks_section_8_6() {
     );
     assert_eq!(world.get(STRANGER, "<subscriptions/>").text, "<subscriptions></subscriptions>");
 }
+
+#[test]
+fn an_account_that_goes_leaves_nothing_at_the_nodes_of_others() {
+    let forget = |world: &World, services: &[Jid]| {
+        let francisco = jid("francisco@denmark.lit");
+        block_on(forget(&world.config, &world.store, services, francisco.as_jid(), world.now)).unwrap();
+    };
+    let world = World::service();
+    for node in ["theirs", "shared"] {
+        world.set(FRANCISCO, &format!("<create node='{node}'/>"));
+        world.subscribe(HORATIO, node);
+    }
+    world.set(HAMLET, "<create node='mine'/>");
+    let owners =
+        "<affiliations node='shared'><affiliation jid='hamlet@denmark.lit' affiliation='owner'/></affiliations>";
+    world.owner_set(FRANCISCO, owners);
+    world.subscribe(FRANCISCO, "mine");
+    world.subscribe(HORATIO, "mine");
+    let member =
+        "<affiliations node='mine'><affiliation jid='francisco@denmark.lit' affiliation='member'/></affiliations>";
+    world.owner_set(HAMLET, member);
+    forget(&world, &[jid(SERVICE)]);
+    forget(&world, &[jid(SERVICE)]);
+    // What nobody else owns goes, what others own stays without it.
+    assert_eq!(world.get(HAMLET, "<items node='theirs'/>").text, "cancel item-not-found");
+    for node in ["shared", "mine"] {
+        let answer = world.owner_get(HAMLET, &format!("<affiliations node='{node}'/>")).text;
+        assert!(answer.contains("hamlet@denmark.lit") && !answer.contains("francisco"), "{answer}");
+        assert_eq!(world.publish(HAMLET, node, "1").told.len(), 1);
+    }
+    let answer = world.owner_get(HAMLET, "<subscriptions node='mine'/>").text;
+    assert!(answer.contains("horatio@denmark.lit") && !answer.contains("francisco"), "{answer}");
+    for list in ["<affiliations/>", "<subscriptions/>"] {
+        let answer = world.get(FRANCISCO, list).text;
+        assert!(!answer.contains("node="), "{answer}");
+    }
+    // Whoever comes under that name has all its nodes before it.
+    assert!(world.set(FRANCISCO, "<create node='theirs'/>").text.starts_with("<create"));
+
+    // At the account of somebody in its roster as well.
+    let world = World::account();
+    world.contact("francisco@denmark.lit", Stands::Both, &[]);
+    let (francisco, hamlet) = (jid("francisco@denmark.lit"), jid(OWNER));
+    block_on(rosters::update(&world.store, francisco.as_jid(), hamlet.as_jid(), 9, |_| {})).unwrap_err();
+    let keys = crate::accounts::NewKeys::derive("pencil", &[1; 32], 1).unwrap();
+    block_on(crate::accounts::create(&world.store, francisco.as_jid(), keys, false, 0)).unwrap();
+    block_on(rosters::update(&world.store, francisco.as_jid(), hamlet.as_jid(), 9, |_| {})).unwrap();
+    world.publish(HAMLET, "n", "1");
+    world.subscribe(FRANCISCO, "n");
+    assert!(world.publish(HAMLET, "n", "2").told[0].contains("-> francisco@denmark.lit"));
+    forget(&world, &[]);
+    assert!(!world.publish(HAMLET, "n", "3").told[0].contains("francisco"));
+}
