@@ -100,7 +100,11 @@ async def personal(owner, contact, stranger):
     bare = owner.boundjid.bare
     info = (await owner["xep_0030"].get_info(jid=bare))["disco_info"]
     assert ("pubsub", "pep") in {identity[:2] for identity in info["identities"]}, info
-    wanted = {"publish", "auto-create", "access-presence", "publish-options"}
+    wanted = {  # Of XEP-0163 §6.1, and what private data takes.
+        "access-presence", "access-whitelist", "auto-create", "auto-subscribe", "config-node", "create-and-configure",
+        "create-nodes", "filtered-notifications", "last-published", "persistent-items", "publish", "publish-options",
+        "retrieve-items", "subscribe",
+    }
     assert {f"{PUBSUB}#{name}" for name in wanted} <= set(info["features"]), info
 
     # Who wants the node is told: the owner, and the contact, at the resource that said so and no other.
