@@ -198,11 +198,29 @@ impl Shard {
             let seen = facts.contacts.iter().filter(|(contact, state)| state.to && self.is_local_account(*contact));
             accounts.extend(seen.map(|(contact, _)| contact.to_jid()));
         }
+        self.say_wants(&from, &nodes, accounts);
+    }
+
+    /// The account may see somebody's presence from now on: its resources are told the last items of those nodes.
+    pub(super) fn want_last_of(&mut self, account: &Jid, owner: &Jid) {
+        if !self.is_local_account(owner.as_jid()) {
+            return;
+        }
+        for id in self.sessions_of(account.as_jid()) {
+            let Some(nodes) = self.notified_of(id).filter(|nodes| !nodes.is_empty()) else { continue };
+            let Some(session) = self.get(id).filter(|session| session.priority.is_some()) else { continue };
+            let from = session.jid.clone();
+            self.say_wants(&from, &nodes, vec![owner.clone()]);
+        }
+    }
+
+    /// Says what a resource wants where these accounts are at home.
+    fn say_wants(&mut self, from: &Jid, nodes: &Nodes, accounts: Vec<Jid>) {
         self.fans += 1;
         for owner in accounts {
             let home = self.home(owner.as_jid());
             if home == self.id {
-                self.is_wanted(owner.as_jid(), from.as_jid(), &nodes);
+                self.is_wanted(owner.as_jid(), from.as_jid(), nodes);
             } else if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
                 if batch.bytes() >= BATCH_OWN_BYTES_MAX {
                     self.counters.drops[DropReason::MeshFull] += 1;
@@ -539,6 +557,23 @@ mod tests {
         }
         let id = world.there(&outcast, "r", &[NODE]);
         assert_eq!(world.told(&outcast, id), [""; 0]);
+    }
+
+    #[test]
+    fn who_may_see_the_owner_from_now_on_is_told_the_last_items() {
+        for shard in [0, 1] {
+            let mut world = World::new();
+            let (owner, contact) = (world.account("owner", 0), world.account("contact", shard));
+            let desk = world.there(&owner, "desk", &[]);
+            world.publish(&owner, desk, "", NODE, "1");
+            let ids = [&[NODE][..], &[]].map(|nodes| world.there(&contact, &format!("r{}", nodes.len()), nodes));
+            world.say(&contact, ids[0], &format!("<presence type='subscribe' to='{owner}'/>"));
+            assert_eq!(world.told(&contact, ids[0]), [""; 0]);
+            world.say(&owner, desk, &format!("<presence type='subscribed' to='{contact}'/>"));
+            let told = world.told(&contact, ids[0]);
+            assert!(told.len() == 1 && told[0].contains("<item id='1'>"), "{told:?}");
+            assert_eq!(world.told(&contact, ids[1]), [""; 0]);
+        }
     }
 
     #[test]

@@ -84,6 +84,9 @@ impl Shard {
         if applied.before.from && !applied.step.state.from {
             self.show_presence(index, contact, true);
         }
+        if !applied.before.to && applied.step.state.to {
+            self.want_last_of(&own, contact);
+        }
         if let Some(answer) = applied.step.answer {
             self.send_own_request(&own, contact, answer);
             self.show_presence(index, contact, false);
