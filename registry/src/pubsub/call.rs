@@ -284,6 +284,12 @@ impl<'a, S: Store> Call<'a, S> {
     /// Whether the change was committed; if not, another one came between.
     pub(super) async fn commit(&self, change: Change) -> Result<bool, Refusal> {
         let account_guards = change.account_guards;
+        for write in &change.batch.writes {
+            let (Write::Put { key, .. } | Write::Delete { key, .. } | Write::DeletePrefix { prefix: key, .. }) = write;
+            if let Some(node) = self.keys.subscribed_node(key) {
+                self.config.hot.drop_node(&self.keys.node(node));
+            }
+        }
         match self.store.commit(change.batch).await {
             Ok(()) => Ok(true),
             Err(CommitError::Guard(index)) if index < account_guards => Err(Condition::ServiceUnavailable.into()),
@@ -316,7 +322,9 @@ impl<'a, S: Store> Call<'a, S> {
         if !node.config.deliver_notifications {
             return Ok(None);
         }
-        let recipients = Recipients::of_node(self.store, &self.keys, node, &loaded.id, self.host, self.now).await?;
+        let recipients =
+            Recipients::of_node(self.store, &self.keys, node, &loaded.id, self.host, self.now, &self.config.hot)
+                .await?;
         let audience = if self.is_account() { Some(self.audience(loaded).await?) } else { None };
         Ok((!recipients.is_empty() || audience.is_some()).then_some((recipients, audience)))
     }

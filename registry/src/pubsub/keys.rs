@@ -76,6 +76,12 @@ impl Keys {
         self.of(SUBSCRIPTION, &[node], true)
     }
 
+    /// The id of the node that a key of [`Self::subscription`] or [`Self::subscriptions`] is of, if it is one.
+    pub(super) fn subscribed_node<'k>(&self, key: &'k [u8]) -> Option<&'k str> {
+        let rest = key.strip_prefix(&*self.prefix)?.strip_prefix(&[SUBSCRIPTION])?;
+        std::str::from_utf8(rest.split(|&byte| byte == SEPARATOR).next()?).ok()
+    }
+
     /// That an address of an entity is subscribed to a node.
     pub(super) fn subscription_of(&self, jid: JidRef<'_>, node: &str) -> Vec<u8> {
         self.of(SUBSCRIPTION_OF, &[jid.bare().as_str(), node, jid.as_str()], false)

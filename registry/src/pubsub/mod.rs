@@ -12,6 +12,7 @@ mod call;
 mod disco;
 mod error;
 mod forget;
+mod hot;
 mod items;
 mod keys;
 mod manage;
@@ -36,6 +37,7 @@ use plaza_core::xml::write;
 use self::call::{Call, Outcome};
 pub use self::disco::ACCOUNT_FEATURES;
 pub use self::error::Refusal;
+use self::hot::Hot;
 use self::keys::Keys;
 pub use self::notify::{
     ApprovalRequest, Audience, EventKind, Message, Notification, Outgoing, RECIPIENTS_PAGE, Reach, Recipient,
@@ -122,12 +124,13 @@ pub struct Config {
     /// Domains whose accounts may create nodes at a service.
     pub domains: Vec<Jid>,
     turns: Turns,
+    hot: Hot,
 }
 
 impl Config {
     /// A configuration with turns of its own.
     pub fn new(limits: Limits, domains: Vec<Jid>) -> Self {
-        Self { limits, domains, turns: Turns::default() }
+        Self { limits, domains, turns: Turns::default(), hot: Hot::default() }
     }
 }
 

@@ -15,6 +15,7 @@ use plaza_core::stanza::MessageType;
 use plaza_core::xml::write;
 
 use super::Host;
+use super::hot::Hot;
 use super::keys::{Keys, rest_jid};
 use super::options::{AccessModel, Shows};
 use super::record::{Affiliation, Item, NodeRecord, Subscription};
@@ -204,7 +205,7 @@ impl Recipients {
         Self { ready: jids.into_iter().map(|jid| Recipient { jid, shows: Shows::ALL }).collect(), rest: None }
     }
 
-    /// Those subscribed to a node, the first page loaded.
+    /// Those subscribed to a node, the first page loaded. The caller has the node's turn.
     pub(super) async fn of_node<S: Store>(
         store: &S,
         keys: &Keys,
@@ -212,15 +213,23 @@ impl Recipients {
         id: &str,
         host: &Host,
         at: u64,
+        hot: &Hot,
     ) -> Result<Self, StoreError> {
         if node.subscribers == 0 {
             return Ok(Self::NONE);
+        }
+        let depends_on_subscriptions = matches!(node.config.access, AccessModel::Open | AccessModel::Authorize);
+        if depends_on_subscriptions && let Some(ready) = hot.get(&keys.node(id)) {
+            return Ok(Self { ready: ready.to_vec(), rest: None });
         }
         let prefix = keys.subscriptions(id);
         let allowed = allowed(store, keys, node, id, host).await?;
         let mut recipients =
             Self { ready: Vec::new(), rest: Some(Box::new(Rest { after: prefix.clone(), prefix, at, allowed })) };
-        recipients.load(store).await?;
+        let lasts = recipients.load(store).await?;
+        if depends_on_subscriptions && lasts && recipients.rest.is_none() {
+            hot.put(keys.node(id), &recipients.ready);
+        }
         Ok(recipients)
     }
 
@@ -251,15 +260,17 @@ impl Recipients {
         Ok(if self.ready.is_empty() { None } else { Some(std::mem::take(&mut self.ready)) })
     }
 
-    /// Reads a page of subscriptions, of which some, or none, are recipients.
-    async fn load<S: Store>(&mut self, store: &S) -> Result<(), StoreError> {
-        let Some(rest) = &mut self.rest else { return Ok(()) };
+    /// Reads a page of subscriptions, of which some, or none, are recipients. Whether none of them is for a time.
+    async fn load<S: Store>(&mut self, store: &S) -> Result<bool, StoreError> {
+        let Some(rest) = &mut self.rest else { return Ok(true) };
+        let mut lasts = true;
         let pairs = store.scan(Table::PubSub, &rest.prefix, Some(&rest.after), RECIPIENTS_PAGE).await?;
         let is_last = pairs.len() < RECIPIENTS_PAGE;
         for (key, record) in pairs {
             let subscription = Subscription::decode(&record)?;
             let jid = rest_jid(&key, &rest.prefix)?;
             rest.after = key;
+            lasts &= subscription.options.expires.is_none() && subscription.since <= rest.at;
             let counts = !subscription.pending
                 && subscription.options.deliver
                 && subscription.since <= rest.at
@@ -272,7 +283,7 @@ impl Recipients {
         if is_last {
             self.rest = None;
         }
-        Ok(())
+        Ok(lasts)
     }
 }
 

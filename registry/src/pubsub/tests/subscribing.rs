@@ -186,3 +186,36 @@ fn what_was_allowed_once_may_be_no_longer_section_14_3() {
     world.affiliated("a", FRANCISCO, "member");
     assert!(reached(&world));
 }
+
+#[test]
+fn whoever_comes_and_goes_between_publications_is_told_from_then_on_and_no_more() {
+    let world = World::service();
+    world.node("a", &[]);
+    let to = |item: &str| {
+        let told = world.publish(HAMLET, "a", item).told;
+        told.first().map(|told| told.rsplit("->").next().unwrap().trim().to_owned()).unwrap_or_default()
+    };
+    assert_eq!(to("1"), "");
+    world.subscribe(FRANCISCO, "a");
+    for item in ["2", "3"] {
+        assert_eq!(to(item), "francisco@denmark.lit");
+    }
+    world.subscribe(HORATIO, "a");
+    for item in ["4", "5"] {
+        assert_eq!(to(item), "francisco@denmark.lit horatio@denmark.lit");
+    }
+    world.set(FRANCISCO, "<unsubscribe node='a' jid='francisco@denmark.lit'/>");
+    assert_eq!(to("6"), "horatio@denmark.lit");
+    world.affiliated("a", HORATIO, "outcast");
+    assert_eq!(to("7"), "");
+    world.subscribe(FRANCISCO, "a");
+    assert_eq!(to("8"), "francisco@denmark.lit");
+    world.owner_set(HAMLET, "<delete node='a'/>");
+    world.node("a", &[]);
+    assert_eq!(to("9"), "");
+    // Another node of the same service keeps its own.
+    world.node("b", &[]);
+    world.subscribe(HORATIO, "b");
+    assert_eq!(world.publish(HAMLET, "b", "1").told.len(), 1);
+    assert_eq!(to("10"), "");
+}
