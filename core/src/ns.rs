@@ -30,6 +30,12 @@ pub const PRE_APPROVAL: &str = "urn:xmpp:features:pre-approval";
 pub const PRIVATE: &str = "jabber:iq:private";
 /// vCards (XEP-0054).
 pub const VCARD: &str = "vcard-temp";
+/// Avatars, published: the images (XEP-0084).
+pub const AVATAR_DATA: &str = "urn:xmpp:avatar:data";
+/// Avatars, published: what they are (XEP-0084).
+pub const AVATAR_METADATA: &str = "urn:xmpp:avatar:metadata";
+/// Avatars and photos of vCards are made of each other (XEP-0398).
+pub const AVATAR_CONVERSION: &str = "urn:xmpp:pep-vcard-conversion:0";
 /// What presence says of a vCard's photo (XEP-0153).
 pub const VCARD_UPDATE: &str = "vcard-temp:x:update";
 /// Avatars, asked of a client (XEP-0008).

@@ -43,6 +43,7 @@ pub use self::notify::{
     ApprovalRequest, Audience, EventKind, Message, Notification, Outgoing, RECIPIENTS_PAGE, Reach, Recipient,
     Recipients,
 };
+use self::options::AccessModel;
 pub use self::options::Shows;
 use self::turns::Turns;
 use crate::rosters;
@@ -293,6 +294,28 @@ pub async fn forget<S: Store>(
         }
     }
     Ok(())
+}
+
+/// The payload of an item that anybody may read: `None` if there is none, or if its node is not open to all.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn open_item<S: Store>(
+    config: &Config,
+    store: &S,
+    host: &Host,
+    node: &str,
+    item: &str,
+    unix_millis: u64,
+) -> Result<Option<String>, StoreError> {
+    let facts = Facts::default();
+    let call = Call::new(config, store, host, host.jid().as_jid(), &facts, unix_millis);
+    let Some(loaded) = call.load(node).await?.filter(|loaded| loaded.node.config.access == AccessModel::Open) else {
+        return Ok(None);
+    };
+    let item = call.item(node, item).await?;
+    let item = item.filter(|item| !loaded.node.config.has_expired(item.published, unix_millis));
+    Ok(item.map(|item| item.payload))
 }
 
 /// Where the number of nodes of a service is, in [`crate::store::Table::PubSub`], if there are any.

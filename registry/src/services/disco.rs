@@ -37,6 +37,7 @@ const FEATURES: &[(&str, By)] = &[
     (ns::AVATAR_STORAGE, By::Account),
     (ns::BLOCKING, By::Both),
     (ns::CARBONS, By::Server),
+    (ns::AVATAR_CONVERSION, By::Account),
     (ns::PING, By::Both),
     (ns::TIME, By::Server),
     (ns::VCARD, By::Both),

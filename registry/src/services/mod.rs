@@ -10,6 +10,7 @@ mod avatar;
 mod blocking;
 mod disco;
 mod facts;
+mod photo;
 mod private;
 mod pubsub;
 mod roster;
@@ -26,6 +27,7 @@ use plaza_core::stanza::{Condition, IqType, Kind, write_error_with, write_reply_
 use plaza_core::xml::NotStandalone;
 use plaza_core::xml::read::Node;
 
+pub use self::photo::may_change_photo;
 pub use self::roster::payload as roster_payload;
 use crate::archive::{ArchiveConfig, Prefs};
 use crate::blocking::BlockList;
@@ -203,7 +205,7 @@ pub async fn answer<S: Store>(config: Arc<ServiceConfig>, store: S, request: Req
     let mut reply = Reply::default();
     let is_message = request.kind == Kind::Message;
     let result = match pubsub::host(&request) {
-        Some(host) => pubsub::answer(&config.pubsub, &store, &request, &host, &mut reply.effects).await,
+        Some(host) => pubsub::answer(&config, &store, &request, &host, &mut reply.effects).await,
         None => serve(&config, &store, &request, &mut reply.effects).await.map_err(Refusal::from),
     };
     let from = match &request.target {
@@ -302,7 +304,7 @@ async fn serve<S: Store>(
         (ns::PRIVATE, "query", Get, Own) => private::get(store, owner, &read(request)?, &config.limits).await,
         (ns::PRIVATE, "query", Set, Own) => private::set(store, owner, &request.payload, &config.limits).await,
         (ns::VCARD, "vCard", Get, Own) => vcard::get_own(store, owner).await,
-        (ns::VCARD, "vCard", Set, Own) => vcard::set(store, owner, &request.payload, &config.limits, effects).await,
+        (ns::VCARD, "vCard", Set, Own) => vcard::set(config, store, request, effects).await,
         (ns::VCARD, "vCard", Get, Server) => Err(Condition::ServiceUnavailable), // XEP-0054 §3.3: it has none
         (known @ (ns::AVATAR | ns::AVATAR_STORAGE), "query", Get, Own) => avatar::get(store, owner, known).await,
         (ns::AVATAR_STORAGE, "query", Set, Own) => avatar::set(store, owner, &read(request)?).await,

@@ -2,10 +2,10 @@
 //! and back what leaves unasked.
 
 use plaza_core::ns;
-use plaza_core::stanza::Kind;
+use plaza_core::stanza::{IqType, Kind};
 
-use super::{Effect, Request, Target};
-use crate::pubsub::{self, Config, Facts, Host, Outgoing, Refusal};
+use super::{Effect, Request, ServiceConfig, Target, photo};
+use crate::pubsub::{self, Facts, Host, Outgoing, Refusal};
 use crate::store::Store;
 
 /// Whose nodes a request is about. Discovery of an account's nodes is for its owner and who has its presence, as of the
@@ -34,7 +34,7 @@ pub(super) fn host(request: &Request) -> Option<Host> {
 /// Answers a request to a service. Of an account the owner's roster is asked first, whether there is such an account or
 /// not; a node that is there costs a stranger one more read than one that is not.
 pub(super) async fn answer<S: Store>(
-    config: &Config,
+    config: &ServiceConfig,
     store: &S,
     request: &Request,
     host: &Host,
@@ -56,12 +56,16 @@ pub(super) async fn answer<S: Store>(
         unix_millis: request.unix_millis,
     };
     let reply = match request.kind {
-        Kind::Message => pubsub::decide(config, store, asked, &facts).await,
-        Kind::Iq | Kind::Presence => pubsub::answer(config, store, asked, &facts).await,
+        Kind::Message => pubsub::decide(&config.pubsub, store, asked, &facts).await,
+        Kind::Iq | Kind::Presence => pubsub::answer(&config.pubsub, store, asked, &facts).await,
     };
     let outgoing = Outgoing { notifications: reply.notifications, messages: reply.messages };
     if !outgoing.is_empty() {
         effects.push(Effect::Pubsub(Box::new(outgoing)));
+    }
+    let is_own = *host == Host::Account(request.caller.bare());
+    if reply.result.is_ok() && is_own && request.iq_type == IqType::Set && photo::may_change_photo(request) {
+        photo::published(config, store, request, effects).await.unwrap_or_default();
     }
     reply.result
 }

@@ -6,7 +6,7 @@ use plaza_core::stanza::Condition;
 use plaza_core::xml::Standalone;
 use plaza_core::xml::read::Node;
 
-use super::{Effect, ServiceLimits, condition, not_standalone, refusal};
+use super::{Effect, Request, ServiceConfig, condition, not_standalone, photo, refusal};
 use crate::store::Store;
 use crate::vcards::{self, Vcard, avatar_hash};
 
@@ -31,22 +31,27 @@ async fn get<S: Store>(store: &S, owner: JidRef<'_>, missing: Condition) -> Resu
     Ok(vcard.ok_or(missing)?.xml.into_bytes())
 }
 
-/// Replaces one's own (§3.2). The hash of its photo is stored beside it, and shown in presence from now on.
+/// Replaces one's own (§3.2). The hash of its photo is stored beside it, and shown in presence from now on; another one is
+/// published (XEP-0398).
 ///
 /// # Errors
 /// `not-acceptable` if it is too large.
 pub(super) async fn set<S: Store>(
+    config: &ServiceConfig,
     store: &S,
-    owner: JidRef<'_>,
-    payload: &str,
-    limits: &ServiceLimits,
+    request: &Request,
     effects: &mut Vec<Effect>,
 ) -> Result<Vec<u8>, Condition> {
-    let vcard = Standalone::read(payload, ns::CLIENT, limits.vcard_bytes_max as usize).map_err(not_standalone)?;
+    let (owner, bytes_max) = (request.caller.as_jid().bare(), config.limits.vcard_bytes_max as usize);
+    let vcard = Standalone::read(&request.payload, ns::CLIENT, bytes_max).map_err(not_standalone)?;
     let node = Node::parse(&vcard.xml, "").ok_or(Condition::BadRequest)?;
     let vcard = Vcard { avatar: avatar_hash(&node), xml: vcard.xml };
+    let before = vcards::avatar(store, owner).await.map_err(|error| condition(&error))?;
     vcards::save(store, owner, &vcard).await.map_err(refusal)?;
     effects.push(Effect::Photo(vcard.avatar));
+    if before != vcard.avatar {
+        photo::vcard_set(config, store, request, &node, effects).await;
+    }
     Ok(Vec::new())
 }
 
@@ -68,15 +73,16 @@ mod tests {
         let owner = Client::owner();
         assert_eq!(owner.get("", EMPTY), error(Condition::ItemNotFound));
         let hash = *b"\xa9\x99\x3e\x36\x47\x06\x81\x6a\xba\x3e\x25\x71\x78\x50\xc2\x6c\x9c\xd0\xd8\x9d";
-        assert_eq!(owner.ask(IqType::Set, "", PETER), (String::new(), vec![Effect::Photo(Some(hash))]));
+        let (answer, effects) = owner.ask(IqType::Set, "", PETER);
+        assert_eq!((&*answer, &effects[0]), ("", &Effect::Photo(Some(hash))));
         for to in ["", "owner@things.example"] {
             assert_eq!(owner.get(to, EMPTY), PETER);
         }
         let avatar = || block_on(vcards::avatar(&owner.store, jid("owner@things.example").as_jid())).unwrap();
         assert_eq!(avatar(), Some(hash));
         // Some clients set it at their bare JID.
-        let set = owner.ask(IqType::Set, "owner@things.example", EMPTY);
-        assert_eq!(set, (String::new(), vec![Effect::Photo(None)]));
+        let (answer, effects) = owner.ask(IqType::Set, "owner@things.example", EMPTY);
+        assert_eq!((&*answer, &effects[0]), ("", &Effect::Photo(None)));
         assert_eq!((owner.get("", EMPTY), avatar()), (EMPTY.to_owned(), None));
     }
 

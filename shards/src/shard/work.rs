@@ -14,7 +14,7 @@ use plaza_registry::directory::Nodes;
 use plaza_registry::errands::{Errand, Return};
 use plaza_registry::pubsub::Outgoing;
 use plaza_registry::rosters::RosterError;
-use plaza_registry::services::{Request, Target};
+use plaza_registry::services::{Request, Target, may_change_photo};
 use plaza_registry::store::{CommitError, StoreError};
 use plaza_registry::subscriptions::Way;
 use plaza_registry::tokens::Upkeep;
@@ -677,7 +677,7 @@ impl Running {
 /// Whether a service changes what an account's facts say, or tells what was stored before, so that it takes its turn.
 pub(super) fn changes_facts(request: &Request) -> bool {
     let own = matches!(&request.target, Target::Account(account) if account.as_jid() == request.caller.as_jid().bare());
-    let held = matches!(&*request.payload_ns, ns::ROSTER | ns::BLOCKING | ns::VCARD);
+    let held = matches!(&*request.payload_ns, ns::ROSTER | ns::BLOCKING) || may_change_photo(request);
     own && (request.iq_type == IqType::Set && held || &*request.payload_ns == ns::MAM)
 }
 

@@ -107,3 +107,53 @@ fn who_has_a_photo_shows_it_in_every_presence_whatever_the_client_knows() {
     drop(ours);
     broker.stop();
 }
+
+/// A request to publish an item in a node that anybody may read.
+fn publish(node: &str, id: &str, payload: &str) -> String {
+    format!(
+        "<pubsub xmlns='http://jabber.org/protocol/pubsub'><publish node='urn:xmpp:avatar:{node}'><item id='{id}'>\
+         <{node} xmlns='urn:xmpp:avatar:{node}'>{payload}</{node}></item></publish>\
+         <publish-options><x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'>\
+         <value>http://jabber.org/protocol/pubsub#publish-options</value></field>\
+         <field var='pubsub#access_model'><value>open</value></field></x></publish-options></pubsub>"
+    )
+}
+
+fn metadata(id: &str) -> String {
+    publish("metadata", id, &format!("<info bytes='3' id='{id}' type='image/png'/>"))
+}
+
+#[test]
+fn an_avatar_that_is_published_is_the_photo_of_the_vcard_and_the_other_way_round() {
+    let mut broker = Broker::start("");
+    for (one, other) in broker.pairs() {
+        let us = format!("{one}@localhost/a");
+        let (mut ours, mut theirs) = (Wire::available(&broker, one, "a"), Wire::available(&broker, other, "b"));
+        befriend(&mut ours, one, &mut theirs, other);
+        let about = ours.ask("get", "", "<query xmlns='http://jabber.org/protocol/disco#info'/>");
+        assert!(about.contains("<feature var='urn:xmpp:pep-vcard-conversion:0'/>"), "{about}");
+        ours.ask("set", "", &vcard(""));
+        for (base64, hash) in [("YWJj", ABC), ("YWI=", AB)] {
+            assert!(ours.ask("set", "", &publish("data", hash, base64)).contains("type='result'"));
+            assert!(ours.ask("set", "", &metadata(hash)).contains("type='result'"));
+            assert!(presence(&mut theirs, &us).contains(&x(hash)));
+            let read = theirs.ask("get", &format!("{one}@localhost"), "<vCard xmlns='vcard-temp'/>");
+            assert!(
+                read.contains("<FN>Somebody</FN>") && read.contains(&format!("<BINVAL>{base64}</BINVAL>")),
+                "{read}"
+            );
+        }
+        // The other way.
+        ours.ask("set", "", &vcard(&photo("YWJj")));
+        assert!(presence(&mut theirs, &us).contains(&x(ABC)));
+        let items = "<pubsub xmlns='http://jabber.org/protocol/pubsub'><items node='urn:xmpp:avatar:metadata' max_items='1'/></pubsub>";
+        let read = theirs.ask("get", &format!("{one}@localhost"), items);
+        assert!(read.contains(&format!("<info bytes='3' id='{ABC}' type='image/png'/>")), "{read}");
+        // Disabled (XEP-0084 §3.5).
+        ours.ask("set", "", &publish("metadata", "none", ""));
+        assert!(presence(&mut theirs, &us).contains(NONE));
+        let read = theirs.ask("get", &format!("{one}@localhost"), "<vCard xmlns='vcard-temp'/>");
+        assert!(read.contains("<FN>Somebody</FN>") && !read.contains("PHOTO"), "{read}");
+    }
+    broker.stop();
+}
