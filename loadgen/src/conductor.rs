@@ -341,8 +341,10 @@ impl Conductor<'_> {
             if progress != last {
                 (last, since) = (progress, Instant::now());
             } else if since.elapsed() > self.course.patience {
+                let (owed, arrived) =
+                    (self.control.sum(|counters| &counters.owed), self.control.sum(|counters| &counters.arrived));
                 let what = format!(
-                    "{}: {} of {participants} sessions were done",
+                    "{}: {} of {participants} sessions were done; {arrived} stanzas of {owed} arrived",
                     act.name,
                     done().saturating_sub(done_before)
                 );

@@ -255,7 +255,8 @@ impl Part {
 
     fn on_message(&mut self, plan: &Plan, tally: &mut Tally, element: &Element<'_>) -> Result<(), String> {
         let deed = plan.act(tally.act).map(|act| act.deed);
-        if deed == Some(Deed::Join) && plan.stage.messages > 0 {
+        let kept = element.children().any(|child| child.is("delay", ns::DELAY));
+        if kept && deed.is_some_and(Deed::is_preparation) {
             return Ok(()); // Left over from an earlier run.
         }
         traffic::check_from(element, &plan.jid(self.leader))?;
@@ -269,7 +270,7 @@ impl Part {
                 return Ok(());
             }
             Some(Deed::Collect) => {
-                if !element.children().any(|child| child.is("delay", ns::DELAY)) {
+                if !kept {
                     return Err("a message kept for later without <delay/>".to_owned());
                 }
             }
@@ -498,6 +499,20 @@ mod tests {
         let said = hear(&mut part, &plan, &mut tally, &message(&plan, 0, 1, 0));
         assert!(said.unwrap_err().contains("nobody should hear"));
         assert!(hear(&mut part, &plan, &mut tally, "<message type='error' from='x'/>").is_err());
+    }
+
+    #[test]
+    fn what_an_earlier_run_left_is_heard_while_preparing_and_nothing_else_then() {
+        let left = |plan: &Plan| {
+            let delay = "<delay xmlns='urn:xmpp:delay' stamp='2026-01-02T03:04:05Z'/></message>";
+            message(plan, 2, 1, 7).replacen("</message>", delay, 1)
+        };
+        let (plan, mut tally) = staged(Stage::contacts(), |deed| deed == Deed::Join);
+        let mut part = Part::new(&plan, 1);
+        assert_eq!(hear(&mut part, &plan, &mut tally, &left(&plan)), Ok(()));
+        assert!(hear(&mut part, &plan, &mut tally, &message(&plan, 0, 1, 0)).unwrap_err().contains("nobody should"));
+        let (plan, mut tally) = staged(Stage::contacts(), |deed| deed == Deed::Traffic(Topic::Chat));
+        assert!(hear(&mut part, &plan, &mut tally, &left(&plan)).unwrap_err().contains("expected from"));
     }
 
     #[test]

@@ -74,6 +74,21 @@ pub(crate) enum Deed {
 }
 
 impl Deed {
+    /// Whether it leads to what is compared, and what an earlier run left may still be heard.
+    pub(crate) const fn is_preparation(self) -> bool {
+        match self {
+            Self::Join | Self::Leave | Self::Befriend | Self::Create | Self::Subscribe => true,
+            Self::Resume { .. }
+            | Self::Cut
+            | Self::Tell
+            | Self::Deliver
+            | Self::Store
+            | Self::Collect
+            | Self::Settle
+            | Self::Traffic(_) => false,
+        }
+    }
+
     /// Whether participants begin a few at a time.
     pub(crate) const fn is_paced(self) -> bool {
         match self {
