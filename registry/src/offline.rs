@@ -6,7 +6,9 @@
 
 use plaza_core::date::{self, DateTime};
 use plaza_core::jid::JidRef;
+use plaza_core::ns;
 use plaza_core::stanza::with_child;
+use plaza_core::xml::write;
 
 use crate::record::{Reader, put_bytes, put_count};
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
@@ -159,9 +161,23 @@ pub async fn forget<S: Store>(
     store.commit(Batch { guards: vec![account], writes }).await
 }
 
-/// The stanza with `<delay/>` as its last child (XEP-0203 v2.0 §2).
-fn with_delay(stanza: &[u8], domain: &str, stamp: DateTime) -> Vec<u8> {
+/// The stanza with `<delay/>` as its last child (XEP-0203 v2.0 §2), the one it has already or a new one.
+pub fn with_delay(stanza: &[u8], domain: &str, stamp: DateTime) -> Vec<u8> {
+    if is_delayed(stanza, domain) {
+        return stanza.to_vec();
+    }
     with_child(stanza, |out| date::write_delay(out, domain, stamp, ""))
+}
+
+/// Whether the stanza's last child is the domain's `<delay/>`. Nobody else may say that in its name, so what looks like it
+/// is it.
+fn is_delayed(stanza: &[u8], domain: &str) -> bool {
+    let mut start = b"<delay".to_vec();
+    write::attr(&mut start, "xmlns", ns::DELAY);
+    write::attr(&mut start, "from", domain);
+    let last = |bytes: &[u8]| bytes.iter().rposition(|&byte| byte == b'<');
+    let Some((children, _)) = last(stanza).and_then(|end| stanza.split_at_checked(end)) else { return false };
+    last(children).and_then(|child| children.get(child..)).is_some_and(|child| child.starts_with(&start))
 }
 
 #[cfg(test)]
@@ -204,6 +220,22 @@ mod tests {
         (head.count, head.bytes) = (1, 10);
         block_on(forget(&memory, owner.as_jid(), head, &[0, 1])).unwrap();
         assert_eq!(kept(&owner, &memory, NOW), expected[2..]);
+    }
+
+    #[test]
+    fn a_message_has_one_delay_of_the_domains_the_first() {
+        let stamp = DateTime::from_unix_millis;
+        let check = |message: &str, delays: usize| {
+            let once = with_delay(message.as_bytes(), "things.example", stamp(NOW));
+            let twice = with_delay(&once, "things.example", stamp(NOW + 1));
+            assert_eq!(twice, once);
+            assert_eq!(String::from_utf8(once).unwrap().matches("<delay").count(), delays);
+        };
+        check("<message/>", 1);
+        check("<message><body>1</body></message>", 1);
+        check("<message><delay xmlns='urn:xmpp:delay' from='things.example.org' stamp='x'/></message>", 2);
+        check("<message><delay xmlns='urn:xmpp:delay' from='things.example' stamp='x'/></message>", 1);
+        check("<message><delay xmlns='urn:xmpp:delay' from='things.example' stamp='x'/><a/></message>", 2);
     }
 
     #[test]

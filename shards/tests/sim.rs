@@ -52,6 +52,11 @@ fn seed_157_what_one_resource_took_is_not_refused_for_another() {
 }
 
 #[test]
+fn seed_28285_what_a_session_did_not_get_comes_before_what_waited_behind_it() {
+    simulate(28285);
+}
+
+#[test]
 fn events_arrive() {
     let mut seen = 0;
     for seed in 0..50 {

@@ -347,6 +347,7 @@ impl Driver {
         }
         self.shard.counters.turns += 1;
         self.tick = self.now_tick();
+        self.shard.set_time(unix_millis());
         let began = self.tick;
         while let Some(completion) = self.ring.next_completion() {
             self.on_completion(completion);

@@ -24,6 +24,8 @@ pub(super) enum Origin {
     Remote(ShardId, SessionId),
     /// The broker itself.
     Broker,
+    /// A session that is gone and did not get it: it is older than whatever waits for the account.
+    HandedOn,
 }
 
 /// A stanza's bytes: yet to be written from what was scanned, or written already.

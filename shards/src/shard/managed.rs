@@ -6,6 +6,7 @@
 use std::collections::VecDeque;
 
 use aws_lc_rs::hmac;
+use plaza_core::date::DateTime;
 use plaza_core::jid::{Jid, JidRef};
 use plaza_core::limits::ScanLimits;
 use plaza_core::ns;
@@ -13,6 +14,7 @@ use plaza_core::sm::{self, SmId};
 use plaza_core::stanza::{Class, Condition, IqType, MessageType, Stanza};
 use plaza_core::stream::{self, Inline, NotResumed, Resumed};
 use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
+use plaza_registry::offline;
 use plaza_registry::resumables::Resumable;
 use smallvec::SmallVec;
 
@@ -81,6 +83,8 @@ pub(super) struct Managed {
     touched: SmallVec<[ShardId; 4]>,
     /// Cut off, until this moment of the driver's.
     hibernated: Option<u64>,
+    /// When it was cut off, on the wall.
+    lost: u64,
     /// Somebody waits for its acknowledgements.
     watch: Watch,
 }
@@ -361,11 +365,13 @@ impl Shard {
     /// to be ended.
     pub fn hibernate(&mut self, id: SessionId, until: impl FnOnce(u32) -> u64) -> bool {
         self.give_held(id);
+        let lost = self.unix_millis;
         let Some(session) = self.get_mut(id).filter(|session| !session.flags.ended) else { return false };
         session.flags.inactive = false;
         let account = session.account;
         let Some(managed) = session.managed.as_mut().filter(|managed| managed.id.is_some()) else { return false };
         managed.hibernated = Some(until(managed.seconds));
+        managed.lost = lost;
         managed.requested = false;
         session.outbox = Vec::new();
         session.in_flight = 0;
@@ -576,6 +582,7 @@ impl Shard {
             sent: acked,
             acked,
             hibernated: Some(until),
+            lost: self.unix_millis,
             ..Managed::default()
         };
         for (stanza, kept) in &kept.unacked {
@@ -604,14 +611,17 @@ impl Shard {
     }
 
     /// What a session that is gone was sent and did not acknowledge goes where it would have gone had the session not been
-    /// there: messages to its account, questions back as errors (§4, §5).
+    /// there: messages to its account, with the time at which they did not arrive, questions back as errors (§4, §5).
     pub(super) fn hand_on(&mut self, jid: &Jid, managed: Managed) {
         if let Some(id) = &managed.id {
             self.resumables.remove(&id.session);
         }
+        let mut lost = self.unix_millis;
         if managed.is_hibernated() {
             self.counters.hibernated = self.counters.hibernated.saturating_sub(1);
+            lost = managed.lost;
         }
+        let lost = DateTime::from_unix_millis(lost);
         let (mut scanner, namespaces) = (Scanner::new(), StreamNamespaces::default());
         let mut rest = managed.waiting();
         for unacked in &managed.unacked {
@@ -624,11 +634,11 @@ impl Shard {
             let scanned = scanner.next(&ScanLimits::AFTER_AUTH, &namespaces, stanza);
             let Ok(Scanned::Element { element, .. }) = scanned else { continue };
             let Ok(parsed) = Stanza::classify(element, ns::CLIENT) else { continue };
-            self.hand_on_one(jid, &parsed, stanza);
+            self.hand_on_one(jid, &parsed, stanza, lost);
         }
     }
 
-    fn hand_on_one(&mut self, jid: &Jid, parsed: &Stanza<'_>, stanza: &[u8]) {
+    fn hand_on_one(&mut self, jid: &Jid, parsed: &Stanza<'_>, stanza: &[u8], lost: DateTime) {
         let from = parsed.from.map(|from| from.value().into_owned()).unwrap_or_default();
         let id = parsed.id.map(|id| id.raw);
         let to = match parsed.class {
@@ -644,7 +654,8 @@ impl Shard {
         }
         match parsed.class {
             Class::Message(MessageType::Normal | MessageType::Chat) => {
-                self.deliver(&envelope, Origin::Broker, &Body::Bytes(stanza));
+                let stanza = offline::with_delay(stanza, jid.as_jid().domain(), lost);
+                self.deliver(&envelope, Origin::HandedOn, &Body::Bytes(&stanza));
             }
             Class::Iq(IqType::Get | IqType::Set) | Class::Message(MessageType::Groupchat)
                 if JidRef::parse_fast(&from).is_some() =>

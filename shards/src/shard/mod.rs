@@ -196,6 +196,8 @@ pub struct Shard {
     settling: Slab<Settling>,
     /// Messages of services on their way to many.
     fanning: fanning::Fanning,
+    /// The time on the wall, as the driver said last.
+    unix_millis: u64,
     /// What happened, for the metrics.
     pub counters: Counters,
 }
@@ -229,9 +231,15 @@ impl Shard {
             caps_waiting: HashMap::new(),
             storing: BTreeSet::new(),
             settling: Slab::new(),
+            unix_millis: 0,
             fanning: fanning::Fanning::default(),
             counters: Counters::default(),
         }
+    }
+
+    /// Sets the time on the wall, in milliseconds since 1970.
+    pub const fn set_time(&mut self, unix_millis: u64) {
+        self.unix_millis = unix_millis;
     }
 
     /// Sessions held.

@@ -97,6 +97,8 @@ pub(super) struct Inbound {
     pub(super) id: Option<Box<str>>,
     pub(super) stanza: Box<[u8]>,
     pub(super) archived: Archived,
+    /// A session that is gone did not get it.
+    pub(super) handed_on: bool,
 }
 
 /// The errand that is out, with what its return is for.
@@ -185,7 +187,7 @@ impl Shard {
             Origin::Remote(shard, sender) => {
                 work.is_some_and(|work| work.waiters.contains(&Waiter::Remote(shard, sender)))
             }
-            Origin::Local(_) | Origin::Broker => false,
+            Origin::Local(_) | Origin::Broker | Origin::HandedOn => false,
         };
         let most = if asked { self.config.outbox_bytes_max } else { self.config.outbox_bytes_full };
         // A subscription request that is lost leaves two rosters that do not agree; each session has one under way at most.
@@ -202,7 +204,7 @@ impl Shard {
                         self.ask_to_pause(shard, sender);
                     }
                 }
-                Origin::Broker => {}
+                Origin::Broker | Origin::HandedOn => {}
             }
         }
         if bytes >= most as usize && !request {
@@ -217,6 +219,7 @@ impl Shard {
             id: envelope.id.map(Into::into),
             stanza: stanza.into(),
             archived: Archived::Undecided,
+            handed_on: matches!(origin, Origin::HandedOn),
         };
         self.enqueue(index, Task::Inbound(inbound));
         Flow::Continue
@@ -242,9 +245,14 @@ impl Shard {
         if task.is_stored() {
             self.storing.insert(index);
         }
-        // What is stored came before what waits: it is given before somebody is there for that.
-        let place = matches!(task, Task::Fetch(_))
-            .then(|| work.queue.iter().position(|waits| matches!(waits, Task::Inbound(_))))
+        // What is stored came before what waits: it is given before somebody is there for that. So did what a session that
+        // is gone did not get, each behind the one before it.
+        let handed_on = matches!(&task, Task::Inbound(inbound) if inbound.handed_on);
+        let place = (handed_on || matches!(task, Task::Fetch(_)))
+            .then(|| {
+                let later = |waits: &Task| matches!(waits, Task::Inbound(inbound) if !(handed_on && inbound.handed_on));
+                work.queue.iter().position(later)
+            })
             .flatten();
         work.queue.insert(place.unwrap_or(work.queue.len()), task);
         self.work_off(index);
