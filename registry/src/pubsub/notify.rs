@@ -264,8 +264,10 @@ impl Recipients {
     async fn load<S: Store>(&mut self, store: &S) -> Result<bool, StoreError> {
         let Some(rest) = &mut self.rest else { return Ok(true) };
         let mut lasts = true;
-        let pairs = store.scan(Table::PubSub, &rest.prefix, Some(&rest.after), RECIPIENTS_PAGE).await?;
-        let is_last = pairs.len() < RECIPIENTS_PAGE;
+        // One more than a page says whether there is another.
+        let mut pairs = store.scan(Table::PubSub, &rest.prefix, Some(&rest.after), RECIPIENTS_PAGE + 1).await?;
+        let is_last = pairs.len() <= RECIPIENTS_PAGE;
+        pairs.truncate(RECIPIENTS_PAGE);
         for (key, record) in pairs {
             let subscription = Subscription::decode(&record)?;
             let jid = rest_jid(&key, &rest.prefix)?;
