@@ -21,7 +21,6 @@
 
 use std::cell::Cell;
 use std::fmt;
-use std::marker::PhantomData;
 use std::sync::OnceLock;
 
 use crossbeam::utils::CachePadded;
@@ -78,7 +77,7 @@ impl<T> Mesh<T> {
     pub fn port(self: &Arc<Self>, shard: ShardId, wake: WakeHandle) -> Port<T> {
         let door = self.door(shard).expect("the caller numbers shards from 0 up to what it gave to Mesh::new");
         assert!(door.bell.wake.set(wake).is_ok(), "shard {shard} has its port already");
-        Port { mesh: Arc::clone(self), shard, first: 0, single_threaded: PhantomData }
+        Port { mesh: Arc::clone(self), shard, first: Cell::new(0) }
     }
 
     /// The bell of `shard`, for its other producers; known before the shard has taken its port.
@@ -95,10 +94,9 @@ impl<T> Mesh<T> {
 pub struct Port<T> {
     mesh: Arc<Mesh<T>>,
     shard: ShardId,
-    /// Whom the next [`Port::drain`] hears first.
-    first: usize,
-    /// Not `Sync`: order between two shards is the order in which one thread sends.
-    single_threaded: PhantomData<Cell<()>>,
+    /// Whom the next [`Port::drain`] hears first. With it a port is not `Sync`: order between two shards is the order in
+    /// which one thread sends.
+    first: Cell<usize>,
 }
 
 impl<T> Port<T> {
@@ -115,19 +113,20 @@ impl<T> Port<T> {
 
     /// Takes what the other shards (and this one) have sent, in each sender's order, and gives how many batches that
     /// were. Bounded: from each sender, what was there when its turn came, at most the queue's capacity. The sender
-    /// heard first changes with every call.
-    pub fn drain(&mut self, mut each: impl FnMut(ShardId, T)) -> usize {
+    /// heard first changes with every call. `each` may send.
+    pub fn drain(&self, mut each: impl FnMut(ShardId, T)) -> usize {
         let Some(door) = self.mesh.door(self.shard) else { return 0 };
         let lanes = (0..).map(ShardId).zip(&door.lanes);
         let mut drained = 0;
-        for (from, lane) in lanes.clone().skip(self.first).chain(lanes.take(self.first)) {
+        let first = self.first.get();
+        for (from, lane) in lanes.clone().skip(first).chain(lanes.take(first)) {
             for _ in 0..lane.len() {
                 let Some(batch) = lane.pop() else { break };
                 each(from, batch);
                 drained += 1;
             }
         }
-        self.first = (self.first + 1) % door.lanes.len();
+        self.first.set((first + 1) % door.lanes.len());
         drained
     }
 
@@ -376,7 +375,7 @@ mod tests {
                 let mesh = &mesh;
                 scope.spawn(move || {
                     let me = thread::current();
-                    let mut port = mesh.port(ShardId(shard), Box::new(move || me.unpark()));
+                    let port = mesh.port(ShardId(shard), Box::new(move || me.unpark()));
                     let mut next_from = [0; 4];
                     let mut next_to = [0; 4];
                     while next_from != [EACH; 4] || next_to != [EACH; 4] {

@@ -351,6 +351,7 @@ impl Driver {
         let began = self.tick;
         while let Some(completion) = self.ring.next_completion() {
             self.on_completion(completion);
+            self.hand_over_full();
         }
         self.drain_mesh();
         while let Some(command) = self.parts.inbox.pop() {
@@ -1100,11 +1101,14 @@ impl Driver {
 
     fn drain_mesh(&mut self) {
         let mut arrived = Vec::new();
-        let (port, shard, spares) = (&mut self.parts.port, &mut self.shard, &mut self.spares);
+        let (port, shard, spares) = (&self.parts.port, &mut self.shard, &mut self.spares);
         port.drain(|from, parcel| match parcel {
             Parcel::Batch(mut batch) => {
                 shard.handoff(from, &mut batch);
                 spares.push(batch);
+                if shard.take_full() {
+                    send_batches(port, self.parts.shards, shard, spares);
+                }
             }
             Parcel::Migrant(migrant) => arrived.push(migrant),
         });
@@ -1114,31 +1118,15 @@ impl Driver {
         }
     }
 
-    fn hand_over(&mut self) {
-        for shard in (0..self.parts.shards).map(ShardId) {
-            if !self.shard.has_batch(shard) {
-                continue;
-            }
-            let spare = self.spares.pop().unwrap_or_default();
-            let batch = match self.shard.take_batch(shard, spare) {
-                Ok(batch) => batch,
-                Err(spare) => {
-                    self.spares.push(spare);
-                    continue;
-                }
-            };
-            match self.parts.port.try_send(shard, Parcel::Batch(batch)) {
-                Ok(()) => {
-                    self.shard.counters.handoff_batches_out += 1;
-                    self.shard.batch_sent(shard);
-                }
-                Err(Parcel::Batch(batch)) => {
-                    self.shard.counters.mesh_full += 1;
-                    self.spares.extend(self.shard.restore_batch(shard, batch));
-                }
-                Err(Parcel::Migrant(_)) => {}
-            }
+    /// Hands batches over before the turn ends, if one is full: so a turn that does much drops nothing for want of room.
+    fn hand_over_full(&mut self) {
+        if self.shard.take_full() {
+            send_batches(&self.parts.port, self.parts.shards, &mut self.shard, &mut self.spares);
         }
+    }
+
+    fn hand_over(&mut self) {
+        send_batches(&self.parts.port, self.parts.shards, &mut self.shard, &mut self.spares);
         while let Some((shard, migrant)) = self.departures.pop_front() {
             if let Err(Parcel::Migrant(migrant)) = self.parts.port.try_send(shard, Parcel::Migrant(migrant)) {
                 self.departures.push_front((shard, migrant));
@@ -1254,6 +1242,7 @@ impl Driver {
             }
             if token & SESSION != 0 {
                 self.shard.expire(SessionId::from_token(token & !SESSION), Some(u64::from(self.tick)));
+                self.hand_over_full();
                 continue;
             }
             let key = Key { index: token as u32, generation: (token >> 32) as u32 };
@@ -1483,6 +1472,35 @@ fn entropy() -> stream::Entropy {
         *left = start;
     });
     stream::Entropy(drawn)
+}
+
+/// Gives each other shard its batch; one whose queue is full keeps it for another time.
+#[expect(clippy::vec_box, reason = "a batch moves through the mesh as a pointer")]
+fn send_batches(port: &Port<Parcel>, shards: u16, shard: &mut Shard, spares: &mut Vec<Box<Batch>>) {
+    for to in (0..shards).map(ShardId) {
+        if !shard.has_batch(to) {
+            continue;
+        }
+        let spare = spares.pop().unwrap_or_default();
+        let batch = match shard.take_batch(to, spare) {
+            Ok(batch) => batch,
+            Err(spare) => {
+                spares.push(spare);
+                continue;
+            }
+        };
+        match port.try_send(to, Parcel::Batch(batch)) {
+            Ok(()) => {
+                shard.counters.handoff_batches_out += 1;
+                shard.batch_sent(to);
+            }
+            Err(Parcel::Batch(batch)) => {
+                shard.counters.mesh_full += 1;
+                spares.extend(shard.restore_batch(to, batch));
+            }
+            Err(Parcel::Migrant(_)) => {}
+        }
+    }
 }
 
 #[cfg(test)]

@@ -14,6 +14,9 @@ pub const BATCH_BYTES_MAX: usize = 256 * 1024;
 /// Bytes of stanzas in a batch beyond which the broker's own, for which nobody can wait, are dropped.
 pub const BATCH_OWN_BYTES_MAX: usize = 4 * BATCH_BYTES_MAX;
 
+/// What a probe weighs beside its own bytes: it is answered with a presence of about that size, into a batch the other way.
+const PROBE_BYTES: usize = 512;
+
 /// One entry of a batch.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Handoff {
@@ -94,6 +97,8 @@ pub struct Batch {
     pub(super) bytes: Vec<u8>,
     /// The number of the fan the last handoff is of, if it is of one.
     fan: u64,
+    /// Probes in it, each to one account.
+    probes: usize,
 }
 
 impl Batch {
@@ -105,6 +110,16 @@ impl Batch {
     /// Bytes of text in it.
     pub fn bytes(&self) -> usize {
         self.bytes.len()
+    }
+
+    /// Whether those who can wait have to wait for the next: it is as large as it may be, or its answers would be.
+    pub(super) fn is_full(&self) -> bool {
+        self.bytes.len() + self.probes * PROBE_BYTES >= BATCH_BYTES_MAX
+    }
+
+    /// One more account is asked where it is.
+    pub(super) fn count_probe(&mut self) {
+        self.probes += 1;
     }
 
     /// Whether nothing is in it.
@@ -132,6 +147,7 @@ impl Batch {
 
     pub(super) fn clear(&mut self) {
         self.fan = 0;
+        self.probes = 0;
         self.handoffs.clear();
         self.bytes.clear();
         self.bytes.shrink_to(BATCH_BYTES_MAX * 2);

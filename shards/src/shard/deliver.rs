@@ -316,6 +316,7 @@ impl Shard {
                 return;
             }
             batch.stanza(&envelope, None, |out| out.extend_from_slice(bytes));
+            self.full |= batch.is_full();
             self.counters.handoffs_out += 1;
         }
     }

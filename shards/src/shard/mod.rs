@@ -175,6 +175,8 @@ pub struct Shard {
     batches: Box<[Box<Batch>]>,
     /// Sessions here that wait for room in the batch to a shard.
     mesh_waiters: Box<[Vec<SessionId>]>,
+    /// A batch should be handed over before the turn ends.
+    full: bool,
     dirty: Vec<SessionId>,
     effects: VecDeque<Effect>,
     pool: Vec<Vec<u8>>,
@@ -218,6 +220,7 @@ impl Shard {
             accounts: Accounts::default(),
             batches: (0..shards).map(|_| Box::default()).collect(),
             mesh_waiters: (0..shards).map(|_| Vec::new()).collect(),
+            full: false,
             dirty: Vec::new(),
             effects: VecDeque::new(),
             pool: Vec::new(),
@@ -473,8 +476,11 @@ impl Shard {
             return flow;
         }
         let Some(to) = stanza.to else {
-            self.counters.stanzas_in[stanza.class.kind()] += 1;
-            return self.without_to(id, &from, &stanza);
+            let flow = self.without_to(id, &from, &stanza);
+            if flow != Flow::Stalled {
+                self.counters.stanzas_in[stanza.class.kind()] += 1;
+            }
+            return flow;
         };
         let text = to.value();
         let Ok(parsed) = ParsedJid::parse(&text) else {
@@ -511,7 +517,10 @@ impl Shard {
     fn without_to(&mut self, id: SessionId, from: &Jid, stanza: &Stanza<'_>) -> Flow {
         match stanza.class {
             Class::Presence(presence) => match presence {
-                PresenceType::Available | PresenceType::Unavailable => self.own_presence(id, from, stanza, presence),
+                PresenceType::Available | PresenceType::Unavailable => match self.stall_to_present(id) {
+                    Some(stalled) => stalled,
+                    None => self.own_presence(id, from, stanza, presence),
+                },
                 PresenceType::Probe
                 | PresenceType::Subscribe
                 | PresenceType::Subscribed
@@ -822,18 +831,37 @@ impl Shard {
     /// Appends a stanza to this turn's batch for another shard, or lets the sender wait for room in it.
     fn send_handoff(&mut self, home: ShardId, envelope: &Envelope<'_>, origin: SessionId, body: &Body<'_>) -> Flow {
         let Some(batch) = self.batches.get_mut(usize::from(home.0)) else { return self.ignore(DropReason::NoRoute) };
-        if batch.bytes.len() >= BATCH_BYTES_MAX {
-            if let Some(waiters) = self.mesh_waiters.get_mut(usize::from(home.0))
-                && !waiters.contains(&origin)
-            {
-                waiters.push(origin);
-            }
-            self.counters.mesh_full += 1;
-            return Flow::Stalled;
+        if batch.is_full() {
+            return self.wait_for_mesh(home, origin);
         }
         batch.stanza(envelope, Some(origin), |out| body.append(out, None));
         self.counters.handoffs_out += 1;
         Flow::Continue
+    }
+
+    /// Lets a session wait until the batch to a shard is on its way.
+    fn wait_for_mesh(&mut self, to: ShardId, id: SessionId) -> Flow {
+        self.counters.mesh_full += 1;
+        if let Some(session) = self.get_mut(id)
+            && !std::mem::replace(&mut session.flags.waits_for_mesh, true)
+            && let Some(waiters) = self.mesh_waiters.get_mut(usize::from(to.0))
+        {
+            waiters.push(id);
+        }
+        Flow::Stalled
+    }
+
+    /// Presence to contacts goes to any shard: its session waits if the batch to one is full, rather than that some never
+    /// hear of it.
+    fn stall_to_present(&mut self, id: SessionId) -> Option<Flow> {
+        let full = self.batches.iter().position(|batch| batch.is_full())?;
+        Some(self.wait_for_mesh(ShardId(u16::try_from(full).ok()?), id))
+    }
+
+    /// Whether a batch should be handed over before the turn ends, since it is full of what nobody can be made to wait for.
+    /// Once for each time. Senders wait for the turn's end: that is their pace.
+    pub fn take_full(&mut self) -> bool {
+        std::mem::take(&mut self.full)
     }
 
     /// The batch for a shard, to be handed over; `None` if nothing is in it. `spare` takes its place.
@@ -863,6 +891,9 @@ impl Shard {
             return;
         }
         for id in std::mem::take(waiters) {
+            if let Some(session) = self.get_mut(id) {
+                session.flags.waits_for_mesh = false;
+            }
             self.resume(id);
         }
     }

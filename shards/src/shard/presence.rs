@@ -275,8 +275,13 @@ impl Shard {
             } else if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
                 if batch.bytes() >= BATCH_OWN_BYTES_MAX {
                     self.counters.drops[DropReason::MeshFull] += 1;
-                } else if batch.fan(self.fans, contact, |bytes| fan.begin(bytes)) {
-                    self.counters.handoffs_out += 1;
+                } else {
+                    self.counters.handoffs_out += u64::from(batch.fan(self.fans, contact, |bytes| fan.begin(bytes)));
+                    if fan.presence == PresenceType::Probe {
+                        batch.count_probe();
+                    }
+                    // Who goes cannot wait.
+                    self.full |= fan.presence == PresenceType::Unavailable && batch.is_full();
                 }
             }
         }
@@ -430,4 +435,129 @@ fn simple_presence(out: &mut Vec<u8>, from: &str, to: &str, unavailable: bool) {
         out.extend_from_slice(b" type='unavailable'");
     }
     out.extend_from_slice(b"/>");
+}
+
+#[cfg(test)]
+mod tests {
+    use plaza_registry::accounts::{self, NewKeys};
+    use plaza_registry::errands::Return;
+    use plaza_registry::facts;
+    use plaza_registry::rosters::{self, Subscription};
+    use plaza_registry::store::memory::MemoryStore;
+    use plaza_registry::wait::block_on;
+
+    use super::super::Effect;
+    use super::super::batch::BATCH_BYTES_MAX;
+    use super::super::tests::{bind, feed, shards};
+    use super::*;
+    use crate::home::Homes;
+    use crate::mesh::ShardId;
+
+    /// Sessions that become available in one turn.
+    const SESSIONS: usize = 1_000;
+
+    /// Accounts at home on a shard.
+    fn at(homes: &Homes, shard: u16) -> impl Iterator<Item = Jid> {
+        let names = (0..).map(|number| Jid::parse(&format!("a{number}@things.example")).unwrap());
+        names.filter(move |name| homes.shard(homes.hash(name.as_jid())) == ShardId(shard))
+    }
+
+    /// Puts these accounts on a shard, each a friend of somebody on the other, and gives each a session.
+    fn district(shard: &mut Shard, names: &[Jid], friend: &Jid) -> Vec<SessionId> {
+        let store = MemoryStore::new();
+        let keys = NewKeys::derive("pencil", &[1; 32], 1).unwrap();
+        let known = |name: &Jid| {
+            block_on(accounts::create(&store, name.as_jid(), keys.clone(), false, 0)).unwrap();
+            let both = |item: &mut rosters::RosterItem| item.subscription = Subscription::Both;
+            block_on(rosters::update(&store, name.as_jid(), friend.as_jid(), 9, both)).unwrap();
+            block_on(facts::load(&store, name.as_jid()))
+        };
+        let mut sessions = Vec::new();
+        for name in names {
+            let id = bind(shard, name.as_str(), "r");
+            shard.login(crate::ring::Key { index: 0, generation: 0 }, name.as_jid());
+            assert!(matches!(shard.poll_effect(), Some(Effect::Errand(..))));
+            shard.errand_done(name, Return::Load(known(name)));
+            assert!(matches!(shard.poll_effect(), Some(Effect::Login(_, Ok(())))));
+            sessions.push(id);
+        }
+        sessions
+    }
+
+    #[test]
+    fn a_district_that_becomes_available_at_once_waits_for_the_mesh_and_is_seen_whole() {
+        let (mut both, homes) = shards(2);
+        let friend = at(&homes, 1).next().unwrap();
+        let names: Vec<Jid> = at(&homes, 0).take(SESSIONS).collect();
+        let mut waiting = district(&mut both[0], &names, &friend);
+        let presence = format!("<presence><status>{}</status></presence>", "x".repeat(3_000));
+        let (mut spare, mut batches, mut seen) = (Box::default(), 0, 0);
+        while !waiting.is_empty() {
+            // As the driver does: whoever is told to wait comes again when it is told to go on.
+            waiting.retain(|&id| feed(&mut both[0], id, &presence) == Flow::Stalled);
+            let mut batch = both[0].take_batch(ShardId(1), spare).unwrap();
+            assert!(batch.bytes() < BATCH_BYTES_MAX + 8_000, "{} bytes", batch.bytes());
+            seen += batch.handoffs.iter().filter(|handoff| is_available(handoff)).count();
+            batches += 1;
+            both[0].batch_sent(ShardId(1));
+            batch.clear();
+            spare = batch;
+        }
+        assert_eq!((seen, both[0].counters.drops[DropReason::MeshFull]), (SESSIONS, 0));
+        assert!(batches > 10, "{batches} batches");
+        assert_eq!(both[0].counters.stanzas_in[Kind::Presence], SESSIONS as u64);
+        let resumed = std::iter::from_fn(|| both[0].poll_effect()).filter(|effect| matches!(effect, Effect::Resume(_)));
+        assert!(resumed.count() < SESSIONS * batches);
+    }
+
+    fn is_available(handoff: &Handoff) -> bool {
+        matches!(handoff, Handoff::Fan { presence: PresenceType::Available, .. })
+    }
+
+    #[test]
+    fn a_district_that_leaves_at_once_is_handed_over_as_it_goes() {
+        let (mut both, homes) = shards(2);
+        let friend = at(&homes, 1).next().unwrap();
+        let names: Vec<Jid> = at(&homes, 0).take(SESSIONS).collect();
+        let sessions = district(&mut both[0], &names, &friend);
+        let status = format!("<presence type='unavailable'><status>{}</status></presence>", "x".repeat(3_000));
+        let (mut spare, mut left) = (Box::default(), 0);
+        for (number, &id) in sessions.iter().enumerate() {
+            assert_eq!(feed(&mut both[0], id, "<presence/>"), Flow::Continue);
+            let mut batch = both[0].take_batch(ShardId(1), spare).unwrap();
+            both[0].batch_sent(ShardId(1));
+            batch.clear();
+            spare = batch;
+            assert!(!both[0].take_full(), "{number}");
+        }
+        for &id in &sessions {
+            assert_eq!(feed(&mut both[0], id, &status), Flow::Continue);
+            if both[0].take_full() {
+                let mut batch = both[0].take_batch(ShardId(1), spare).unwrap();
+                assert!(batch.bytes() < BATCH_BYTES_MAX + 8_000, "{} bytes", batch.bytes());
+                left += batch.len();
+                both[0].batch_sent(ShardId(1));
+                batch.clear();
+                spare = batch;
+            }
+        }
+        left += both[0].take_batch(ShardId(1), spare).map_or(0, |batch| batch.len());
+        assert_eq!((left, both[0].counters.drops[DropReason::MeshFull]), (SESSIONS, 0));
+    }
+
+    #[test]
+    fn probes_leave_room_for_their_answers() {
+        let (mut both, homes) = shards(2);
+        let friend = at(&homes, 1).next().unwrap();
+        let names: Vec<Jid> = at(&homes, 0).take(SESSIONS).collect();
+        let sessions = district(&mut both[0], &names, &friend);
+        let taken = sessions.iter().take_while(|&&id| feed(&mut both[0], id, "<presence/>") == Flow::Continue).count();
+        let batch = both[0].take_batch(ShardId(1), Box::default()).unwrap();
+        assert!(!both[0].take_full(), "who can wait does");
+        assert!(
+            (300..700).contains(&taken) && batch.bytes() < BATCH_BYTES_MAX / 2,
+            "{taken} in {} bytes",
+            batch.bytes()
+        );
+    }
 }

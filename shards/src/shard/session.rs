@@ -69,6 +69,8 @@ pub(super) struct Flags {
     pub(super) awaits: bool,
     /// A stanza of its was not taken: its input is not read, acknowledgements in it neither.
     pub(super) stalled: bool,
+    /// Waits for room in the batch to some shard.
+    pub(super) waits_for_mesh: bool,
     /// Wants copies of its account's messages (XEP-0280).
     pub(super) carbons: bool,
     /// Its user looks away (XEP-0352).
