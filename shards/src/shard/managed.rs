@@ -493,6 +493,7 @@ impl Shard {
         session.outbox.clear();
         session.in_flight = 0;
         session.paused = 0;
+        session.flags.waits_for_mesh = false;
         let Some(managed) = session.managed.as_mut() else { return Err(Condition::ItemNotFound.into()) };
         let hibernated = managed.hibernated.take().is_some();
         managed.requested = false;
