@@ -57,6 +57,11 @@ fn seed_28285_what_a_session_did_not_get_comes_before_what_waited_behind_it() {
 }
 
 #[test]
+fn seed_2218_what_was_being_archived_comes_behind_what_was_kept() {
+    simulate(2218);
+}
+
+#[test]
 fn events_arrive() {
     let mut seen = 0;
     for seed in 0..50 {

@@ -500,12 +500,14 @@ impl Shard {
         Some(task)
     }
 
-    /// Puts a task to the front of an account's queue, for whoever goes on with it.
+    /// Puts a task to the front of an account's queue, for whoever goes on with it; but behind what fetches what is kept, which
+    /// came before all that waits.
     pub(super) fn put_task_back(&mut self, index: u32, task: Task) {
         let Some(work) = self.accounts.get_mut(index).and_then(|account| account.work.as_mut()) else { return };
         work.inbound += u32::from(task.is_inbound());
         work.bytes += task.bytes();
-        work.queue.push_front(task);
+        let fetches = work.queue.iter().rposition(|waits| matches!(waits, Task::Fetch(_)));
+        work.queue.insert(fetches.map_or(0, |last| last + 1), task);
     }
 
     /// Whether a kept message was delivered and waits to be forgotten.
