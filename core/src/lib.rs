@@ -6,6 +6,7 @@
 pub mod caps;
 pub mod date;
 pub mod forms;
+pub mod iot;
 pub mod jid;
 pub mod limits;
 pub mod ns;
@@ -17,4 +18,5 @@ pub mod sm;
 pub mod stanza;
 pub mod stream;
 pub mod subscription;
+pub mod thing;
 pub mod xml;

@@ -157,7 +157,10 @@ fn erase(table: Table, bare: JidRef<'_>) -> Option<Write> {
         Table::Resumables => Write::DeletePrefix { table, prefix: key::resumables(bare) },
         Table::PubSub => Write::DeletePrefix { table, prefix: key::pubsub(bare) },
         Table::Archives => Write::DeletePrefix { table, prefix: key::archive(bare) },
-        Table::Broker => return None,
+        Table::Things | Table::Rules => Write::DeletePrefix { table, prefix: key::things(bare) },
+        // Its things stay claimed; but who takes its name later owns none of them.
+        Table::Owners | Table::Questions => Write::DeletePrefix { table, prefix: key::owned_things(bare) },
+        Table::Claims | Table::Certificates | Table::ApiKeys | Table::Broker => return None,
     })
 }
 
@@ -380,7 +383,8 @@ mod tests {
                     assert_eq!(block_on(store.get(table, &key)).unwrap().is_some(), kept, "{table:?} of {bare:?}");
                 }
             }
-            assert_eq!(keys_of(table, lamp).is_empty(), table == Table::Broker, "{table:?}");
+            let nobodys = matches!(table, Table::Broker | Table::Claims | Table::Certificates | Table::ApiKeys);
+            assert_eq!(keys_of(table, lamp).is_empty(), nobodys, "{table:?}");
         }
     }
 

@@ -25,6 +25,7 @@ pub mod store;
 pub mod subscriptions;
 #[cfg(test)]
 mod testing;
+pub mod things;
 pub mod tokens;
 pub mod vcards;
 pub mod wait;

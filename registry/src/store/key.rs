@@ -107,6 +107,18 @@ pub(crate) fn pubsub(host: JidRef<'_>) -> Vec<u8> {
     owned(host)
 }
 
+/// Prefix of an account's things in [`super::Table::Things`], and of what others may do with them in
+/// [`super::Table::Rules`].
+pub(crate) fn things(owner: JidRef<'_>) -> Vec<u8> {
+    owned(owner)
+}
+
+/// Prefix of what somebody owns in [`super::Table::Owners`], and of what that owner was asked in
+/// [`super::Table::Questions`].
+pub(crate) fn owned_things(owner: JidRef<'_>) -> Vec<u8> {
+    owned(owner)
+}
+
 /// Prefix of the records of one account in a table where it has several.
 fn owned(owner: JidRef<'_>) -> Vec<u8> {
     let mut key = account(owner);

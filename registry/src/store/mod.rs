@@ -41,6 +41,20 @@ pub enum Table {
     Archives,
     /// The broker's own facts: schema version, server secrets.
     Broker,
+    /// Things, by account and node (XEP-0347).
+    Things,
+    /// Which things nobody owns yet, by the hash of the tags and the key that claim them.
+    Claims,
+    /// Who owns which things.
+    Owners,
+    /// What others may do with things (XEP-0324).
+    Rules,
+    /// What owners were asked, and have not answered.
+    Questions,
+    /// Certificates that tokens stand for.
+    Certificates,
+    /// Makers' keys, and what was created with them (XEP-0348).
+    ApiKeys,
 }
 
 /// Why a store could not answer.

@@ -17,8 +17,15 @@ impl Table {
         Self::PubSub,
         Self::Archives,
         Self::Broker,
+        Self::Things,
+        Self::Claims,
+        Self::Owners,
+        Self::Rules,
+        Self::Questions,
+        Self::Certificates,
+        Self::ApiKeys,
     ];
-    const COUNT: usize = 12;
+    const COUNT: usize = 19;
 
     /// Its name in an engine. Never changed: data is stored under it.
     pub(super) const fn name(self) -> &'static str {
@@ -35,6 +42,13 @@ impl Table {
             Self::PubSub => "pubsub",
             Self::Archives => "archives",
             Self::Broker => "broker",
+            Self::Things => "things",
+            Self::Claims => "claims",
+            Self::Owners => "owners",
+            Self::Rules => "rules",
+            Self::Questions => "questions",
+            Self::Certificates => "certificates",
+            Self::ApiKeys => "apikeys",
         }
     }
 }

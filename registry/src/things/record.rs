@@ -1,0 +1,353 @@
+//! What is kept of a thing.
+
+use plaza_core::jid::{Jid, JidRef};
+use plaza_core::thing::{NodeName, Tag, TagValue};
+use sha2::{Digest, Sha256};
+
+use crate::record::{Reader, flag, put_bytes, put_count};
+use crate::store::{Guard, Store, StoreError, Table, Write, key};
+
+const VERSION: u8 = 1;
+const SEPARATOR: u8 = 0;
+
+/// Where a thing is in its life.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum State {
+    /// Registered, and nobody's: whoever knows its tags and its key may claim it.
+    Unclaimed,
+    /// Registered as its own owner: to be found, and nobody's to claim.
+    SelfOwned,
+    /// Somebody's.
+    Claimed {
+        /// Bare JID.
+        owner: Jid,
+        /// To be found by others.
+        public: bool,
+        /// Taken out of the registry by its owner: not to be found, and its tags no longer updated.
+        removed: bool,
+    },
+}
+
+/// What a device has not acknowledged yet. It is told when it is there, and again until it has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Pending {
+    /// That it was claimed.
+    pub claimed: bool,
+    /// That it was taken out of the registry.
+    pub removed: bool,
+    /// That its cached decisions are void.
+    pub clear_cache: bool,
+}
+
+impl Pending {
+    /// Whether there is something.
+    pub const fn any(self) -> bool {
+        self.claimed || self.removed || self.clear_cache
+    }
+}
+
+/// A thing.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ThingRecord {
+    /// Bare JID of its account.
+    pub jid: Jid,
+    /// Which node of it.
+    pub node: NodeName,
+    /// Whose.
+    pub state: State,
+    /// Hash of its key ([`key_hash`]), while it has one.
+    pub key: Option<[u8; 32]>,
+    /// The broker applies the rules itself to what others send the thing.
+    pub enforced: bool,
+    /// What it has to be told.
+    pub pending: Pending,
+    /// What is said of it, but for its key; names are unique.
+    pub tags: Vec<Tag>,
+    /// When it was registered first, in milliseconds since 1970.
+    pub created: u64,
+    /// When it last changed.
+    pub updated: u64,
+    /// Counts the changes, so that a change that came between is seen.
+    pub version: u64,
+}
+
+/// The hash by which a key is known. A key is random and long, so that no salt is needed; what a maker printed that is short
+/// can be guessed with this as well as without.
+pub fn key_hash(key: &str) -> [u8; 32] {
+    Sha256::digest(key.as_bytes()).into()
+}
+
+impl ThingRecord {
+    /// Its owner.
+    pub const fn owner(&self) -> Option<&Jid> {
+        match &self.state {
+            State::Claimed { owner, .. } => Some(owner),
+            State::Unclaimed | State::SelfOwned => None,
+        }
+    }
+
+    /// Whether strangers find it.
+    pub const fn is_listed(&self) -> bool {
+        matches!(self.state, State::SelfOwned | State::Claimed { public: true, removed: false, .. })
+    }
+
+    /// The tag of a name.
+    pub fn tag(&self, name: &str) -> Option<&Tag> {
+        self.tags.iter().find(|tag| tag.is(name))
+    }
+
+    /// That nobody changed it since it was read.
+    pub fn guard(&self) -> Guard {
+        Guard::Equals { table: Table::Things, key: thing_key(self.jid.as_jid(), &self.node), value: self.encode() }
+    }
+
+    /// Its next state, to be stored.
+    pub fn put(&self) -> Write {
+        Write::Put { table: Table::Things, key: thing_key(self.jid.as_jid(), &self.node), value: self.encode() }
+    }
+
+    /// The record.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut out = vec![VERSION];
+        let (owner, state) = match &self.state {
+            State::Unclaimed => (None, 0),
+            State::SelfOwned => (None, 1),
+            State::Claimed { owner, public, removed } => (Some(owner), 2 | flag(*public, 4) | flag(*removed, 8)),
+        };
+        out.push(state | flag(self.key.is_some(), 16) | flag(self.enforced, 32));
+        let Pending { claimed, removed, clear_cache } = self.pending;
+        out.push(flag(claimed, 1) | flag(removed, 2) | flag(clear_cache, 4));
+        out.extend_from_slice(self.key.as_ref().map_or(&[], |hash| hash.as_slice()));
+        put_bytes(&mut out, owner.map_or("", |owner| owner.as_str()).as_bytes());
+        for number in [self.created, self.updated, self.version, self.tags.len() as u64] {
+            put_count(&mut out, number);
+        }
+        for Tag { name, value } in &self.tags {
+            put_bytes(&mut out, name.as_bytes());
+            match value {
+                TagValue::Str(text) => {
+                    out.push(0);
+                    put_bytes(&mut out, text.as_bytes());
+                }
+                TagValue::Num(number) => {
+                    out.push(1);
+                    out.extend_from_slice(&number.to_bits().to_le_bytes());
+                }
+            }
+        }
+        out
+    }
+
+    /// Reads the record of a thing.
+    ///
+    /// # Errors
+    /// [`StoreError::Corrupt`].
+    pub fn decode(jid: &Jid, node: NodeName, record: &[u8]) -> Result<Self, StoreError> {
+        let mut reader = Reader::open(record, VERSION)?;
+        let (flags, pending) = (reader.u8()?, reader.u8()?);
+        let key = if flags & 16 == 0 { None } else { Some(reader.array()?) };
+        let owner = reader.text()?;
+        let state = match flags & 3 {
+            0 => State::Unclaimed,
+            1 => State::SelfOwned,
+            2 => State::Claimed {
+                owner: Jid::parse(owner).map_err(|_| StoreError::Corrupt)?,
+                public: flags & 4 != 0,
+                removed: flags & 8 != 0,
+            },
+            _ => return Err(StoreError::Corrupt),
+        };
+        let pending = Pending { claimed: pending & 1 != 0, removed: pending & 2 != 0, clear_cache: pending & 4 != 0 };
+        let (created, updated, version, count) = (reader.count()?, reader.count()?, reader.count()?, reader.count()?);
+        let mut tags = Vec::new();
+        for _ in 0..count {
+            let name = reader.text()?.into();
+            let value = match reader.u8()? {
+                0 => TagValue::Str(reader.text()?.into()),
+                1 => TagValue::Num(f64::from_bits(reader.u64()?)),
+                _ => return Err(StoreError::Corrupt),
+            };
+            tags.push(Tag { name, value });
+        }
+        reader.close()?;
+        let enforced = flags & 32 != 0;
+        Ok(Self { jid: jid.clone(), node, state, key, enforced, pending, tags, created, updated, version })
+    }
+}
+
+/// Key of a thing's record in [`Table::Things`]: below those of its account, ordered by source, partition and id.
+pub fn thing_key(jid: JidRef<'_>, node: &NodeName) -> Vec<u8> {
+    let mut out = key::things(jid);
+    put_node(&mut out, node);
+    out
+}
+
+fn put_node(out: &mut Vec<u8>, node: &NodeName) {
+    // XML has no NUL, so neither has a name.
+    for part in [&node.source, &node.partition] {
+        out.extend_from_slice(part.as_bytes());
+        out.push(SEPARATOR);
+    }
+    out.extend_from_slice(node.id.as_bytes());
+}
+
+fn read_node(rest: &[u8]) -> Result<NodeName, StoreError> {
+    let text = std::str::from_utf8(rest).map_err(|_| StoreError::Corrupt)?;
+    let mut parts = text.split('\0');
+    let mut next = || parts.next().map(Box::from).ok_or(StoreError::Corrupt);
+    let (source, partition, id) = (next()?, next()?, next()?);
+    if parts.next().is_some() { Err(StoreError::Corrupt) } else { Ok(NodeName { id, source, partition }) }
+}
+
+/// Reads a thing; `None` if it is not registered.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn load<S: Store>(store: &S, jid: &Jid, node: &NodeName) -> Result<Option<ThingRecord>, StoreError> {
+    let found = store.get(Table::Things, &thing_key(jid.as_jid(), node)).await?;
+    found.map(|record| ThingRecord::decode(jid, node.clone(), &record)).transpose()
+}
+
+/// A page of the things of an account, in the order of their keys: those behind `after`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn load_all<S: Store>(
+    store: &S,
+    jid: &Jid,
+    after: Option<&NodeName>,
+    limit: usize,
+) -> Result<Vec<ThingRecord>, StoreError> {
+    let prefix = key::things(jid.as_jid());
+    let after = after.map(|node| thing_key(jid.as_jid(), node));
+    let pairs = store.scan(Table::Things, &prefix, after.as_deref(), limit).await?;
+    let read = |(key, record): &(Vec<u8>, Vec<u8>)| {
+        let node = read_node(key.get(prefix.len()..).ok_or(StoreError::Corrupt)?)?;
+        ThingRecord::decode(jid, node, record)
+    };
+    pairs.iter().map(read).collect()
+}
+
+/// Key in [`Table::Owners`] that says that somebody owns a thing. There is nothing under it.
+pub fn owned_key(owner: JidRef<'_>, jid: JidRef<'_>, node: &NodeName) -> Vec<u8> {
+    let mut out = key::owned_things(owner);
+    out.extend_from_slice(jid.bare().as_str().as_bytes());
+    out.push(SEPARATOR);
+    put_node(&mut out, node);
+    out
+}
+
+/// A page of what somebody owns, in the order of JIDs and nodes: those behind `after`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn owned<S: Store>(
+    store: &S,
+    owner: JidRef<'_>,
+    after: Option<(&Jid, &NodeName)>,
+    limit: usize,
+) -> Result<Vec<(Jid, NodeName)>, StoreError> {
+    let prefix = key::owned_things(owner);
+    let after = after.map(|(jid, node)| owned_key(owner, jid.as_jid(), node));
+    let pairs = store.scan(Table::Owners, &prefix, after.as_deref(), limit).await?;
+    let read = |(key, _): &(Vec<u8>, Vec<u8>)| {
+        let rest = key.get(prefix.len()..).ok_or(StoreError::Corrupt)?;
+        let end = rest.iter().position(|&byte| byte == SEPARATOR).ok_or(StoreError::Corrupt)?;
+        let (jid, node) = (rest.get(..end).unwrap_or_default(), rest.get(end + 1..).unwrap_or_default());
+        let jid = std::str::from_utf8(jid).ok().and_then(|jid| Jid::parse(jid).ok()).ok_or(StoreError::Corrupt)?;
+        Ok((jid, read_node(node)?))
+    };
+    pairs.iter().map(read).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::Batch;
+    use crate::store::memory::MemoryStore;
+    use crate::wait::block_on;
+
+    fn jid(text: &str) -> Jid {
+        Jid::parse(text).unwrap()
+    }
+
+    fn node(id: &str, source: &str, partition: &str) -> NodeName {
+        NodeName { id: id.into(), source: source.into(), partition: partition.into() }
+    }
+
+    fn thing(jid: &Jid, node: NodeName, state: State) -> ThingRecord {
+        let tags = vec![
+            Tag { name: "SN".into(), value: TagValue::Str("394872348732948723".into()) },
+            Tag { name: "V".into(), value: TagValue::Num(1.2) },
+        ];
+        let pending = Pending { claimed: true, removed: false, clear_cache: true };
+        ThingRecord {
+            jid: jid.clone(),
+            node,
+            state,
+            key: Some(key_hash("4857402340298342")),
+            enforced: true,
+            pending,
+            tags,
+            created: 1,
+            updated: 300,
+            version: 7,
+        }
+    }
+
+    #[test]
+    fn records_read_back_and_damage_is_found() {
+        let lamp = jid("lamp@things.example");
+        let owner = jid("owner@things.example");
+        let states = [
+            State::Unclaimed,
+            State::SelfOwned,
+            State::Claimed { owner: owner.clone(), public: true, removed: false },
+            State::Claimed { owner, public: false, removed: true },
+        ];
+        for state in states {
+            for (key, tags) in [(None, vec![]), (Some([7; 32]), vec![])] {
+                let thing = ThingRecord { key, tags, ..thing(&lamp, node("a", "", ""), state.clone()) };
+                let record = thing.encode();
+                assert_eq!(ThingRecord::decode(&lamp, thing.node.clone(), &record), Ok(thing.clone()));
+                for len in 0..record.len() {
+                    assert!(ThingRecord::decode(&lamp, thing.node.clone(), &record[..len]).is_err(), "{len}");
+                }
+            }
+            let thing = thing(&lamp, NodeName::default(), state);
+            assert_eq!(ThingRecord::decode(&lamp, NodeName::default(), &thing.encode()), Ok(thing));
+        }
+    }
+
+    #[test]
+    fn things_of_an_account_and_of_an_owner_come_in_pages() {
+        let store = MemoryStore::new();
+        let owner = jid("owner@things.example");
+        let rack = jid("rack@things.example");
+        let claimed = State::Claimed { owner: owner.clone(), public: true, removed: false };
+        let names =
+            [NodeName::default(), node("1", "", ""), node("1", "m", ""), node("1", "m", "p"), node("2", "m", "p")];
+        let mut writes = Vec::new();
+        for jid in [&rack, &jid("rac@things.example"), &jid("rack@things.exampl")] {
+            for name in &names {
+                writes.push(thing(jid, name.clone(), claimed.clone()).put());
+                let key = owned_key(owner.as_jid(), jid.as_jid(), name);
+                writes.push(Write::Put { table: Table::Owners, key, value: Vec::new() });
+            }
+        }
+        block_on(store.commit(Batch { guards: Vec::new(), writes })).unwrap();
+        let all = block_on(load_all(&store, &rack, None, 99)).unwrap();
+        let found: Vec<_> = all.iter().map(|thing| thing.node.clone()).collect();
+        assert_eq!(found, names);
+        let rest = block_on(load_all(&store, &rack, Some(&found[1]), 2)).unwrap();
+        assert_eq!(rest, all[2..4]);
+        assert_eq!(block_on(load(&store, &rack, &names[3])).unwrap().as_ref(), Some(&all[3]));
+        assert_eq!(block_on(load(&store, &rack, &node("3", "", ""))).unwrap(), None);
+        let owns = block_on(owned(&store, owner.as_jid(), None, 99)).unwrap();
+        assert_eq!(owns.len(), 3 * names.len());
+        let (jid, name) = &owns[6];
+        let rest = block_on(owned(&store, owner.as_jid(), Some((jid, name)), 99)).unwrap();
+        assert_eq!(rest, owns[7..]);
+        assert!(block_on(owned(&store, rack.as_jid(), None, 99)).unwrap().is_empty());
+    }
+}
