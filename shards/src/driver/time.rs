@@ -1,0 +1,221 @@
+//! Time and commands: deadlines, the sweep over slow connections, what the control thread asks for.
+
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use plaza_core::stream;
+use plaza_registry::resumables;
+
+use super::connection::{Phase, Reading};
+use super::{Command, Driver, QUIET_TICKS, REARM, SESSION, TICK};
+use crate::metrics::{DropReason, Handshake};
+use crate::ring::{Key, Op};
+use crate::shard::SessionId;
+
+impl Driver {
+    pub(super) fn set_deadline(&mut self, key: Key, after: Duration) {
+        let ticks = u32::try_from(after.as_millis() / TICK.as_millis()).unwrap_or(u32::MAX).max(1);
+        let due = self.tick.saturating_add(ticks);
+        let Some(connection) = self.connection_mut(key) else { return };
+        connection.due = due;
+        self.wheel.insert(u64::from(due), u64::from(key.generation) << 32 | u64::from(key.index));
+    }
+
+    pub(super) fn on_time(&mut self) {
+        let mut fired = Vec::new();
+        self.wheel.advance(u64::from(self.tick), |token| fired.push(token));
+        for token in fired {
+            if token == REARM {
+                self.arm_listeners();
+                continue;
+            }
+            if token & SESSION != 0 {
+                self.shard.expire(SessionId::from_token(token & !SESSION), Some(u64::from(self.tick)));
+                self.hand_over_full();
+                continue;
+            }
+            let key = Key { index: token as u32, generation: (token >> 32) as u32 };
+            self.on_deadline(key);
+        }
+        if self.tick >= self.sweep_at {
+            self.sweep_at = self.tick + 10;
+            self.sweep();
+        }
+    }
+
+    /// An accept ended: at once again, or, out of descriptors most likely, in a second rather than spinning.
+    pub(super) fn accept_again(&mut self, index: u32, later: bool) {
+        let Some(listener) = self.listeners.get_mut(index as usize) else { return };
+        listener.armed = false;
+        if later {
+            self.wheel.insert(u64::from(self.tick) + 10, REARM);
+        } else {
+            self.arm_listeners();
+        }
+    }
+
+    fn arm_listeners(&mut self) {
+        if self.stopping.is_some() {
+            return;
+        }
+        for (index, listener) in self.listeners.iter_mut().enumerate() {
+            if !listener.armed {
+                listener.armed = true;
+                self.ring.accept(&listener.socket, index as u32);
+            }
+        }
+    }
+
+    fn on_deadline(&mut self, key: Key) {
+        let tick = self.tick;
+        let Some(connection) = self.connection_mut(key) else { return };
+        if connection.due == 0 || connection.due > tick || connection.flags.closed {
+            return;
+        }
+        connection.due = 0;
+        match &mut connection.phase {
+            Phase::Session(_) => {}
+            Phase::Handshake(_) => {
+                self.shard.counters.tls_handshakes[Handshake::TimedOut] += 1;
+                self.close(key);
+            }
+            Phase::Closing => self.close(key),
+            Phase::Leaving(..) => self.set_deadline(key, Duration::from_secs(1)),
+            Phase::Negotiating(stream) => {
+                stream.handle_timeout(&mut connection.out);
+                self.shard.counters.stream_errors[stream::Condition::ConnectionTimeout] += 1;
+                self.finish(key);
+            }
+        }
+    }
+
+    /// Once a second while there is traffic: quiet sessions give up their armed receive, and streams that are stuck end.
+    fn sweep(&mut self) {
+        let tick = self.tick;
+        let hot = std::mem::take(&mut self.hot);
+        for key in hot {
+            let Some(connection) = self.connection_mut(key) else { continue };
+            if connection.reading != Reading::Multi {
+                connection.flags.hot = false;
+                continue;
+            }
+            if tick.saturating_sub(connection.active) < QUIET_TICKS {
+                self.hot.push(key);
+                continue;
+            }
+            connection.reading = Reading::Cancelling;
+            connection.flags.busy = false;
+            connection.flags.hot = false;
+            connection.operations += 1;
+            self.ring.cancel(Op::RecvMulti, key);
+        }
+        let limit = self.stuck_ticks();
+        let late = |since: u32| tick.saturating_sub(since) > limit;
+        self.partial_records = false;
+        let (mut unsent, mut unended) = (Vec::new(), Vec::new());
+        for (index, connection) in &self.connections {
+            if !matches!(connection.phase, Phase::Session(_)) {
+                continue;
+            }
+            let key = Key { index: index as u32, generation: connection.generation };
+            if connection.flags.sending && late(connection.sending_since) {
+                unsent.push(key);
+            } else if connection.is_partial() && !connection.flags.paused {
+                self.partial_records |= connection.carry.is_none();
+                if late(connection.partial_since) {
+                    unended.push(key);
+                }
+            }
+        }
+        for key in unsent {
+            self.shard.counters.drops[DropReason::OutboxFull] += 1;
+            self.lose_session(key);
+            self.close(key);
+        }
+        for key in unended {
+            self.end_stream(key, stream::Condition::ConnectionTimeout);
+        }
+    }
+
+    /// How long a session may make no progress.
+    pub(super) fn stuck_ticks(&self) -> u32 {
+        (self.parts.limits.stuck_timeout.as_millis() / TICK.as_millis()) as u32
+    }
+
+    /// Sessions that may be resumed are kept for the next start; their streams end like all others.
+    fn keep_resumables(&mut self) {
+        let mut kept = Vec::new();
+        let mut streams = Vec::new();
+        for (index, connection) in &self.connections {
+            if let Phase::Session(id) = connection.phase
+                && self.shard.is_resumable(id)
+            {
+                streams.push(Key { index: index as u32, generation: connection.generation });
+            }
+        }
+        for id in self.shard.all_sessions() {
+            kept.extend(self.shard.retire(id));
+        }
+        for key in streams {
+            let Some(connection) = self.connection_mut(key) else { continue };
+            connection.phase = Phase::Closing;
+            stream::write_error(&mut connection.out, stream::Condition::SystemShutdown, "");
+            self.finish(key);
+        }
+        if kept.is_empty() {
+            return;
+        }
+        let (store, keeping) = (self.parts.store.clone(), Rc::clone(&self.keeping));
+        keeping.set(true);
+        let shard = self.parts.id.0;
+        self.tasks.spawn(async move {
+            if let Err(error) = resumables::store(&store, &kept).await {
+                tracing::error!(shard, %error, "sessions could not be kept for the next start");
+            }
+            keeping.set(false);
+        });
+    }
+
+    pub(super) fn on_command(&mut self, command: Command) {
+        match command {
+            Command::AccountChanged(bare, condition) => {
+                self.shard.account_changed(bare.as_jid());
+                if let Some(condition) = condition {
+                    self.shard.terminate_account(bare.as_jid(), condition);
+                }
+            }
+            Command::Stop(deadline) => self.stop(deadline),
+        }
+    }
+
+    /// Graceful stop: no new connections, `system-shutdown` to every stream (RFC 6120 §4.9.3.20).
+    fn stop(&mut self, deadline: Instant) {
+        if self.stopping.is_some() {
+            return;
+        }
+        self.stopping = Some(deadline);
+        for index in 0..self.listeners.len() {
+            self.ring.cancel_accept(index as u32);
+        }
+        self.keep_resumables();
+        for id in self.shard.all_sessions() {
+            self.shard.terminate(id, stream::Condition::SystemShutdown);
+        }
+        let keys: Vec<Key> = self
+            .connections
+            .iter()
+            .map(|(index, connection)| Key { index: index as u32, generation: connection.generation })
+            .collect();
+        for key in keys {
+            let Some(connection) = self.connection_mut(key) else { continue };
+            match &mut connection.phase {
+                Phase::Negotiating(stream) => {
+                    stream.handle_abort(stream::Condition::SystemShutdown, &mut connection.out);
+                    self.finish(key);
+                }
+                Phase::Handshake(_) => self.close(key),
+                Phase::Session(_) | Phase::Closing | Phase::Leaving(..) => {}
+            }
+        }
+    }
+}
