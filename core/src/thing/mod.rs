@@ -4,6 +4,8 @@
 
 use std::fmt;
 
+pub mod wire;
+
 /// Longest name of a tag, in characters (XEP-0347 §3.2 allows 32, later generations 64).
 pub const TAG_NAME_CHARS_MAX: usize = 64;
 /// Longest string in a tag, in characters.

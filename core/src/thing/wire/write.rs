@@ -1,0 +1,106 @@
+//! Writing answers and notices. There is no whitespace between elements: clients stumble over it.
+
+use super::super::{NodeName, Tag, TagValue};
+use super::{Dialect, Style};
+use crate::iot::{Generation, Interface};
+use crate::jid::JidRef;
+use crate::xml::write;
+
+/// Magnitudes that are written without an exponent.
+const PLAIN: std::ops::Range<f64> = 1e-5..1e16;
+
+/// Whose a thing is: to the owner the thing's address, to the thing the owner's. The node is that of the thing, if it is to
+/// be said. Whether it may be found is always said, since schema and text differ in what its absence means.
+pub fn claimed(out: &mut Vec<u8>, style: Style, jid: JidRef<'_>, node: Option<&NodeName>, public: bool) {
+    begin(out, style, "claimed");
+    write::attr(out, "jid", jid.as_str());
+    if let Some(node) = node {
+        write_node(out, style.dialect, node);
+    }
+    write::attr(out, "public", if public { "true" } else { "false" });
+    out.extend_from_slice(b"/>");
+}
+
+/// A thing is nobody's.
+pub fn disowned(out: &mut Vec<u8>, style: Style, node: &NodeName) {
+    about_node(out, style, "disowned", node);
+}
+
+/// A thing was taken out of the registry.
+pub fn removed(out: &mut Vec<u8>, style: Style, node: &NodeName) {
+    about_node(out, style, "removed", node);
+}
+
+/// What a device decided before is void (XEP-0324). All of it, whatever node changed: so do devices take it.
+pub fn clear_cache(out: &mut Vec<u8>, generation: Generation) {
+    out.extend_from_slice(b"<clearCache");
+    write::attr(out, "xmlns", Interface::Device.ns(generation));
+    out.extend_from_slice(b"/>");
+}
+
+/// Begins what was found.
+pub fn begin_found(out: &mut Vec<u8>, style: Style, more: bool) {
+    begin(out, style, "found");
+    write::attr(out, "more", if more { "true" } else { "false" });
+    out.push(b'>');
+}
+
+/// Ends it.
+pub fn end_found(out: &mut Vec<u8>) {
+    out.extend_from_slice(b"</found>");
+}
+
+/// A thing that was found. Whose it is only the first generation says, which demands it; a thing of its own names itself.
+pub fn thing(
+    out: &mut Vec<u8>,
+    style: Style,
+    jid: JidRef<'_>,
+    node: &NodeName,
+    owner: Option<JidRef<'_>>,
+    tags: &[Tag],
+) {
+    out.extend_from_slice(b"<thing");
+    if style.generation == Generation::Xsf {
+        write::attr(out, "owner", owner.unwrap_or(jid).as_str());
+    }
+    write::attr(out, "jid", jid.as_str());
+    write_node(out, style.dialect, node);
+    out.push(b'>');
+    for Tag { name, value } in tags {
+        let (element, value): (&[u8], _) = match value {
+            TagValue::Str(text) => (b"<str", std::borrow::Cow::Borrowed(&**text)),
+            TagValue::Num(value) => (b"<num", number(*value).into()),
+        };
+        out.extend_from_slice(element);
+        write::attr(out, "name", name);
+        write::attr(out, "value", &value);
+        out.extend_from_slice(b"/>");
+    }
+    out.extend_from_slice(b"</thing>");
+}
+
+/// Appends the attributes of a node: those that are not empty.
+pub fn write_node(out: &mut Vec<u8>, dialect: Dialect, node: &NodeName) {
+    for (name, value) in dialect.attrs().into_iter().zip([&node.id, &node.source, &node.partition]) {
+        if !value.is_empty() {
+            write::attr(out, name, value);
+        }
+    }
+}
+
+/// A number as an `xs:double`: the shortest that reads back as the same.
+pub fn number(value: f64) -> String {
+    if value == 0.0 || PLAIN.contains(&value.abs()) { value.to_string() } else { format!("{value:e}") }
+}
+
+fn about_node(out: &mut Vec<u8>, style: Style, name: &str, node: &NodeName) {
+    begin(out, style, name);
+    write_node(out, style.dialect, node);
+    out.extend_from_slice(b"/>");
+}
+
+fn begin(out: &mut Vec<u8>, style: Style, name: &str) {
+    out.push(b'<');
+    out.extend_from_slice(name.as_bytes());
+    write::attr(out, "xmlns", Interface::Discovery.ns(style.generation));
+}
