@@ -4,6 +4,7 @@
 
 use std::fmt;
 
+pub mod uri;
 pub mod wire;
 
 /// Longest name of a tag, in characters (XEP-0347 §3.2 allows 32, later generations 64).
