@@ -37,6 +37,12 @@ impl Generation {
     }
 }
 
+impl Default for Generation {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
 /// An interface that the broker serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Interface {

@@ -15,8 +15,9 @@ use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
 use plaza_registry::pubsub;
 use plaza_registry::resumables::{self, Resumable};
-use plaza_registry::services::{self, Component, ServiceConfig};
+use plaza_registry::services::{self, Component, ComponentKind, ServiceConfig};
 use plaza_registry::store::embedded::EmbeddedStore;
+use plaza_registry::things;
 use plaza_registry::wait::block_on;
 
 use crate::cert::Tls;
@@ -96,8 +97,14 @@ impl std::fmt::Debug for Broker {
 
 /// The services beside the server, at addresses below each domain.
 pub(crate) fn services_of(domains: &[Jid]) -> Vec<Component> {
-    let pubsub = domains.iter().filter_map(|domain| Jid::parse(&format!("pubsub.{domain}")).ok());
-    pubsub.map(|jid| Component { jid, name: "Publish-subscribe".to_owned() }).collect()
+    let below = |label: &str, name: &str, kind| {
+        let jids = domains.iter().filter_map(move |domain| Jid::parse(&format!("{label}.{domain}")).ok());
+        let name = name.to_owned();
+        jids.map(move |jid| Component { jid, name: name.clone(), kind }).collect::<Vec<_>>()
+    };
+    let mut services = below("pubsub", "Publish-subscribe", ComponentKind::Pubsub);
+    services.extend(below("things", "Thing Registry", ComponentKind::Things));
+    services
 }
 
 /// Batches in the queue of one ordered pair of shards.
@@ -125,7 +132,7 @@ impl Broker {
         let archive = ArchiveConfig { id_key: u64::from_le_bytes(id_key), ..settings.archive };
         let shard_config = Arc::new(ShardConfig {
             domains: settings.domains.clone(),
-            services: services_of(&settings.domains).into_iter().map(|service| service.jid).collect(),
+            services: services_of(&settings.domains),
             outbox_bytes_max: settings.limits.outbox_bytes_max,
             outbox_bytes_full: settings.limits.outbox_bytes_max / 4,
             outbox_bytes_high: settings.limits.outbox_bytes_max / 16,
@@ -152,6 +159,7 @@ impl Broker {
             limits: settings.limits.services,
             pubsub: pubsub::Config::new(settings.limits.pubsub, settings.domains.clone()),
             archive,
+            things: things::Config::new(things::Limits::DEFAULT, None),
         });
         let errands = Arc::new(ErrandConfig {
             roster_items_max: settings.limits.roster_items_max,

@@ -2,6 +2,7 @@
 //! entity capabilities, which are a hash of that (XEP-0115 v1.6.0 §6.3).
 
 use plaza_core::caps::{Caps, HashFunction, Info};
+use plaza_core::iot::{Generation, Interface};
 use plaza_core::jid::JidRef;
 use plaza_core::ns;
 use plaza_core::stanza::Condition;
@@ -102,6 +103,30 @@ pub(super) fn no_items(query: &Node) -> Vec<u8> {
     items(query.attr("node"), std::iter::empty())
 }
 
+/// What the Thing Registry is: its features are those of all generations, since each client looks for its own.
+///
+/// # Errors
+/// `item-not-found` (§7): there are no nodes.
+pub(super) fn things(query: &Node) -> Result<Vec<u8>, Condition> {
+    refuse_node(query)?;
+    let of = |interface: Interface| Generation::ALL.map(|generation| interface.ns(generation));
+    let mut features: Vec<&str> = Interface::ALL.into_iter().flat_map(of).collect();
+    features.extend([ns::DISCO_INFO, ns::DISCO_ITEMS, ns::VERSION, ns::PING]);
+    features.sort_unstable();
+    features.dedup();
+    let identity = Identity { category: "component", kind: "generic", name: "Thing Registry" };
+    Ok(info_of(query.attr("node"), &[identity], features.into_iter()))
+}
+
+/// What lies below the Thing Registry: nothing that is found this way.
+///
+/// # Errors
+/// `item-not-found` (§7): there are no nodes.
+pub(super) fn things_items(query: &Node) -> Result<Vec<u8>, Condition> {
+    refuse_node(query)?;
+    Ok(no_items(query))
+}
+
 /// The server's capabilities: the hash of its own answer.
 pub(super) fn caps(config: &ServiceConfig) -> Caps {
     let answer = server_info(None, config);
@@ -116,6 +141,13 @@ fn server_info(node: Option<&str>, config: &ServiceConfig) -> Vec<u8> {
 
 /// Writes identities and features; the node asked about is mirrored (§3.2).
 fn info(node: Option<&str>, identities: &[Identity<'_>], by: By, more: &[&str]) -> Vec<u8> {
+    let pep = if by == By::Account { pubsub::ACCOUNT_FEATURES } else { &[] }; // XEP-0163 v1.2.2 §6.1
+    let said = FEATURES.iter().filter(|(_, said_by)| *said_by == by || *said_by == By::Both);
+    let said = said.map(|(feature, _)| *feature);
+    info_of(node, identities, said.chain(more.iter().copied()).chain(pep.iter().copied()))
+}
+
+fn info_of<'f>(node: Option<&str>, identities: &[Identity<'_>], features: impl Iterator<Item = &'f str>) -> Vec<u8> {
     let mut out = Vec::with_capacity(1024);
     begin_query(&mut out, ns::DISCO_INFO, node);
     out.push(b'>');
@@ -128,9 +160,7 @@ fn info(node: Option<&str>, identities: &[Identity<'_>], by: By, more: &[&str]) 
         }
         out.extend_from_slice(b"/>");
     }
-    let pep = if by == By::Account { pubsub::ACCOUNT_FEATURES } else { &[] }; // XEP-0163 v1.2.2 §6.1
-    let said = FEATURES.iter().filter(|(_, said_by)| *said_by == by || *said_by == By::Both);
-    for feature in said.map(|(feature, _)| feature).chain(more).chain(pep) {
+    for feature in features {
         out.extend_from_slice(b"<feature");
         write::attr(&mut out, "var", feature);
         out.extend_from_slice(b"/>");
@@ -149,7 +179,7 @@ fn items<'c>(node: Option<&str>, items: impl Iterator<Item = &'c Component>) -> 
         return out;
     }
     out.push(b'>');
-    for Component { jid, name } in items {
+    for Component { jid, name, .. } in items {
         out.extend_from_slice(b"<item");
         write::attr(&mut out, "jid", jid.as_str());
         if !name.is_empty() {
@@ -181,6 +211,7 @@ fn refuse_node(query: &Node) -> Result<(), Condition> {
 mod tests {
     use plaza_core::caps::Ver;
 
+    use super::super::ComponentKind;
     use super::super::testing::{Client, config, error};
     use super::*;
     use crate::testing::jid;
@@ -214,7 +245,7 @@ mod tests {
         assert_eq!(
             owner.get("things.example", ITEMS),
             "<query xmlns='http://jabber.org/protocol/disco#items'>\
-             <item jid='things.things.example' name='Things &amp; more'/><item jid='log.things.example'/></query>"
+             <item jid='things.things.example' name='Things &amp; more'/><item jid='pubsub.things.example'/></query>"
         );
         let mut alone = owner;
         alone.config.components.clear();
@@ -224,7 +255,10 @@ mod tests {
     #[test]
     fn no_more_items_are_listed_than_one_answer_holds() {
         let mut owner = Client::owner();
-        let component = |number| Component { jid: jid(&format!("c{number}.things.example")), name: String::new() };
+        let component = |number| {
+            let jid = jid(&format!("c{number}.things.example"));
+            Component { jid, name: String::new(), kind: ComponentKind::Pubsub }
+        };
         owner.config.components = (0..=ITEMS_MAX).map(component).collect();
         assert_eq!(owner.get("things.example", ITEMS).matches("<item ").count(), ITEMS_MAX);
     }

@@ -16,6 +16,7 @@ mod pubsub;
 mod roster;
 #[cfg(test)]
 mod testing;
+mod things;
 mod vcard;
 
 use std::sync::Arc;
@@ -29,12 +30,14 @@ use plaza_core::xml::read::Node;
 
 pub use self::photo::may_change_photo;
 pub use self::roster::payload as roster_payload;
+pub use self::things::{Ask, asked};
 use crate::archive::{ArchiveConfig, Prefs};
 use crate::blocking::BlockList;
 use crate::owned::OwnedError;
 use crate::pubsub::{Config as PubsubConfig, Outgoing, Refusal};
 use crate::rosters::RosterItem;
 use crate::store::{Store, StoreError};
+use crate::things::Config as ThingsConfig;
 use crate::vcards::AvatarHash;
 
 /// Facts the services state about the broker.
@@ -58,6 +61,15 @@ pub struct ServiceConfig {
     pub pubsub: PubsubConfig,
     /// What the operator allows of archives (XEP-0313).
     pub archive: ArchiveConfig,
+    /// Bounds of the Thing Registry (XEP-0347), and its index.
+    pub things: ThingsConfig,
+}
+
+impl ServiceConfig {
+    /// What there is at an address beside the server.
+    fn kind_of(&self, service: &Jid) -> Option<ComponentKind> {
+        self.components.iter().find(|component| component.jid == *service).map(|component| component.kind)
+    }
 }
 
 /// Bounds of what an account may keep here.
@@ -102,6 +114,17 @@ pub struct Component {
     pub jid: Jid,
     /// A name for people, "" for none.
     pub name: String,
+    /// What it is.
+    pub kind: ComponentKind,
+}
+
+/// What a service beside the server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComponentKind {
+    /// Publish-subscribe (XEP-0060). It is served where it is at home, so that its events stay in order.
+    Pubsub,
+    /// The Thing Registry (XEP-0347), and what goes with it. It is served where whoever asks is at home.
+    Things,
 }
 
 /// Whom the IQ addresses.
@@ -111,12 +134,12 @@ pub enum Target {
     Server(Jid),
     /// The bare JID of a local account (the caller's own if there was no `to`). It is at home on this shard.
     Account(Jid),
-    /// One of [`ServiceConfig::components`], by its address. It is at home on this shard.
+    /// One of [`ServiceConfig::components`], by its address. If it has a home ([`ComponentKind`]), that is this shard.
     Service(Jid),
 }
 
 /// An IQ on its way to a service; or a message, whose payload is then a form that answers one of ours (`jabber:x:data`).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Request {
     /// Full JID of the sender.
     pub caller: Jid,
@@ -146,7 +169,8 @@ pub struct Request {
 /// What a service wants done.
 #[derive(Debug, Default)]
 pub struct Reply {
-    /// The complete answering stanza, to be appended to the caller's outbox. Empty for a message that was in order.
+    /// The complete answering stanza, to be appended to the caller's outbox. Empty for a message that was in order, and if
+    /// there is an [`Effect::Ask`]: the answer comes when that is done.
     pub stanza: Vec<u8>,
     /// Further effects, in order, carried out before the answer is sent.
     pub effects: Vec<Effect>,
@@ -193,6 +217,20 @@ pub enum Effect {
     Photo(Option<AvatarHash>),
     /// Tell all whom these concern, in order, a bounded number of them at a time.
     Pubsub(Box<Outgoing>),
+    /// The things of these accounts changed, or what others may do with them: where they are at home, bare JIDs are loaded
+    /// anew, and their devices told what is pending.
+    ThingsChanged(Vec<Jid>),
+    /// A message without body and type, from a service to an account; kept if nobody is there for it.
+    Tell {
+        /// Bare JID.
+        to: Jid,
+        /// Address of the service.
+        from: Jid,
+        /// Payload, escaped XML.
+        payload: String,
+    },
+    /// Ask a device, and go on with [`asked`].
+    Ask(Box<Ask>),
 }
 
 /// The server's capabilities, for the stream features (XEP-0115 §6.3): they are a hash of what [`answer`] says of it.
@@ -203,18 +241,27 @@ pub fn caps(config: &ServiceConfig) -> Caps {
 /// Answers one IQ. Whatever it asked to be stored is durable before this resolves.
 pub async fn answer<S: Store>(config: Arc<ServiceConfig>, store: S, request: Request) -> Reply {
     let mut reply = Reply::default();
-    let is_message = request.kind == Kind::Message;
-    let result = match pubsub::host(&request) {
-        Some(host) => pubsub::answer(&config, &store, &request, &host, &mut reply.effects).await,
-        None => serve(&config, &store, &request, &mut reply.effects).await.map_err(Refusal::from),
+    let result = match things::is_for_it(&config, &request) {
+        true => things::answer(&config, &store, &request, &mut reply.effects).await.map_err(Refusal::from),
+        false => match pubsub::host(&config, &request) {
+            Some(host) => pubsub::answer(&config, &store, &request, &host, &mut reply.effects).await,
+            None => serve(&config, &store, &request, &mut reply.effects).await.map_err(Refusal::from),
+        },
     };
+    finish(&mut reply, &request, result);
+    reply
+}
+
+/// Writes the answer, unless it is to come later.
+fn finish(reply: &mut Reply, request: &Request, result: Result<Vec<u8>, Refusal>) {
+    let is_message = request.kind == Kind::Message;
     let from = match &request.target {
         Target::Server(jid) | Target::Account(jid) | Target::Service(jid) if request.addressed => jid.as_str(),
         Target::Server(_) | Target::Account(_) | Target::Service(_) => "",
     };
     let to = request.caller.as_str();
     match result {
-        Ok(_) if is_message => {}
+        Ok(_) if is_message || reply.effects.iter().any(|effect| matches!(effect, Effect::Ask(_))) => {}
         Ok(payload) => {
             write_reply_start(&mut reply.stanza, &request.id_raw, from, to);
             reply.stanza.extend_from_slice(&payload);
@@ -225,7 +272,6 @@ pub async fn answer<S: Store>(config: Arc<ServiceConfig>, store: S, request: Req
             write_error_with(&mut reply.stanza, request.kind, id, from, to, &payload, error);
         }
     }
-    reply
 }
 
 /// Who is addressed, as seen by the caller.

@@ -4,16 +4,19 @@
 use plaza_core::ns;
 use plaza_core::stanza::{IqType, Kind};
 
-use super::{Effect, Request, ServiceConfig, Target, photo};
+use super::{ComponentKind, Effect, Request, ServiceConfig, Target, photo};
 use crate::pubsub::{self, Facts, Host, Outgoing, Refusal};
 use crate::store::Store;
 
 /// Whose nodes a request is about. Discovery of an account's nodes is for its owner and who has its presence, as of the
 /// account itself.
-pub(super) fn host(request: &Request) -> Option<Host> {
+pub(super) fn host(config: &ServiceConfig, request: &Request) -> Option<Host> {
     let (host, may_know) = match &request.target {
         Target::Server(_) => return None,
-        Target::Service(service) => (Host::Service(service.clone()), true),
+        Target::Service(service) if config.kind_of(service) == Some(ComponentKind::Pubsub) => {
+            (Host::Service(service.clone()), true)
+        }
+        Target::Service(_) => return None,
         Target::Account(account) => {
             let is_own = account.as_jid() == request.caller.as_jid().bare();
             (Host::Account(account.clone()), is_own || request.subscribed)

@@ -6,11 +6,12 @@ use plaza_core::jid::Jid;
 use plaza_core::stanza::{Condition, IqType, Kind, write_error};
 use plaza_core::xml::read::Node;
 
-use super::{Component, Effect, Request, ServiceConfig, ServiceLimits, Target, answer};
+use super::{Component, ComponentKind, Effect, Request, ServiceConfig, ServiceLimits, Target, answer};
 use crate::archive::ArchiveConfig;
 use crate::pubsub;
 use crate::store::memory::MemoryStore;
 use crate::testing::{jid, store_with};
+use crate::things;
 use crate::wait::block_on;
 
 pub(super) const OWNER: &str = "owner@things.example/desk";
@@ -23,13 +24,18 @@ pub(super) fn config() -> ServiceConfig {
         node: "https://plaza.example".to_owned(),
         domains: vec![jid("things.example")],
         components: vec![
-            Component { jid: jid("things.things.example"), name: "Things & more".to_owned() },
-            Component { jid: jid("log.things.example"), name: String::new() },
+            Component {
+                jid: jid("things.things.example"),
+                name: "Things & more".to_owned(),
+                kind: ComponentKind::Things,
+            },
+            Component { jid: jid("pubsub.things.example"), name: String::new(), kind: ComponentKind::Pubsub },
         ],
         roster_items_max: 2,
         limits: ServiceLimits::default(),
         pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, vec![jid("things.example")]),
         archive: ArchiveConfig::default(),
+        things: things::Config::new(things::Limits::DEFAULT, None),
     }
 }
 
@@ -61,6 +67,9 @@ impl Client {
         let target = match to {
             "" => Target::Account(self.jid.bare()),
             _ if to.contains('@') => Target::Account(jid(to)),
+            _ if self.config.components.iter().any(|component| component.jid.as_str() == to) => {
+                Target::Service(jid(to))
+            }
             _ => Target::Server(jid(to)),
         };
         let request = Request {

@@ -1,8 +1,90 @@
 //! Things: who owns what, and what is said of it (XEP-0347 v0.5.1).
 //!
 //! A thing is a node of an account; its record lies with the account. Whoever changes one reads it, and commits only if
-//! nobody else changed it meanwhile ([`ThingRecord::guard`]), so that any shard may.
+//! nobody else changed it meanwhile ([`ThingRecord::guard`]), so that any shard may. [`life`] says what each request makes of
+//! a thing, [`change`] stores it with all that hangs on it, and [`service`] answers.
 
+mod change;
+mod claims;
+mod life;
 mod record;
+mod search;
+mod service;
+#[cfg(test)]
+pub(crate) mod testing;
+#[cfg(test)]
+mod tests;
+mod throttle;
 
-pub use self::record::{Pending, State, ThingRecord, key_hash, load, load_all, owned, owned_key, thing_key};
+use std::sync::Arc;
+
+pub use self::change::{acknowledged, asked_for_decision};
+pub use self::life::Notice;
+pub use self::record::{
+    Pending, State, ThingRecord, key_hash, load, load_all, owned, owned_key, rules_prefix, thing_key,
+};
+pub use self::search::{Found, Query, Search, SearchError, Searching};
+pub use self::service::notices;
+pub(crate) use self::service::{Answer, Call, answer, disowned};
+use self::throttle::Throttle;
+
+/// Bounds of the registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Things an account registers. Default 10 000: nodes behind a concentrator. Beyond it `register` is
+    /// `resource-constraint`.
+    pub things_per_account_max: u32,
+    /// Claims of one account, and of things of one maker and serial number, that may fail in a minute. Default 10. Beyond it
+    /// none succeeds.
+    pub failed_claims_per_minute_max: u32,
+    /// Searches of one account in a second. Default 5. Beyond it a search is `resource-constraint`.
+    pub searches_per_second_max: u32,
+    /// Things in one answer to a search. Default 100: beyond it the rest is for the next page.
+    pub page_max: u32,
+    /// Bytes of things in one answer to a search. Default 131 072: what does not fit is for the next page.
+    pub reply_bytes_max: u32,
+    /// Whether a thing that registered without a key may be claimed by its tags alone. Default no: they can be read off it,
+    /// or guessed.
+    pub claims_without_key: bool,
+}
+
+impl Limits {
+    /// The defaults.
+    pub const DEFAULT: Self = Self {
+        things_per_account_max: 10_000,
+        failed_claims_per_minute_max: 10,
+        searches_per_second_max: 5,
+        page_max: 100,
+        reply_bytes_max: 131_072,
+        claims_without_key: false,
+    };
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self::DEFAULT
+    }
+}
+
+/// What the registry needs to know. Clones share who tried what how often, and the index.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Bounds.
+    pub limits: Limits,
+    /// The index of what strangers find; without one, nobody can search.
+    index: Option<Arc<dyn Search>>,
+    /// Accounts that claim.
+    claimants: Throttle,
+    /// What they claim.
+    claimed: Throttle,
+    searchers: Throttle,
+}
+
+impl Config {
+    /// A configuration in which nobody tried anything yet.
+    pub fn new(limits: Limits, index: Option<Arc<dyn Search>>) -> Self {
+        let claims = || Throttle::new(limits.failed_claims_per_minute_max, 60_000);
+        let searchers = Throttle::new(limits.searches_per_second_max, 1_000);
+        Self { limits, index, claimants: claims(), claimed: claims(), searchers }
+    }
+}

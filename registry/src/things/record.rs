@@ -1,6 +1,8 @@
 //! What is kept of a thing.
 
+use plaza_core::iot::Generation;
 use plaza_core::jid::{Jid, JidRef};
+use plaza_core::thing::wire::{Dialect, Style};
 use plaza_core::thing::{NodeName, Tag, TagValue};
 use sha2::{Digest, Sha256};
 
@@ -37,6 +39,9 @@ pub struct Pending {
     pub removed: bool,
     /// That its cached decisions are void.
     pub clear_cache: bool,
+    /// The version of the record in which something was added to this last: what a device acknowledges is what it was told
+    /// of an older one or of this.
+    pub since: u64,
 }
 
 impl Pending {
@@ -57,6 +62,12 @@ pub struct ThingRecord {
     pub state: State,
     /// Hash of its key ([`key_hash`]), while it has one.
     pub key: Option<[u8; 32]>,
+    /// Hash of the tags that it was claimed by, but for its key, while it is claimed: its owner may claim it again by them.
+    pub claim: Option<[u8; 32]>,
+    /// How it spoke to the registry last, in which it is told of what becomes of it.
+    pub style: Style,
+    /// In which generation it asked for a decision last, if it did.
+    pub device: Option<Generation>,
     /// The broker applies the rules itself to what others send the thing.
     pub enforced: bool,
     /// What it has to be told.
@@ -114,12 +125,16 @@ impl ThingRecord {
             State::SelfOwned => (None, 1),
             State::Claimed { owner, public, removed } => (Some(owner), 2 | flag(*public, 4) | flag(*removed, 8)),
         };
-        out.push(state | flag(self.key.is_some(), 16) | flag(self.enforced, 32));
-        let Pending { claimed, removed, clear_cache } = self.pending;
+        out.push(state | flag(self.key.is_some(), 16) | flag(self.enforced, 32) | flag(self.claim.is_some(), 64));
+        let Pending { claimed, removed, clear_cache, since } = self.pending;
         out.push(flag(claimed, 1) | flag(removed, 2) | flag(clear_cache, 4));
-        out.extend_from_slice(self.key.as_ref().map_or(&[], |hash| hash.as_slice()));
+        let device = self.device.map_or(0, |generation| generation as u8);
+        out.push(self.style.generation as u8 | flag(self.style.dialect == Dialect::Long, 8) | device << 4);
+        for hash in [&self.key, &self.claim].into_iter().flatten() {
+            out.extend_from_slice(hash);
+        }
         put_bytes(&mut out, owner.map_or("", |owner| owner.as_str()).as_bytes());
-        for number in [self.created, self.updated, self.version, self.tags.len() as u64] {
+        for number in [since, self.created, self.updated, self.version, self.tags.len() as u64] {
             put_count(&mut out, number);
         }
         for Tag { name, value } in &self.tags {
@@ -144,8 +159,15 @@ impl ThingRecord {
     /// [`StoreError::Corrupt`].
     pub fn decode(jid: &Jid, node: NodeName, record: &[u8]) -> Result<Self, StoreError> {
         let mut reader = Reader::open(record, VERSION)?;
-        let (flags, pending) = (reader.u8()?, reader.u8()?);
+        let (flags, pending, spoken) = (reader.u8()?, reader.u8()?, reader.u8()?);
+        let dialect = if spoken & 8 == 0 { Dialect::Short } else { Dialect::Long };
+        let style = Style { generation: Generation::from_number(spoken & 7).ok_or(StoreError::Corrupt)?, dialect };
+        let device = match spoken >> 4 {
+            0 => None,
+            number => Some(Generation::from_number(number).ok_or(StoreError::Corrupt)?),
+        };
         let key = if flags & 16 == 0 { None } else { Some(reader.array()?) };
+        let claim = if flags & 64 == 0 { None } else { Some(reader.array()?) };
         let owner = reader.text()?;
         let state = match flags & 3 {
             0 => State::Unclaimed,
@@ -157,7 +179,8 @@ impl ThingRecord {
             },
             _ => return Err(StoreError::Corrupt),
         };
-        let pending = Pending { claimed: pending & 1 != 0, removed: pending & 2 != 0, clear_cache: pending & 4 != 0 };
+        let (claimed, removed, clear_cache) = (pending & 1 != 0, pending & 2 != 0, pending & 4 != 0);
+        let pending = Pending { claimed, removed, clear_cache, since: reader.count()? };
         let (created, updated, version, count) = (reader.count()?, reader.count()?, reader.count()?, reader.count()?);
         let mut tags = Vec::new();
         for _ in 0..count {
@@ -171,7 +194,8 @@ impl ThingRecord {
         }
         reader.close()?;
         let enforced = flags & 32 != 0;
-        Ok(Self { jid: jid.clone(), node, state, key, enforced, pending, tags, created, updated, version })
+        let jid = jid.clone();
+        Ok(Self { jid, node, state, key, claim, style, device, enforced, pending, tags, created, updated, version })
     }
 }
 
@@ -228,12 +252,22 @@ pub async fn load_all<S: Store>(
     pairs.iter().map(read).collect()
 }
 
+/// Prefix in [`Table::Rules`] of what others may do with a thing: goes with its owner.
+pub fn rules_prefix(jid: JidRef<'_>, node: &NodeName) -> Vec<u8> {
+    let mut out = thing_key(jid, node);
+    out.push(SEPARATOR);
+    out
+}
+
+/// Key in [`Table::Owners`] of how many things an account has registered. It lies beside what the account owns.
+pub(super) fn count_key(jid: JidRef<'_>) -> Vec<u8> {
+    key::account(jid)
+}
+
 /// Key in [`Table::Owners`] that says that somebody owns a thing. There is nothing under it.
 pub fn owned_key(owner: JidRef<'_>, jid: JidRef<'_>, node: &NodeName) -> Vec<u8> {
     let mut out = key::owned_things(owner);
-    out.extend_from_slice(jid.bare().as_str().as_bytes());
-    out.push(SEPARATOR);
-    put_node(&mut out, node);
+    put_name(&mut out, jid, node);
     out
 }
 
@@ -250,14 +284,22 @@ pub async fn owned<S: Store>(
     let prefix = key::owned_things(owner);
     let after = after.map(|(jid, node)| owned_key(owner, jid.as_jid(), node));
     let pairs = store.scan(Table::Owners, &prefix, after.as_deref(), limit).await?;
-    let read = |(key, _): &(Vec<u8>, Vec<u8>)| {
-        let rest = key.get(prefix.len()..).ok_or(StoreError::Corrupt)?;
-        let end = rest.iter().position(|&byte| byte == SEPARATOR).ok_or(StoreError::Corrupt)?;
-        let (jid, node) = (rest.get(..end).unwrap_or_default(), rest.get(end + 1..).unwrap_or_default());
-        let jid = std::str::from_utf8(jid).ok().and_then(|jid| Jid::parse(jid).ok()).ok_or(StoreError::Corrupt)?;
-        Ok((jid, read_node(node)?))
-    };
-    pairs.iter().map(read).collect()
+    pairs.iter().map(|(key, _)| read_name(key.get(prefix.len()..).unwrap_or_default())).collect()
+}
+
+/// Appends which thing of all: the rest of a key that lists things of many accounts.
+pub(super) fn put_name(out: &mut Vec<u8>, jid: JidRef<'_>, node: &NodeName) {
+    out.extend_from_slice(jid.bare().as_str().as_bytes());
+    out.push(SEPARATOR);
+    put_node(out, node);
+}
+
+/// Reads which thing, as [`put_name`] wrote it.
+pub(super) fn read_name(rest: &[u8]) -> Result<(Jid, NodeName), StoreError> {
+    let end = rest.iter().position(|&byte| byte == SEPARATOR).ok_or(StoreError::Corrupt)?;
+    let (jid, node) = (rest.get(..end).unwrap_or_default(), rest.get(end + 1..).unwrap_or_default());
+    let jid = std::str::from_utf8(jid).ok().and_then(|jid| Jid::parse(jid).ok()).ok_or(StoreError::Corrupt)?;
+    Ok((jid, read_node(node)?))
 }
 
 #[cfg(test)]
@@ -280,12 +322,15 @@ mod tests {
             Tag { name: "SN".into(), value: TagValue::Str("394872348732948723".into()) },
             Tag { name: "V".into(), value: TagValue::Num(1.2) },
         ];
-        let pending = Pending { claimed: true, removed: false, clear_cache: true };
+        let pending = Pending { claimed: true, removed: false, clear_cache: true, since: 500 };
         ThingRecord {
             jid: jid.clone(),
             node,
             state,
             key: Some(key_hash("4857402340298342")),
+            claim: Some([9; 32]),
+            style: Style::of(Generation::Xsf),
+            device: Some(Generation::Nfi),
             enforced: true,
             pending,
             tags,
@@ -306,8 +351,16 @@ mod tests {
             State::Claimed { owner, public: false, removed: true },
         ];
         for state in states {
-            for (key, tags) in [(None, vec![]), (Some([7; 32]), vec![])] {
-                let thing = ThingRecord { key, tags, ..thing(&lamp, node("a", "", ""), state.clone()) };
+            for (key, claim, generation) in [
+                (None, None, Generation::Xsf),
+                (Some([7; 32]), None, Generation::Ieee),
+                (None, Some([8; 32]), Generation::Nf),
+                (Some([7; 32]), Some([8; 32]), Generation::Nfi),
+            ] {
+                let (tags, device, style) = (vec![], None, Style::of(generation));
+                let pending = Pending::default();
+                let thing = thing(&lamp, node("a", "", ""), state.clone());
+                let thing = ThingRecord { key, claim, tags, device, style, pending, ..thing };
                 let record = thing.encode();
                 assert_eq!(ThingRecord::decode(&lamp, thing.node.clone(), &record), Ok(thing.clone()));
                 for len in 0..record.len() {

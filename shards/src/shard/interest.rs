@@ -10,7 +10,7 @@ use plaza_core::stanza::{Class, Condition, IqType, MessageType, Stanza};
 use plaza_core::xml::Child;
 use plaza_registry::directory::Nodes;
 use plaza_registry::pubsub::{Audience, Notification, Outgoing, Reach, Recipient};
-use plaza_registry::services::{Request, Target};
+use plaza_registry::services::{ComponentKind, Request, Target};
 
 use super::batch::{BATCH_OWN_BYTES_MAX, Envelope, Handoff};
 use super::deliver::{Body, Origin};
@@ -69,8 +69,14 @@ pub(super) fn is_decision(stanza: &Stanza<'_>) -> bool {
 impl Shard {
     // ---- services at addresses of their own ---------------------------------------------------------------------
 
-    /// To a service beside the server: an iq, or the answer to a form, at home on one shard.
-    pub(super) fn route_service(&mut self, id: SessionId, from: &Jid, stanza: &Stanza<'_>, to: JidRef<'_>) -> Flow {
+    /// To a service beside the server: an iq, or the answer to a form. One that has a home is served there, another one here.
+    pub(super) fn route_service(
+        &mut self,
+        id: SessionId,
+        from: &Jid,
+        stanza: &Stanza<'_>,
+        (index, to): (u16, JidRef<'_>),
+    ) -> Flow {
         match stanza.class {
             Class::Iq(IqType::Get | IqType::Set) => {}
             Class::Message(MessageType::Error) | Class::Iq(IqType::Result | IqType::Error) => {
@@ -85,7 +91,9 @@ impl Shard {
         }
         let hash = self.homes.hash(to);
         let home = self.homes.shard(hash);
-        if home == self.id {
+        let service = self.config.services.get(usize::from(index));
+        let has_home = service.is_none_or(|service| service.kind == ComponentKind::Pubsub);
+        if home == self.id || !has_home {
             return self.call_service(from, stanza, Target::Service(to.to_jid()), true, ReplyTo::Session(id));
         }
         let envelope = Envelope { class: stanza.class, hash, to, from: from.as_str(), id: stanza.id.map(|id| id.raw) };
@@ -281,6 +289,7 @@ mod tests {
     use plaza_registry::rosters::{self, Subscription};
     use plaza_registry::services::{self, Component, ServiceConfig, ServiceLimits};
     use plaza_registry::store::memory::MemoryStore;
+    use plaza_registry::things;
     use plaza_registry::wait::block_on;
 
     use super::super::tests::{feed, shards};
@@ -308,9 +317,10 @@ mod tests {
     impl World {
         fn new() -> Self {
             let (plain, homes) = shards(2);
-            let service = jid(SERVICE);
+            let pubsub = Component { jid: jid(SERVICE), name: String::new(), kind: ComponentKind::Pubsub };
+            let services = vec![pubsub];
             let config = Arc::new(ShardConfig {
-                services: vec![service.clone()],
+                services: services.clone(),
                 outbox_bytes_max: 1 << 20,
                 outbox_bytes_full: 1 << 20,
                 outbox_bytes_high: 1 << 19,
@@ -322,11 +332,12 @@ mod tests {
                 version: "0".into(),
                 node: "https://plaza.example".into(),
                 domains: config.domains.clone(),
-                components: vec![Component { jid: service, name: String::new() }],
+                components: services,
                 roster_items_max: 20,
                 limits: ServiceLimits::default(),
                 pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, config.domains.clone()),
                 archive: config.archive,
+                things: things::Config::new(things::Limits::DEFAULT, None),
             });
             let config = ErrandConfig { roster_items_max: 20, requests_max: 20, offline: config.offline, services };
             Self { shards: vec![make(0), make(1)], homes, store: MemoryStore::new(), config }

@@ -44,7 +44,7 @@ use plaza_registry::errands::Errand;
 use plaza_registry::facts::Facts;
 use plaza_registry::offline::OfflineLimits;
 use plaza_registry::pubsub::Recipients;
-use plaza_registry::services::{Effect as ServiceEffect, Reply, Request, Target};
+use plaza_registry::services::{Component, Effect as ServiceEffect, Reply, Request, Target};
 use plaza_registry::store::StoreError;
 use plaza_registry::tokens::TokenLimits;
 use slab::Slab;
@@ -67,8 +67,8 @@ use work::Settling;
 pub struct ShardConfig {
     /// Domains whose accounts live here.
     pub domains: Vec<Jid>,
-    /// Addresses of the services beside the server, each at home on the shard that its hash says.
-    pub services: Vec<Jid>,
+    /// The services beside the server. One that has a home is served on the shard that the hash of its address says.
+    pub services: Vec<Component>,
     /// Bytes on their way to one client beyond which all stanzas for it are refused. Default 1 048 576.
     pub outbox_bytes_max: u32,
     /// Bytes on their way to one client beyond which stanzas for it are refused, but for those that a sender had under way
@@ -503,7 +503,7 @@ impl Shard {
             Destination::OwnAccount if interest::is_decision(&stanza) => self.decide(id, &from, &stanza, true),
             Destination::OwnAccount => self.route_account(id, &from, &stanza, to),
             Destination::Server(to) => self.route_server(id, &from, &stanza, Some(to)),
-            Destination::Service(_, to) => self.route_service(id, &from, &stanza, to),
+            Destination::Service(index, to) => self.route_service(id, &from, &stanza, (index, to)),
             // No server-to-server stream exists (RFC 6120 §10.4).
             Destination::Remote(_) => self.refuse(id, &stanza, &from, Condition::RemoteServerNotFound),
         };
@@ -721,6 +721,9 @@ impl Shard {
                     self.blocklist_changed(caller, list, blocked, unblocked);
                 }
                 ServiceEffect::Pubsub(outgoing) => self.tell_of(*outgoing),
+                ServiceEffect::ThingsChanged(_) | ServiceEffect::Tell { .. } | ServiceEffect::Ask(_) => {
+                    self.counters.drops[DropReason::Unhandled] += 1;
+                }
             }
         }
         match reply_to {
@@ -1098,7 +1101,7 @@ impl Shard {
         if self.config.domains.iter().any(|own| own.as_str() == domain) {
             return DomainKind::Local;
         }
-        let service = self.config.services.iter().position(|own| own.as_str() == domain);
+        let service = self.config.services.iter().position(|own| own.jid.as_str() == domain);
         service.map_or(DomainKind::Remote, |index| DomainKind::Service(index as u16))
     }
 
@@ -1265,7 +1268,11 @@ pub(super) mod tests {
     pub(super) fn shards_with(count: u16, change: impl FnOnce(&mut ShardConfig)) -> (Vec<Shard>, Homes) {
         let mut config = ShardConfig {
             domains: vec![Jid::parse("things.example").unwrap()],
-            services: vec![Jid::parse("pubsub.things.example").unwrap()],
+            services: vec![Component {
+                jid: Jid::parse("pubsub.things.example").unwrap(),
+                name: String::new(),
+                kind: plaza_registry::services::ComponentKind::Pubsub,
+            }],
             outbox_bytes_max: 16_384,
             outbox_bytes_full: 4096,
             outbox_bytes_high: 1024,

@@ -264,6 +264,7 @@ impl World {
                 limits: ServiceLimits::default(),
                 pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, plan.config.domains.clone()),
                 archive: plan.config.archive,
+                things: plaza_registry::things::Config::new(plaza_registry::things::Limits::DEFAULT, None),
             }),
         };
         Self {

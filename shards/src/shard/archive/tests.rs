@@ -47,6 +47,7 @@ impl World {
             limits: ServiceLimits::default(),
             pubsub: plaza_registry::pubsub::Config::new(plaza_registry::pubsub::Limits::DEFAULT, Vec::new()),
             archive,
+            things: plaza_registry::things::Config::new(plaza_registry::things::Limits::DEFAULT, None),
         };
         let config = ErrandConfig { roster_items_max: 9, requests_max: 9, offline, services: Arc::new(services) };
         let store = MemoryStore::new();

@@ -1,0 +1,211 @@
+//! Changing things: an event in the life of one, stored in one commit with all that hangs on it.
+
+use plaza_core::iot::Generation;
+use plaza_core::jid::{Jid, JidRef};
+use plaza_core::stanza::Condition;
+use plaza_core::thing::NodeName;
+
+use super::life::{Event, Next, Notice, Refused, Said, step};
+use super::record::count_key;
+use super::{Config, ThingRecord, claims, owned_key, rules_prefix, thing_key};
+use crate::owned::{self, ATTEMPTS_MAX, OwnedError};
+use crate::record::{Reader, put_count};
+use crate::store::{Batch, CommitError, Guard, Lookup, Store, StoreError, Table, Write};
+
+/// Version of the record that counts an account's things.
+const COUNT_VERSION: u8 = 1;
+
+/// What came of a change.
+#[derive(Debug, PartialEq)]
+pub(super) struct Changed {
+    /// What whoever asked is told.
+    pub(super) said: Said,
+    /// The thing as it is now, if it is.
+    pub(super) thing: Option<ThingRecord>,
+    /// Whether something of it changed that decisions about it hang on, or what it has to be told.
+    pub(super) concerns_home: bool,
+}
+
+/// Lets something happen to a thing, on behalf of an account that has to be there. What came of it is stored, and in the
+/// index, when this resolves.
+pub(super) async fn change<S: Store>(
+    config: &Config,
+    store: &S,
+    by: JidRef<'_>,
+    (jid, node): (&Jid, &NodeName),
+    event: Event<'_>,
+    now: u64,
+) -> Result<Changed, Condition> {
+    for _ in 0..ATTEMPTS_MAX {
+        let (before, count) = read(store, jid, node).await.map_err(|error| condition(&error))?;
+        let (next, said) = step(before.as_ref(), (jid, node), event, now).map_err(refusal)?;
+        let after = match next {
+            Next::Same => return Ok(Changed { said, thing: before, concerns_home: false }),
+            Next::Is(after) => Some(*after),
+            Next::Gone => None,
+        };
+        let mut guards = vec![match &before {
+            Some(before) => before.guard(),
+            None => Guard::Absent { table: Table::Things, key: thing_key(jid.as_jid(), node) },
+        }];
+        let mut writes = writes(before.as_ref(), after.as_ref());
+        let counted = match (&before, &after) {
+            (None, Some(_)) if count.things >= u64::from(config.limits.things_per_account_max) => {
+                return Err(Condition::ResourceConstraint);
+            }
+            (None, Some(_)) => Some(count.things + 1),
+            (Some(_), None) => Some(count.things.saturating_sub(1)),
+            (Some(_), Some(_)) | (None, None) => None,
+        };
+        if let Some(things) = counted {
+            let key = count_key(jid.as_jid());
+            guards.push(owned::still(Table::Owners, &key, count.record));
+            writes.push(owned::write(Table::Owners, key, (things > 0).then(|| encode_count(things))));
+        }
+        match owned::commit(store, by, guards, writes).await {
+            Ok(true) => {}
+            Ok(false) => continue,
+            Err(OwnedError::NoAccount) => return Err(Condition::Forbidden),
+            Err(OwnedError::Full) => return Err(Condition::ResourceConstraint),
+            Err(OwnedError::Store(error)) => return Err(condition(&error)),
+        }
+        if let Some(index) = &config.index {
+            match (&before, &after) {
+                (_, Some(after)) if after.is_listed() => index.put(after),
+                (Some(before), Some(after)) if before.is_listed() => index.put(after),
+                (Some(_), None) => index.remove(jid, node),
+                (_, Some(_)) | (None, None) => {}
+            }
+        }
+        let concerns_home = match (&before, &after) {
+            (Some(before), Some(after)) => {
+                let concern = |thing: &ThingRecord| (thing.state.clone(), thing.pending, thing.style, thing.enforced);
+                concern(before) != concern(after)
+            }
+            (None, _) | (_, None) => true,
+        };
+        return Ok(Changed { said, thing: after, concerns_home });
+    }
+    // Others changed it all the time.
+    Err(Condition::ResourceConstraint)
+}
+
+/// All that has to be written when a thing that was `before` becomes what it is `after`.
+fn writes(before: Option<&ThingRecord>, after: Option<&ThingRecord>) -> Vec<Write> {
+    let mut writes = Vec::new();
+    match (before, after) {
+        (_, Some(after)) => writes.push(after.put()),
+        (Some(before), None) => {
+            let key = thing_key(before.jid.as_jid(), &before.node);
+            writes.push(Write::Delete { table: Table::Things, key });
+        }
+        (None, None) => {}
+    }
+    let mut replace = |table, old: Option<Vec<u8>>, new: Option<Vec<u8>>| {
+        if old != new {
+            writes.extend(old.map(|key| Write::Delete { table, key }));
+            writes.extend(new.map(|key| Write::Put { table, key, value: Vec::new() }));
+        }
+    };
+    replace(Table::Claims, before.and_then(claims::entry), after.and_then(claims::entry));
+    let owners = |thing: &ThingRecord| Some(owned_key(thing.owner()?.as_jid(), thing.jid.as_jid(), &thing.node));
+    let (was, is) = (before.and_then(owners), after.and_then(owners));
+    let changes_hands = was != is;
+    replace(Table::Owners, was, is);
+    // What one owner allowed is nothing to the next, and a thing of the same name that comes later is another one.
+    if let Some(before) = before
+        && (changes_hands || after.is_none())
+    {
+        let prefix = rules_prefix(before.jid.as_jid(), &before.node);
+        writes.push(Write::DeletePrefix { table: Table::Rules, prefix });
+    }
+    writes
+}
+
+/// How many things an account has registered, as the store has it.
+struct Count {
+    things: u64,
+    record: Option<Vec<u8>>,
+}
+
+async fn read<S: Store>(store: &S, jid: &Jid, node: &NodeName) -> Result<(Option<ThingRecord>, Count), StoreError> {
+    let lookups = vec![
+        Lookup { table: Table::Things, key: thing_key(jid.as_jid(), node), below: false },
+        Lookup { table: Table::Owners, key: count_key(jid.as_jid()), below: false },
+    ];
+    let mut found = store.look_up(lookups).await?.into_iter();
+    let mut next = || found.next().flatten().map(|found| found.value);
+    let (thing, record) = (next(), next());
+    let thing = thing.map(|record| ThingRecord::decode(jid, node.clone(), &record)).transpose()?;
+    let things = record.as_deref().map_or(Ok(0), decode_count)?;
+    Ok((thing, Count { things, record }))
+}
+
+fn encode_count(things: u64) -> Vec<u8> {
+    let mut out = vec![COUNT_VERSION];
+    put_count(&mut out, things);
+    out
+}
+
+fn decode_count(record: &[u8]) -> Result<u64, StoreError> {
+    let mut reader = Reader::open(record, COUNT_VERSION)?;
+    let things = reader.count()?;
+    reader.close()?;
+    Ok(things)
+}
+
+/// Notes that a device has heard of something: as it was in that version of its record, so that what came between is told as
+/// well.
+///
+/// # Errors
+/// [`StoreError`]; it is told again.
+pub async fn acknowledged<S: Store>(
+    store: &S,
+    jid: &Jid,
+    node: &NodeName,
+    notice: Notice,
+    version: u64,
+) -> Result<(), StoreError> {
+    note(store, jid, node, Event::Acknowledge { notice, version }).await
+}
+
+/// Notes in which generation a device asks for decisions.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn asked_for_decision<S: Store>(
+    store: &S,
+    jid: &Jid,
+    node: &NodeName,
+    generation: Generation,
+) -> Result<(), StoreError> {
+    note(store, jid, node, Event::Asked(generation)).await
+}
+
+/// Lets something happen to a thing that nothing else hangs on, and that is no reason to change the time it was updated.
+async fn note<S: Store>(store: &S, jid: &Jid, node: &NodeName, event: Event<'_>) -> Result<(), StoreError> {
+    for _ in 0..ATTEMPTS_MAX {
+        let Some(before) = super::load(store, jid, node).await? else { return Ok(()) };
+        let Ok((Next::Is(after), _)) = step(Some(&before), (jid, node), event, before.updated) else { return Ok(()) };
+        match store.commit(Batch { guards: vec![before.guard()], writes: vec![after.put()] }).await {
+            Ok(()) => return Ok(()),
+            Err(CommitError::Guard(_)) => {}
+            Err(CommitError::Store(error)) => return Err(error),
+        }
+    }
+    Err(StoreError::Busy)
+}
+
+fn refusal(refused: Refused) -> Condition {
+    match refused {
+        Refused::NotFound => Condition::ItemNotFound,
+        Refused::TooManyTags => Condition::ResourceConstraint,
+    }
+}
+
+pub(super) const fn condition(error: &StoreError) -> Condition {
+    match error {
+        StoreError::Busy => Condition::ResourceConstraint,
+        StoreError::Failed | StoreError::Corrupt => Condition::InternalServerError,
+    }
+}

@@ -1,0 +1,133 @@
+//! Searching: what the registry asks of the index of things, and how it tells what was found (XEP-0347 §3.15).
+
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+
+use plaza_core::jid::Jid;
+use plaza_core::stanza::Condition;
+use plaza_core::thing::wire::{self, Style};
+use plaza_core::thing::{KEY, NodeName, Operator};
+
+use super::{Config, ThingRecord, thing_key};
+use crate::store::{Lookup, Store, Table};
+
+/// An index of all things that strangers find.
+pub trait Search: fmt::Debug + Send + Sync {
+    /// A thing is like this now; it is in the index if it is listed. Called after each commit, from any thread, so that of two
+    /// states of one thing the older may come last: [`ThingRecord::version`] says which that is.
+    fn put(&self, thing: &ThingRecord);
+    /// A thing is no more.
+    fn remove(&self, jid: &Jid, node: &NodeName);
+    /// Looks for things, in an order that stays the same from page to page.
+    fn search(&self, query: Query) -> Searching;
+}
+
+/// What an index answers, when it has found it.
+pub type Searching = Pin<Box<dyn Future<Output = Result<Found, SearchError>> + Send>>;
+
+/// What to look for.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Query {
+    /// A thing is found that passes all of them.
+    pub operators: Vec<Operator>,
+    /// Things to leave out at the beginning.
+    pub offset: u32,
+    /// Things to find at most.
+    pub max: u32,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Which things.
+    pub things: Vec<(Jid, NodeName)>,
+    /// Whether there are more behind them.
+    pub more: bool,
+}
+
+/// Why nothing was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SearchError {
+    /// A regular expression is none, or of a kind that is not understood.
+    Pattern,
+    /// It would take too long.
+    TooMuch,
+    /// There are too many searches.
+    Busy,
+}
+
+impl SearchError {
+    const fn condition(self) -> Condition {
+        match self {
+            Self::Pattern => Condition::BadRequest,
+            Self::TooMuch | Self::Busy => Condition::ResourceConstraint,
+        }
+    }
+}
+
+impl fmt::Display for SearchError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Pattern => "a regular expression is none",
+            Self::TooMuch => "the search takes too long",
+            Self::Busy => "there are too many searches",
+        })
+    }
+}
+
+impl std::error::Error for SearchError {}
+
+/// Searches, and writes what was found. What a thing says is read from the store: what is not listed any more is left out.
+pub(super) async fn search<S: Store>(
+    config: &Config,
+    store: &S,
+    searcher: &Jid,
+    search: wire::Search,
+    style: Style,
+    now: u64,
+) -> Result<Vec<u8>, Condition> {
+    let Some(index) = &config.index else { return Err(Condition::ServiceUnavailable) };
+    if !config.searchers.take(&[searcher.as_jid().bare().as_str()], now) {
+        return Err(Condition::ResourceConstraint);
+    }
+    // No index has keys: this saves looking for one.
+    let found = if search.operators.iter().any(|operator| operator.name.eq_ignore_ascii_case(KEY)) {
+        Found::default()
+    } else {
+        let most = config.limits.page_max;
+        let max = search.max.map_or(most, |max| max.min(most));
+        let query = Query { operators: search.operators, offset: search.offset, max };
+        index.search(query).await.map_err(SearchError::condition)?
+    };
+    let lookup = |(jid, node): &(Jid, NodeName)| {
+        let key = thing_key(jid.as_jid(), node);
+        Lookup { table: Table::Things, key, below: false }
+    };
+    let mut records = Vec::new();
+    if !found.things.is_empty() {
+        let lookups = found.things.iter().map(lookup).collect();
+        records = store.look_up(lookups).await.map_err(|error| super::change::condition(&error))?;
+    }
+    let (mut things, mut more) = (Vec::new(), found.more);
+    for ((jid, node), record) in found.things.into_iter().zip(records) {
+        let Some(record) = record else { continue };
+        let thing = ThingRecord::decode(&jid, node, &record.value).map_err(|error| super::change::condition(&error))?;
+        if !thing.is_listed() {
+            continue;
+        }
+        let end = things.len();
+        let owner = thing.owner().map(Jid::as_jid);
+        wire::thing(&mut things, style, jid.as_jid(), &thing.node, owner, &thing.tags);
+        if end > 0 && things.len() > config.limits.reply_bytes_max as usize {
+            things.truncate(end);
+            more = true;
+            break;
+        }
+    }
+    let mut out = Vec::with_capacity(things.len() + 128);
+    wire::begin_found(&mut out, style, more);
+    out.extend_from_slice(&things);
+    wire::end_found(&mut out);
+    Ok(out)
+}

@@ -1,0 +1,4 @@
+mod claims;
+mod life;
+mod registry;
+mod search;
