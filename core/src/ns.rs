@@ -80,6 +80,12 @@ pub const CAPS: &str = "http://jabber.org/protocol/caps";
 pub const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
 /// Service discovery, items (XEP-0030).
 pub const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
+/// In-band registration (XEP-0077).
+pub const REGISTER: &str = "jabber:iq:register";
+/// In-band registration, as a stream feature (XEP-0077).
+pub const REGISTER_FEATURE: &str = "http://jabber.org/features/iq-register";
+/// Signed forms, and their FORM_TYPE (XEP-0348).
+pub const SIGNED_FORMS: &str = "urn:xmpp:xdata:signature:oauth1";
 /// Data forms (XEP-0004).
 pub const DATA_FORMS: &str = "jabber:x:data";
 /// Extensible SASL profile, SASL2 (XEP-0388).

@@ -145,6 +145,11 @@ impl Condition {
         }
     }
 
+    /// The error of this condition with a text for the sender's developer.
+    pub const fn with_text(self, text: &'static str) -> StanzaError {
+        StanzaError { condition: self, error_type: self.error_type(), text, detail: None }
+    }
+
     /// The one with this element name.
     pub fn from_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|condition| condition.name() == name)
