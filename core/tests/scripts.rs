@@ -145,6 +145,7 @@ struct Run {
     /// The last question about tokens.
     kept: String,
     bind_answer: Option<stanza::Condition>,
+    register_answer: Option<stanza::Condition>,
     enabled: Option<Result<Enabled, Failed>>,
     /// The words of the last `! resume`.
     resume_answer: Vec<String>,
@@ -170,6 +171,8 @@ impl Run {
                 offers_carbons: false,
                 offers_csi: false,
                 offers_fast: false,
+                offers_registration: false,
+                unsigned_registration: false,
                 sasl_attempts_max: 3,
                 before_auth: ScanLimits::BEFORE_AUTH,
                 after_auth: ScanLimits::AFTER_AUTH,
@@ -196,6 +199,7 @@ impl Run {
             tokens_answer: Ok(None),
             kept: String::new(),
             bind_answer: None,
+            register_answer: None,
             enabled: None,
             resume_answer: Vec::new(),
             asked: String::new(),
@@ -258,6 +262,9 @@ impl Run {
             "scram" => self.begin_scram(&words[1..]),
             "bind" => {
                 self.bind_answer = Some(stanza::Condition::from_name(words[1]).expect("a condition"));
+            }
+            "register" => {
+                self.register_answer = Some(stanza::Condition::from_name(words[1]).expect("a condition"));
             }
             "enabled" => {
                 let word = words.get(1).copied().unwrap_or("");
@@ -336,6 +343,8 @@ impl Run {
             "offers_carbons" => self.config.offers_carbons = flag,
             "offers_fast" => self.config.offers_fast = flag,
             "offers_csi" => self.config.offers_csi = flag,
+            "offers_registration" => self.config.offers_registration = flag,
+            "unsigned_registration" => self.config.unsigned_registration = flag,
             "legacy_session" => self.config.legacy_session = flag,
             "caps" => {
                 let caps = Ver::parse("sha-1", value).map(|ver| Caps::new("https://plaza.example", ver));
@@ -490,6 +499,12 @@ impl Run {
                 self.kept = format!("{account} {proof}");
                 self.kept.extend(wanted.map(|mechanism| format!(" wanted={}", mechanism.name())));
                 stream.handle_tokens(std::mem::replace(&mut self.tokens_answer, Ok(None)), &mut self.output);
+            }
+            Action::Register(registration) => {
+                let signed = registration.signed.as_ref().map_or("nobody", |signed| &signed.consumer_key);
+                self.asked = format!("register {} {} {signed}", registration.account, &*registration.password);
+                let answer = self.register_answer.take().map_or(Ok(()), |condition| Err(condition.into()));
+                stream.handle_registered(answer, &mut self.output);
             }
             Action::Bind { account, resource, inline } => {
                 self.asked = format!("bind {account} {}", described(&resource, inline));

@@ -32,6 +32,8 @@ static CONFIG: LazyLock<Arc<StreamConfig>> = LazyLock::new(|| {
         offers_carbons: true,
         offers_csi: true,
         offers_fast: true,
+        offers_registration: true,
+        unsigned_registration: false,
         sasl_attempts_max: 3,
         before_auth: ScanLimits::BEFORE_AUTH,
         after_auth: ScanLimits::AFTER_AUTH,

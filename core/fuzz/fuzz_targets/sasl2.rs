@@ -38,10 +38,13 @@ static CONFIG: LazyLock<Arc<StreamConfig>> = LazyLock::new(|| {
         offers_carbons: true,
         offers_csi: true,
         offers_fast: true,
+        offers_registration: true,
+        unsigned_registration: false,
         sasl_attempts_max: 5,
         before_auth: ScanLimits::BEFORE_AUTH,
         after_auth: ScanLimits::AFTER_AUTH,
         idle_seconds: 0,
+        caps: None,
     })
 });
 

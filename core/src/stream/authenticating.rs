@@ -15,7 +15,7 @@ use super::inline::Wishes;
 use super::profile::{Attempt, Message, Profile, Said};
 use super::securing::on_starttls;
 use super::verifying::{Evidence, Verifying};
-use super::{Action, Link, State, outsider};
+use super::{Action, Link, State, outsider, registering};
 use crate::jid::{Jid, ParsedJid};
 use crate::ns;
 use crate::sasl::ht::{HtMechanism, Initiator};
@@ -50,7 +50,14 @@ impl Authenticating {
         if element.is("starttls", ns::TLS) {
             return on_starttls(link, behind, out);
         }
-        let Some((profile, said)) = Said::of(element) else { return Err(outsider(element)) };
+        let Some((profile, said)) = Said::of(element) else {
+            return match self {
+                Self::Idle { attempts_left } if registering::concerns(link, element) => {
+                    registering::on_iq(link, attempts_left, element, out)
+                }
+                Self::Idle { .. } | Self::Begun(..) | Self::Challenged(..) => Err(outsider(element)),
+            };
+        };
         let (attempt, step) = match self {
             Self::Idle { attempts_left } => {
                 let mut attempt = Attempt::new(next_attempt(attempts_left, link)?, profile);

@@ -114,6 +114,11 @@ pub enum Violation {
         /// How many are allowed.
         max: u8,
     },
+    /// One request about registration too many.
+    TooManyRegistrations {
+        /// How many are allowed.
+        max: u8,
+    },
     /// An element of stream management whose attributes are missing or of the wrong type.
     MalformedStreamManagement,
     /// A request to resume that acknowledges more stanzas than were sent.
@@ -136,6 +141,7 @@ impl Violation {
             Self::Xml(XmlError::Limit(_))
             | Self::TooManyAttempts { .. }
             | Self::TooManyBinds { .. }
+            | Self::TooManyRegistrations { .. }
             | Self::UnexpectedStartTls
             | Self::PlaintextBehindStartTls { .. } => Condition::PolicyViolation, // §4.9.3.14
             Self::InvalidNamespace => Condition::InvalidNamespace,          // §4.9.3.10
@@ -177,6 +183,7 @@ impl Violation {
             Self::PlaintextBehindStartTls { .. } => "plaintext-behind-starttls",
             Self::TooManyAttempts { .. } => "too-many-attempts",
             Self::TooManyBinds { .. } => "too-many-binds",
+            Self::TooManyRegistrations { .. } => "too-many-registrations",
             Self::MalformedStreamManagement => "malformed-stream-management",
             Self::HandledCountTooHigh(_) => "handled-count-too-high",
             Self::Timeout => "timeout",
@@ -191,6 +198,7 @@ impl Violation {
             Self::DomainChanged => "'to' must name the domain of the account",
             Self::TooManyAttempts { .. } => "too many attempts to authenticate",
             Self::TooManyBinds { .. } => "too many attempts to bind",
+            Self::TooManyRegistrations { .. } => "too many requests about registration",
             Self::StanzaBeforeBind => "bind a resource first",
             Self::MalformedStreamManagement => "'h' must be a number below 2^32, and 'previd' be there",
             Self::Xml(XmlError::NotWellFormed | XmlError::Encoding | XmlError::Restricted | XmlError::TextBetween)
@@ -214,7 +222,9 @@ impl fmt::Display for Violation {
         f.write_str(self.reason())?;
         match self {
             Self::PlaintextBehindStartTls { bytes } => write!(f, " ({bytes} bytes)"),
-            Self::TooManyAttempts { max } | Self::TooManyBinds { max } => write!(f, " (at most {max})"),
+            Self::TooManyAttempts { max } | Self::TooManyBinds { max } | Self::TooManyRegistrations { max } => {
+                write!(f, " (at most {max})")
+            }
             Self::HandledCountTooHigh(HandledCountTooHigh { h, send_count }) => write!(f, " ({h} of {send_count})"),
             Self::Xml(_)
             | Self::NotAStream

@@ -1,6 +1,6 @@
 //! What we say at the start of each stream: our header and the features open to the client in its present state.
 //!
-//! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; RFC 6121 §2.6.1, §3.4.1; XEP-0115 v1.6.0 §6.3; XEP-0198 v1.6.3 §2,
+//! Spec: RFC 6120 §4.3.2, §4.7, §5.3.1, §6.3.3, §7.2; RFC 6121 §2.6.1, §3.4.1; XEP-0077 v2.4 §8; XEP-0115 v1.6.0 §6.3; XEP-0198 v1.6.3 §2,
 //! §8; XEP-0352; XEP-0386 v1.1.0 §3.1; XEP-0388 v1.0.4 §2.1; XEP-0440 v1.0.0; XEP-0478 v0.2.0; XEP-0484 v0.2.0 §3.1.
 
 use base64::Engine;
@@ -35,6 +35,9 @@ impl Link {
             write_parts(out, &["<starttls xmlns='", ns::TLS, required]);
         }
         self.write_mechanisms(out);
+        if self.offers_registration() {
+            write_parts(out, &["<register xmlns='", ns::REGISTER_FEATURE, "'/>"]);
+        }
         self.write_limits(&self.config.before_auth, 0, out);
         out.extend_from_slice(b"</stream:features>");
     }

@@ -13,6 +13,7 @@ mod granting;
 mod inline;
 mod opening;
 mod profile;
+mod registering;
 mod securing;
 mod verifying;
 
@@ -27,6 +28,7 @@ use authenticating::Authenticating;
 use binding::{Binding, Claiming, Resuming};
 use granting::{Granted, Granting};
 use opening::{Next, Opening};
+use registering::{Desk, Registering};
 use securing::Securing;
 use verifying::Verifying;
 
@@ -34,6 +36,7 @@ use crate::caps::Caps;
 use crate::jid::{Jid, JidRef};
 use crate::limits::ScanLimits;
 use crate::ns;
+use crate::register::Registration;
 use crate::sasl::ht::{HtMechanism, Token, TokenSecret};
 use crate::sasl::scram::{Hash, Keys};
 use crate::sasl::{ChannelBinding, SaslFailure};
@@ -67,6 +70,10 @@ pub struct StreamConfig {
     pub offers_csi: bool,
     /// Offer tokens for the next login (XEP-0484).
     pub offers_fast: bool,
+    /// Let who has no account ask for one (XEP-0077), with a form signed with an API key (XEP-0348).
+    pub offers_registration: bool,
+    /// Let anybody have one, without a signature.
+    pub unsigned_registration: bool,
     /// SASL attempts per stream (RFC 6120 §6.4.5: 2 to 5).
     pub sasl_attempts_max: u8,
     /// Limits before authentication.
@@ -128,6 +135,8 @@ pub enum Action {
         /// The password as sent.
         password: Box<str>,
     },
+    /// Create this account, if who asks for it may. Answer with [`Stream::handle_registered`] (XEP-0077 §3.1).
+    Register(Box<Registration>),
     /// The client has shown who it is: keep its tokens accordingly, so that a count is not used again and a token that is
     /// told is known, both for good. Answer with [`Stream::handle_tokens`] (XEP-0484).
     Tokens {
@@ -177,6 +186,7 @@ impl fmt::Debug for Action {
             Self::VerifyPassword { keys, .. } => {
                 f.debug_struct("VerifyPassword").field("keys", keys).finish_non_exhaustive()
             }
+            Self::Register(registration) => f.debug_tuple("Register").field(registration).finish(),
             Self::Tokens { account, proof, wanted, .. } => f
                 .debug_struct("Tokens")
                 .field("account", account)
@@ -334,6 +344,8 @@ struct Link {
     action: Option<Action>,
     /// How the last SASL attempt ended, until somebody counted it.
     attempt: Option<Result<(), SaslFailure>>,
+    /// Registrations of this stream.
+    desk: Desk,
 }
 
 /// Where negotiation stands. Each state owns exactly what is true in it, and each step consumes it.
@@ -349,6 +361,8 @@ enum State {
     Authenticating(Authenticating),
     /// [`Action::Authenticate`] or [`Action::VerifyPassword`] is to be answered.
     Verifying(Verifying),
+    /// [`Action::Register`] is to be answered.
+    Registering(Registering),
     /// SASL2 has succeeded, and [`Action::Tokens`], [`Action::Resume`] or [`Action::Bind`] is to be answered before the client is told.
     Granting(Box<Granting>),
     /// The request to bind is awaited.
@@ -367,7 +381,7 @@ enum State {
 impl Stream {
     /// A stream as accepted. `tls`: facts of the direct-TLS handshake, `None` on a STARTTLS or plaintext listener.
     pub fn new(config: Arc<StreamConfig>, tls: Option<TlsFacts>, entropy: Entropy) -> Self {
-        let (_, id) = entropy.halves();
+        let (seed, id) = entropy.halves();
         let link = Link {
             config,
             secure: tls.is_some(),
@@ -379,6 +393,7 @@ impl Stream {
             header_sent: false,
             action: None,
             attempt: None,
+            desk: Desk::new(seed),
         };
         let state = State::Opening(Opening::new(Next::Authentication));
         Self { link, namespaces: StreamNamespaces::default(), state }
@@ -461,7 +476,8 @@ impl Stream {
     /// The TLS handshake is done; the client opens a new stream. `entropy` makes the new stream id.
     pub fn handle_tls(&mut self, facts: TlsFacts, entropy: Entropy) {
         if matches!(self.state, State::Handshaking) {
-            (_, self.link.id) = entropy.halves();
+            let (seed, id) = entropy.halves();
+            (self.link.id, self.link.desk) = (id, Desk::new(seed));
             self.link.secure = true;
             self.link.tls = facts;
             self.link.header_sent = false;
@@ -483,6 +499,15 @@ impl Stream {
         let Self { link, state, .. } = self;
         *state = match mem::replace(state, State::Closing) {
             State::Verifying(verifying) => verifying.on_password(link, matches, out),
+            other => other,
+        };
+    }
+
+    /// The answer to [`Action::Register`]: the account is there for good, or the stanza error to give.
+    pub fn handle_registered(&mut self, answer: Result<(), stanza::StanzaError>, out: &mut Vec<u8>) {
+        let Self { link, state, .. } = self;
+        *state = match mem::replace(state, State::Closing) {
+            State::Registering(registering) => registering.on_registered(link, answer, out),
             other => other,
         };
     }
@@ -583,6 +608,7 @@ impl Stream {
             State::Opening(_) | State::Securing(_) | State::Authenticating(_) | State::Binding(_) => true,
             State::Handshaking
             | State::Verifying(_)
+            | State::Registering(_)
             | State::Granting(_)
             | State::Claiming(_)
             | State::Resuming(_)
@@ -604,6 +630,7 @@ impl Stream {
             | State::Handshaking
             | State::Authenticating(_)
             | State::Verifying(_)
+            | State::Registering(_)
             | State::Bound
             | State::Closing => None,
         }
@@ -665,6 +692,8 @@ mod tests {
             offers_carbons: true,
             offers_csi: true,
             offers_fast: true,
+            offers_registration: true,
+            unsigned_registration: false,
             sasl_attempts_max: 3,
             before_auth: ScanLimits::BEFORE_AUTH,
             after_auth: ScanLimits::AFTER_AUTH,
@@ -726,6 +755,7 @@ mod tests {
         stream.handle_password(Some(true), &mut out);
         stream.handle_bind(Err(stanza::Condition::Conflict), &mut out);
         stream.handle_tokens(Ok(None), &mut out);
+        stream.handle_registered(Ok(()), &mut out);
         stream.handle_resume(Err(stanza::Condition::ItemNotFound.into()), &mut out);
         stream.handle_timeout(&mut out);
         assert!(out.is_empty() && stream.poll_action().is_none() && stream.account().is_none());
