@@ -10,6 +10,7 @@ use std::fmt;
 use plaza_core::jid::{Jid, JidRef};
 use plaza_core::sasl::scram::{Hash, Keys, derive};
 
+use crate::apikeys;
 use crate::record::{Reader, flag, put_bytes, put_count};
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
 
@@ -134,14 +135,18 @@ pub async fn create<S: Store>(
 /// # Errors
 /// [`AccountError::NotFound`] or [`AccountError::Store`].
 pub async fn remove<S: Store>(store: &S, bare: JidRef<'_>) -> Result<(), AccountError> {
-    let batch = Batch {
-        guards: vec![Guard::Present { table: Table::Accounts, key: key::account(bare) }],
-        writes: Table::ALL.into_iter().filter_map(|table| erase(table, bare)).collect(),
-    };
-    store.commit(batch).await.map_err(|error| match error {
-        CommitError::Guard(_) => AccountError::NotFound,
-        CommitError::Store(error) => AccountError::Store(error),
-    })
+    for _ in 0..ATTEMPTS_MAX {
+        let (still, mut writes) = apikeys::forget(bare, apikeys::origin(store, bare).await?);
+        writes.extend(Table::ALL.into_iter().filter_map(|table| erase(table, bare)));
+        let guards = vec![Guard::Present { table: Table::Accounts, key: key::account(bare) }, still];
+        match store.commit(Batch { guards, writes }).await {
+            Ok(()) => return Ok(()),
+            Err(CommitError::Guard(0)) => return Err(AccountError::NotFound),
+            Err(CommitError::Guard(_)) => {}
+            Err(CommitError::Store(error)) => return Err(error.into()),
+        }
+    }
+    Err(StoreError::Busy.into())
 }
 
 /// What deletes all that an account has in a table, its own record included; `None` where accounts have nothing.
@@ -160,6 +165,7 @@ fn erase(table: Table, bare: JidRef<'_>) -> Option<Write> {
         Table::Things | Table::Rules => Write::DeletePrefix { table, prefix: key::things(bare) },
         // Its things stay claimed; but who takes its name later owns none of them.
         Table::Owners | Table::Questions => Write::DeletePrefix { table, prefix: key::owned_things(bare) },
+        // What says which key made it is forgotten where that is known.
         Table::Claims | Table::Certificates | Table::ApiKeys | Table::Broker => return None,
     })
 }

@@ -4,6 +4,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+pub mod apikeys;
 pub mod archive;
 pub mod avatars;
 pub mod blocking;
@@ -15,6 +16,7 @@ pub mod facts;
 pub mod helpers;
 pub mod offline;
 pub mod owned;
+mod pace;
 pub mod private;
 pub mod pubsub;
 mod record;

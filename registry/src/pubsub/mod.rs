@@ -24,7 +24,7 @@ mod record;
 mod subscribe;
 #[cfg(test)]
 mod tests;
-mod turns;
+pub(crate) mod turns;
 
 use plaza_core::jid::{Jid, JidRef};
 use plaza_core::ns;
