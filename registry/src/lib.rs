@@ -20,6 +20,7 @@ mod pace;
 pub mod private;
 pub mod pubsub;
 mod record;
+pub mod registration;
 pub mod resumables;
 pub mod rosters;
 pub mod services;

@@ -47,6 +47,9 @@ const FEATURES: &[(&str, By)] = &[
 /// What an account with an archive understands beside (XEP-0313 §7, XEP-0359 §5).
 const ARCHIVE_FEATURES: [&str; 3] = [ns::MAM, ns::MAM_EXTENDED, ns::STANZA_IDS];
 
+/// What a server understands beside where registration is on (XEP-0077 §6.1, XEP-0348 §5).
+const REGISTRATION_FEATURES: [&str; 2] = [ns::REGISTER, ns::SIGNED_FORMS];
+
 /// What an account is. Its owner and subscribers of its presence are told, nobody else (§8).
 const ACCOUNT_IDENTITIES: [Identity<'static>; 2] = [
     Identity { category: "account", kind: "registered", name: "" },
@@ -136,7 +139,8 @@ pub(super) fn caps(config: &ServiceConfig) -> Caps {
 }
 
 fn server_info(node: Option<&str>, config: &ServiceConfig) -> Vec<u8> {
-    info(node, &[Identity { category: "server", kind: "im", name: &config.name }], By::Server, &[])
+    let more: &[&str] = if config.registration.config().enabled { &REGISTRATION_FEATURES } else { &[] };
+    info(node, &[Identity { category: "server", kind: "im", name: &config.name }], By::Server, more)
 }
 
 /// Writes identities and features; the node asked about is mirrored (§3.2).
@@ -241,7 +245,9 @@ mod tests {
             "<query xmlns='http://jabber.org/protocol/disco#info'><identity category='server' type='im' name='Plaza'/>\
              <feature var='http://jabber.org/protocol/caps'/><feature var='http://jabber.org/protocol/disco#info'/>"
         ));
-        assert!(features(&answer).contains(&ns::VERSION.to_owned()));
+        for feature in [ns::VERSION, ns::REGISTER, ns::SIGNED_FORMS] {
+            assert!(features(&answer).contains(&feature.to_owned()), "{feature}");
+        }
         assert_eq!(
             owner.get("things.example", ITEMS),
             "<query xmlns='http://jabber.org/protocol/disco#items'>\

@@ -13,6 +13,7 @@ mod facts;
 mod photo;
 mod private;
 mod pubsub;
+mod register;
 mod roster;
 #[cfg(test)]
 mod testing;
@@ -29,12 +30,14 @@ use plaza_core::xml::NotStandalone;
 use plaza_core::xml::read::Node;
 
 pub use self::photo::may_change_photo;
+pub use self::register::concerns_registration;
 pub use self::roster::payload as roster_payload;
 pub use self::things::{Ask, asked};
 use crate::archive::{ArchiveConfig, Prefs};
 use crate::blocking::BlockList;
 use crate::owned::OwnedError;
 use crate::pubsub::{Config as PubsubConfig, Outgoing, Refusal};
+use crate::registration::Registrar;
 use crate::rosters::RosterItem;
 use crate::store::{Store, StoreError};
 use crate::things::Config as ThingsConfig;
@@ -63,6 +66,8 @@ pub struct ServiceConfig {
     pub archive: ArchiveConfig,
     /// Bounds of the Thing Registry (XEP-0347), and its index.
     pub things: ThingsConfig,
+    /// Creates accounts and changes passwords (XEP-0077).
+    pub registration: Registrar,
 }
 
 impl ServiceConfig {
@@ -215,6 +220,13 @@ pub enum Effect {
     },
     /// The photo in the account's vCard has this hash now, or there is none: presence shows it (XEP-0153, XEP-0398).
     Photo(Option<AvatarHash>),
+    /// The caller's account has another password: what is known of it is not true any more, and its other sessions end
+    /// with `not-authorized`.
+    PasswordChanged,
+    /// The caller's account is gone: its sessions end with `not-authorized`, the caller's own behind the answer.
+    AccountRemoved,
+    /// There is such an account now.
+    AccountCreated(Jid),
     /// Tell all whom these concern, in order, a bounded number of them at a time.
     Pubsub(Box<Outgoing>),
     /// The things of these accounts changed, or what others may do with them: where they are at home, bare JIDs are loaded
@@ -245,6 +257,9 @@ pub async fn answer<S: Store>(config: Arc<ServiceConfig>, store: S, request: Req
         true => things::answer(&config, &store, &request, &mut reply.effects).await.map_err(Refusal::from),
         false => match pubsub::host(&config, &request) {
             Some(host) => pubsub::answer(&config, &store, &request, &host, &mut reply.effects).await,
+            None if register::is_asked(&config, &request) => {
+                register::answer(&config, &store, &request, &mut reply.effects).await
+            }
             None => serve(&config, &store, &request, &mut reply.effects).await.map_err(Refusal::from),
         },
     };
@@ -289,6 +304,7 @@ enum Addressee {
 /// The namespaces that something below is of, at some address and for some type.
 const NAMESPACES: &[&str] = &[
     ns::ROSTER,
+    ns::REGISTER,
     ns::PRIVATE,
     ns::VCARD,
     ns::AVATAR,
@@ -343,6 +359,8 @@ async fn serve<S: Store>(
         (ns::PING, "ping", Get, Service) => Ok(Vec::new()),
         (ns::VERSION, "query", Get, Service) => Ok(facts::version(config)),
         (_, _, _, Service) => Err(Condition::ServiceUnavailable),
+        // Whatever else is said of it; and all of it, where it is off.
+        (ns::REGISTER, ..) if !config.registration.config().enabled => Err(Condition::ServiceUnavailable),
         (ns::ROSTER, "query", Get, Own) => roster::get(store, owner, &read(request)?, effects).await,
         (ns::ROSTER, "query", Set, Own) => {
             roster::set(store, owner, &read(request)?, config.roster_items_max, effects).await

@@ -9,6 +9,7 @@ use plaza_core::xml::read::Node;
 use super::{Component, ComponentKind, Effect, Request, ServiceConfig, ServiceLimits, Target, answer};
 use crate::archive::ArchiveConfig;
 use crate::pubsub;
+use crate::registration::RegistrationConfig;
 use crate::store::memory::MemoryStore;
 use crate::testing::{jid, store_with};
 use crate::things;
@@ -36,6 +37,7 @@ pub(super) fn config() -> ServiceConfig {
         pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, vec![jid("things.example")]),
         archive: ArchiveConfig::default(),
         things: things::Config::new(things::Limits::DEFAULT, None),
+        registration: crate::registration::tests::registrar(RegistrationConfig::default()),
     }
 }
 
