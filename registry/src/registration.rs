@@ -19,7 +19,7 @@ use plaza_core::stanza::{Condition, StanzaError};
 use zeroize::Zeroizing;
 
 use crate::accounts::{self, AccountError, NewKeys};
-use crate::apikeys::{ApiKeys, Creation, SpendError};
+use crate::apikeys::{ApiKeys, Creation, Sealer, SpendError};
 use crate::helpers::Helpers;
 use crate::pace::Pace;
 use crate::store::{Store, StoreError};
@@ -91,6 +91,12 @@ impl Registrar {
     pub fn new(config: RegistrationConfig, helpers: Helpers, keys: ApiKeys, random: Random) -> Self {
         let unsigned = Mutex::new(Pace::per_minute(config.unsigned_per_minute));
         Self { config, helpers, keys, random, shared: Arc::new(Shared { unsigned, offers: Mutex::default() }) }
+    }
+
+    /// A registrar where nobody registers, for tests and simulations of all else.
+    pub fn off() -> Self {
+        let config = RegistrationConfig { enabled: false, ..RegistrationConfig::default() };
+        Self::new(config, Helpers::start(1, 1), ApiKeys::new(Sealer::new(&[0; 32])), || [0; 32])
     }
 
     /// What the operator wants.
@@ -273,7 +279,7 @@ pub(crate) mod tests {
     use plaza_core::xml::read::Node;
 
     use super::*;
-    use crate::apikeys::{self, ApiKey, Sealer};
+    use crate::apikeys::{self, ApiKey};
     use crate::store::memory::MemoryStore;
     use crate::testing::jid;
     use crate::wait::block_on;

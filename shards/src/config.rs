@@ -21,6 +21,7 @@ use plaza_core::stream::StreamConfig;
 use plaza_registry::archive::ArchiveConfig;
 use plaza_registry::offline::OfflineLimits;
 use plaza_registry::pubsub;
+use plaza_registry::registration::RegistrationConfig;
 use plaza_registry::services::ServiceLimits;
 use plaza_registry::store::embedded::EmbeddedOptions;
 use plaza_registry::tokens::TokenLimits;
@@ -30,9 +31,11 @@ use serde::{Deserialize, Serialize};
 use tracing_subscriber::EnvFilter;
 
 mod archive;
+mod registration;
 mod text;
 
 pub use archive::{ArchiveTable, ModeName};
+pub use registration::RegistrationTable;
 use text::{ByteSize, Span, nearest};
 
 /// Every setting and its default, explained: what `plaza config defaults` prints.
@@ -53,6 +56,7 @@ pub struct Config {
     pub tls: TlsFiles,
     pub limits: LimitsConfig,
     pub archive: ArchiveTable,
+    pub registration: RegistrationTable,
     pub store: StoreConfig,
     pub helpers: HelpersConfig,
     pub metrics: MetricsConfig,
@@ -298,6 +302,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What accounts may keep in archives.
     pub archive: ArchiveConfig,
+    /// Who may create accounts.
+    pub registration: RegistrationConfig,
     /// Longest TLS handshake; beyond it the connection is closed.
     pub handshake_timeout: Duration,
     /// Longest time to bind, from accept or the end of the TLS handshake; beyond it the stream ends with `connection-timeout`.
@@ -421,6 +427,7 @@ impl Default for Config {
             tls: TlsFiles::default(),
             limits: LimitsConfig::default(),
             archive: ArchiveTable::default(),
+            registration: RegistrationTable::default(),
             store: StoreConfig::default(),
             helpers: HelpersConfig::default(),
             metrics: MetricsConfig::default(),
@@ -583,6 +590,7 @@ impl Config {
             client_ca: path(&self.tls.client_ca),
             limits: checks.limits(&self.limits),
             archive: checks.archive(&self.archive, self.limits.unacknowledged_stanzas_max),
+            registration: checks.registration(&self.registration, self.scram_iterations),
             handshake_timeout: checks.seconds("limits.handshake_timeout", self.limits.handshake_timeout, 1..=600),
             negotiation_timeout: checks.seconds("limits.negotiation_timeout", self.limits.negotiation_timeout, 1..=600),
             stuck_timeout: checks.seconds("limits.stuck_timeout", self.limits.stuck_timeout, 1..=600),
@@ -639,6 +647,8 @@ impl Settings {
             offers_carbons: true,
             offers_csi: true,
             offers_fast: self.limits.tokens.life_seconds > 0,
+            offers_registration: self.registration.enabled,
+            unsigned_registration: self.registration.unsigned,
             sasl_attempts_max: self.limits.sasl_attempts_max,
             scram_iterations: self.scram_iterations,
             before_auth: self.limits.before_auth,

@@ -265,6 +265,8 @@ families! {
     tls_handshakes[Handshake] => "plaza_tls_handshakes_total", Counter, "TLS handshakes by how they ended";
     auth_ok => "plaza_auth_granted_total", Counter, "SASL exchanges that granted a login";
     auth_failed[SaslFailure] => "plaza_auth_denied_total", Counter, "SASL exchanges that denied it, by reason";
+    registered => "plaza_registered_accounts_total", Counter, "Accounts created over XMPP";
+    not_registered[stanza::Condition] => "plaza_refused_registrations_total", Counter, "Accounts asked for over XMPP and not created, by what was told";
     stanzas_in[Kind] => "plaza_received_stanzas_total", Counter, "Stanzas taken from sessions";
     stanzas_out[Kind] => "plaza_sent_stanzas_total", Counter, "Stanzas put into outboxes of sessions";
     bytes_in => "plaza_received_bytes_total", Counter, "Bytes read from connections, TLS records included";

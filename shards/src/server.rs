@@ -9,11 +9,13 @@ use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
 use plaza_core::caps::Caps;
 use plaza_core::jid::Jid;
 use plaza_core::stream::{self, StreamConfig};
+use plaza_registry::apikeys::{ApiKeys, Sealer};
 use plaza_registry::archive::ArchiveConfig;
 use plaza_registry::directory::CapsCache;
 use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
 use plaza_registry::pubsub;
+use plaza_registry::registration::Registrar;
 use plaza_registry::resumables::{self, Resumable};
 use plaza_registry::services::{self, Component, ComponentKind, ServiceConfig};
 use plaza_registry::store::embedded::EmbeddedStore;
@@ -22,7 +24,7 @@ use plaza_registry::wait::block_on;
 
 use crate::cert::Tls;
 use crate::config::{Settings, TlsMode};
-use crate::driver::{Command, Driver, DriverLimits, DriverParts, ListenerPlan, Parcel};
+use crate::driver::{Command, Driver, DriverLimits, DriverParts, ListenerPlan, Parcel, random};
 use crate::home::Homes;
 use crate::mesh::{Inbox, Mesh, ShardId};
 use crate::metrics::ShardMetrics;
@@ -160,6 +162,12 @@ impl Broker {
             pubsub: pubsub::Config::new(settings.limits.pubsub, settings.domains.clone()),
             archive,
             things: things::Config::new(things::Limits::DEFAULT, None),
+            registration: Registrar::new(
+                settings.registration,
+                config.helpers.clone(),
+                ApiKeys::new(Sealer::new(&config.server_secret)),
+                random,
+            ),
         });
         let errands = Arc::new(ErrandConfig {
             roster_items_max: settings.limits.roster_items_max,

@@ -129,6 +129,7 @@ impl World {
             pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, vec![jid("things.example")]),
             archive: ArchiveConfig::default(),
             things: Config::new(limits, index),
+            registration: crate::registration::tests::registrar(crate::registration::RegistrationConfig::default()),
         };
         Self { store, config: Arc::new(config), now: 1_767_323_045_000 }
     }

@@ -130,6 +130,7 @@ impl Driver {
             match outcome {
                 Outcome::Errand(account, brought) => self.shard.errand_done(&account, brought),
                 Outcome::Password(key, matches) => self.on_password(key, matches),
+                Outcome::Registered(key, account, answer) => self.on_registered(key, &account, answer),
                 Outcome::Reply(caller, reply_to, reply) => self.shard.reply(&caller, reply_to, reply),
                 Outcome::Recipients(recipients, page) => self.shard.recipients_read(recipients, page),
                 Outcome::LastItems(items) => self.shard.last_items(items),

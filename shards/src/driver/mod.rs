@@ -23,6 +23,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use plaza_core::jid::Jid;
 use plaza_core::limits::ScanLimits;
+use plaza_core::stanza::StanzaError;
 use plaza_core::stream::{self, Need, Stream, StreamConfig};
 use plaza_core::xml::{Scanner, StreamNamespaces};
 use plaza_registry::errands::{ErrandConfig, Return};
@@ -136,6 +137,7 @@ pub struct DriverParts {
 enum Outcome {
     Errand(Jid, Return),
     Password(Key, Option<bool>),
+    Registered(Key, Jid, Result<(), StanzaError>),
     Reply(Jid, ReplyTo, Reply),
     Recipients(Recipients, Result<Option<Vec<Recipient>>, StoreError>),
     LastItems(Vec<Notification>),
@@ -583,6 +585,12 @@ fn entropy() -> stream::Entropy {
         *left = start;
     });
     stream::Entropy(drawn)
+}
+
+/// 32 random bytes.
+pub(crate) fn random() -> [u8; 32] {
+    let stream::Entropy(bytes) = entropy();
+    bytes
 }
 
 /// Gives each other shard its batch; one whose queue is full keeps it for another time.

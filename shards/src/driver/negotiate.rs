@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plaza_core::jid::Jid;
+use plaza_core::register::Registration;
 use plaza_core::sasl::ht::TokenSecret;
 use plaza_core::sasl::{SaslFailure, scram};
 use plaza_core::sm::SmId;
+use plaza_core::stanza::StanzaError;
 use plaza_core::stream::{
     Action, Claimed, Credentials, Entropy, Inline, IssuedToken, Need, Stream, TlsFacts, Wish, part_for, tagged,
 };
@@ -76,6 +78,7 @@ impl Driver {
                         outcomes.borrow_mut().push_back(Outcome::Password(key, matches));
                     });
                 }
+                Action::Register(registration) => self.register(key, *registration),
                 Action::Tokens { account, client, proof, wanted } => {
                     let Entropy(random) = entropy();
                     let fresh = TokenSecret(random.first_chunk().copied().unwrap_or_default());
@@ -153,6 +156,33 @@ impl Driver {
             }
             Err(refusal) => stream.handle_resume(Err(refusal), &mut connection.out),
         }
+    }
+
+    // ---- registration -----------------------------------------------------------------------------------------
+
+    /// An account is asked for: whether it is made depends on nothing of this shard.
+    fn register(&mut self, key: Key, registration: Registration) {
+        let (registrar, store) = (self.parts.services.registration.clone(), self.parts.store.clone());
+        let outcomes = std::rc::Rc::clone(&self.outcomes);
+        self.tasks.spawn(async move {
+            let answer = registrar.register(&store, &registration, unix_millis()).await;
+            outcomes.borrow_mut().push_back(Outcome::Registered(key, registration.account, answer));
+        });
+    }
+
+    /// An account was made, or not. Its home may remember that there was none: the client has tried to log in, perhaps.
+    pub(super) fn on_registered(&mut self, key: Key, account: &Jid, answer: Result<(), StanzaError>) {
+        match answer {
+            Ok(()) => {
+                self.shard.counters.registered += 1;
+                self.shard.account_created(account.as_jid());
+            }
+            Err(error) => self.shard.counters.not_registered[error.condition] += 1,
+        }
+        let Some(connection) = self.connection_mut(key) else { return };
+        let Phase::Negotiating(stream) = &mut connection.phase else { return };
+        stream.handle_registered(answer, &mut connection.out);
+        self.go_on(key);
     }
 
     // ---- TLS ---------------------------------------------------------------------------------------------------

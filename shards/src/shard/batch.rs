@@ -58,6 +58,8 @@ pub(super) enum Handoff {
         nodes_len: u32,
         recipients_len: u32,
     },
+    /// An account at home on the receiving shard is there now: the length of its address.
+    Created { account_len: u16 },
     /// The session, at home on the receiving shard, should send no more: a recipient's outbox is full.
     Pause(SessionId),
     /// It may go on.
@@ -75,7 +77,12 @@ impl Handoff {
             Self::Fan { recipients_len, .. }
             | Self::Event { recipients_len, .. }
             | Self::Wants { recipients_len, .. } => Some(recipients_len),
-            Self::Stanza { .. } | Self::Pause(_) | Self::Resume(_) | Self::Settle(_) | Self::Settled(_) => None,
+            Self::Stanza { .. }
+            | Self::Created { .. }
+            | Self::Pause(_)
+            | Self::Resume(_)
+            | Self::Settle(_)
+            | Self::Settled(_) => None,
         }
     }
 }
@@ -151,6 +158,13 @@ impl Batch {
         self.handoffs.clear();
         self.bytes.clear();
         self.bytes.shrink_to(BATCH_BYTES_MAX * 2);
+    }
+
+    /// Adds that an account is there now.
+    pub(super) fn created(&mut self, account: JidRef<'_>) {
+        let account = account.as_str();
+        self.bytes.extend_from_slice(account.as_bytes());
+        self.handoffs.push(Handoff::Created { account_len: account.len() as u16 });
     }
 
     /// Appends a stanza; `write` appends its bytes.

@@ -338,6 +338,7 @@ mod tests {
                 pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, config.domains.clone()),
                 archive: config.archive,
                 things: things::Config::new(things::Limits::DEFAULT, None),
+                registration: plaza_registry::registration::Registrar::off(),
             });
             let config = ErrandConfig { roster_items_max: 20, requests_max: 20, offline: config.offline, services };
             Self { shards: vec![make(0), make(1)], homes, store: MemoryStore::new(), config }

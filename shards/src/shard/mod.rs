@@ -393,6 +393,16 @@ impl Shard {
         self.forget_facts(bare);
     }
 
+    /// There is such an account now: its home, which may remember that there was none, finds out when it needs to.
+    pub fn account_created(&mut self, bare: JidRef<'_>) {
+        let home = self.home(bare);
+        if home == self.id {
+            self.account_changed(bare);
+        } else if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
+            batch.created(bare);
+        }
+    }
+
     /// Forgets facts of accounts that nobody uses until they take no more than that.
     pub fn trim_facts(&mut self, bytes_max: usize) {
         self.accounts.trim(bytes_max);
@@ -694,8 +704,18 @@ impl Shard {
 
     /// A service's reply: its effects, then the answer, then the caller may go on.
     pub fn reply(&mut self, caller: &Jid, reply_to: ReplyTo, reply: Reply) {
+        let mut removed = false;
         for effect in reply.effects {
             match effect {
+                ServiceEffect::PasswordChanged => {
+                    self.account_changed(caller.as_jid());
+                    self.end_others(caller);
+                }
+                ServiceEffect::AccountRemoved => removed = true,
+                ServiceEffect::AccountCreated(account) => {
+                    self.counters.registered += 1;
+                    self.account_created(account.as_jid());
+                }
                 ServiceEffect::RosterInterested => self.flag(caller.as_jid(), |flags| flags.interested = true),
                 ServiceEffect::RosterPush { payload } => self.push(caller.as_jid(), &payload, |flags| flags.interested),
                 ServiceEffect::BlocklistInterested => {
@@ -741,6 +761,19 @@ impl Shard {
             }
             ReplyTo::Address(_) if reply.stanza.is_empty() => {}
             ReplyTo::Address(to) => self.route_own(Class::Iq(IqType::Result), to.as_jid(), "", &reply.stanza),
+        }
+        if removed {
+            self.account_changed(caller.as_jid());
+            self.terminate_account(caller.as_jid().bare(), stream::Condition::NotAuthorized);
+        }
+    }
+
+    /// Ends all sessions of an account but this one: its password is another.
+    fn end_others(&mut self, jid: &Jid) {
+        for id in self.sessions_of(jid.as_jid().bare()) {
+            if self.get(id).is_some_and(|session| session.jid != *jid) {
+                self.terminate(id, stream::Condition::NotAuthorized);
+            }
         }
     }
 
@@ -966,6 +999,12 @@ impl Shard {
                     for to in batch::recipients(to) {
                         self.is_wanted(to, JidRef::from_normal(from), &nodes);
                     }
+                }
+                Handoff::Created { account_len } => {
+                    let account = batch.bytes.get(at..at + usize::from(account_len)).unwrap_or_default();
+                    at += usize::from(account_len);
+                    let account = JidRef::from_normal(std::str::from_utf8(account).unwrap_or_default());
+                    self.account_changed(account);
                 }
                 Handoff::Settle(id) => self.settle_for(from_shard, id),
                 Handoff::Settled(id) => self.settled(id),

@@ -14,7 +14,7 @@ use plaza_registry::directory::Nodes;
 use plaza_registry::errands::{Errand, Return};
 use plaza_registry::pubsub::Outgoing;
 use plaza_registry::rosters::RosterError;
-use plaza_registry::services::{Request, Target, may_change_photo};
+use plaza_registry::services::{Request, Target, concerns_registration, may_change_photo};
 use plaza_registry::store::{CommitError, StoreError};
 use plaza_registry::subscriptions::Way;
 use plaza_registry::tokens::Upkeep;
@@ -688,7 +688,10 @@ impl Running {
 pub(super) fn changes_facts(request: &Request) -> bool {
     let own = matches!(&request.target, Target::Account(account) if account.as_jid() == request.caller.as_jid().bare());
     let held = matches!(&*request.payload_ns, ns::ROSTER | ns::BLOCKING) || may_change_photo(request);
-    own && (request.iq_type == IqType::Set && held || &*request.payload_ns == ns::MAM)
+    // What is said of one's own account may as well be said to the server.
+    let own_account = own || matches!(request.target, Target::Server(_));
+    let registers = own_account && request.iq_type == IqType::Set && concerns_registration(request);
+    registers || own && (request.iq_type == IqType::Set && held || &*request.payload_ns == ns::MAM)
 }
 
 const fn condition(error: &StoreError) -> Condition {

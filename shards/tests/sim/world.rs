@@ -265,6 +265,7 @@ impl World {
                 pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, plan.config.domains.clone()),
                 archive: plan.config.archive,
                 things: plaza_registry::things::Config::new(plaza_registry::things::Limits::DEFAULT, None),
+                registration: plaza_registry::registration::Registrar::off(),
             }),
         };
         Self {

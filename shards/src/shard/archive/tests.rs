@@ -48,6 +48,7 @@ impl World {
             pubsub: plaza_registry::pubsub::Config::new(plaza_registry::pubsub::Limits::DEFAULT, Vec::new()),
             archive,
             things: plaza_registry::things::Config::new(plaza_registry::things::Limits::DEFAULT, None),
+            registration: plaza_registry::registration::Registrar::off(),
         };
         let config = ErrandConfig { roster_items_max: 9, requests_max: 9, offline, services: Arc::new(services) };
         let store = MemoryStore::new();
