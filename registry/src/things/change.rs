@@ -8,9 +8,9 @@ use plaza_core::thing::NodeName;
 use super::life::{Event, Next, Notice, Refused, Said, step};
 use super::record::count_key;
 use super::{Config, ThingRecord, claims, owned_key, rules_prefix, thing_key};
-use crate::owned::{self, ATTEMPTS_MAX, OwnedError};
+use crate::owned::{self, ATTEMPTS_MAX};
 use crate::record::{Reader, put_count};
-use crate::store::{Batch, CommitError, Guard, Lookup, Store, StoreError, Table, Write};
+use crate::store::{Batch, CommitError, Guard, Lookup, Store, StoreError, Table, Write, key};
 
 /// Version of the record that counts an account's things.
 const COUNT_VERSION: u8 = 1;
@@ -26,32 +26,71 @@ pub(super) struct Changed {
     pub(super) concerns_home: bool,
 }
 
-/// Lets something happen to a thing, on behalf of an account that has to be there. What came of it is stored, and in the
-/// index, when this resolves.
+/// Why nothing was changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum NotChanged {
+    /// It is not there for whoever asked, or not in this state.
+    Refused(Refused),
+    /// Who asked has no account (any more).
+    NoAccount,
+    /// The account has as many things as it may.
+    Full,
+    /// The store could not.
+    Store(StoreError),
+}
+
+impl From<Refused> for NotChanged {
+    fn from(refused: Refused) -> Self {
+        Self::Refused(refused)
+    }
+}
+
+impl From<StoreError> for NotChanged {
+    fn from(error: StoreError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<NotChanged> for Condition {
+    fn from(error: NotChanged) -> Self {
+        match error {
+            NotChanged::Refused(Refused::NotFound) => Self::ItemNotFound,
+            NotChanged::Refused(Refused::TooManyTags) | NotChanged::Full => Self::ResourceConstraint,
+            NotChanged::NoAccount => Self::Forbidden,
+            NotChanged::Store(error) => condition(&error),
+        }
+    }
+}
+
+/// Lets something happen to a thing, on behalf of an account that has to be there if one is named. What came of it is stored,
+/// and noted by the index, when this resolves.
 pub(super) async fn change<S: Store>(
     config: &Config,
     store: &S,
-    by: JidRef<'_>,
+    by: Option<JidRef<'_>>,
     (jid, node): (&Jid, &NodeName),
     event: Event<'_>,
     now: u64,
-) -> Result<Changed, Condition> {
+) -> Result<Changed, NotChanged> {
     for _ in 0..ATTEMPTS_MAX {
-        let (before, count) = read(store, jid, node).await.map_err(|error| condition(&error))?;
-        let (next, said) = step(before.as_ref(), (jid, node), event, now).map_err(refusal)?;
+        let (before, count) = read(store, jid, node).await?;
+        let (next, said) = step(before.as_ref(), (jid, node), event, now)?;
         let after = match next {
             Next::Same => return Ok(Changed { said, thing: before, concerns_home: false }),
             Next::Is(after) => Some(*after),
             Next::Gone => None,
         };
-        let mut guards = vec![match &before {
+        let account = by.map(|by| Guard::Present { table: Table::Accounts, key: key::account(by) });
+        let mut guards: Vec<Guard> = account.into_iter().collect();
+        guards.push(match &before {
             Some(before) => before.guard(),
             None => Guard::Absent { table: Table::Things, key: thing_key(jid.as_jid(), node) },
-        }];
+        });
         let mut writes = writes(before.as_ref(), after.as_ref());
+        writes.extend(end_rules(before.as_ref(), after.as_ref()));
         let counted = match (&before, &after) {
             (None, Some(_)) if count.things >= u64::from(config.limits.things_per_account_max) => {
-                return Err(Condition::ResourceConstraint);
+                return Err(NotChanged::Full);
             }
             (None, Some(_)) => Some(count.things + 1),
             (Some(_), None) => Some(count.things.saturating_sub(1)),
@@ -62,20 +101,16 @@ pub(super) async fn change<S: Store>(
             guards.push(owned::still(Table::Owners, &key, count.record));
             writes.push(owned::write(Table::Owners, key, (things > 0).then(|| encode_count(things))));
         }
-        match owned::commit(store, by, guards, writes).await {
-            Ok(true) => {}
-            Ok(false) => continue,
-            Err(OwnedError::NoAccount) => return Err(Condition::Forbidden),
-            Err(OwnedError::Full) => return Err(Condition::ResourceConstraint),
-            Err(OwnedError::Store(error)) => return Err(condition(&error)),
+        match store.commit(Batch { guards, writes }).await {
+            Ok(()) => {}
+            Err(CommitError::Guard(0)) if by.is_some() => return Err(NotChanged::NoAccount),
+            Err(CommitError::Guard(_)) => continue,
+            Err(CommitError::Store(error)) => return Err(error.into()),
         }
-        if let Some(index) = &config.index {
-            match (&before, &after) {
-                (_, Some(after)) if after.is_listed() => index.put(after),
-                (Some(before), Some(after)) if before.is_listed() => index.put(after),
-                (Some(_), None) => index.remove(jid, node),
-                (_, Some(_)) | (None, None) => {}
-            }
+        if let Some(index) = &config.index
+            && [&before, &after].into_iter().flatten().any(ThingRecord::is_listed)
+        {
+            index.changed(jid, node).await;
         }
         let concerns_home = match (&before, &after) {
             (Some(before), Some(after)) => {
@@ -87,7 +122,7 @@ pub(super) async fn change<S: Store>(
         return Ok(Changed { said, thing: after, concerns_home });
     }
     // Others changed it all the time.
-    Err(Condition::ResourceConstraint)
+    Err(StoreError::Busy.into())
 }
 
 /// All that has to be written when a thing that was `before` becomes what it is `after`.
@@ -109,17 +144,17 @@ fn writes(before: Option<&ThingRecord>, after: Option<&ThingRecord>) -> Vec<Writ
     };
     replace(Table::Claims, before.and_then(claims::entry), after.and_then(claims::entry));
     let owners = |thing: &ThingRecord| Some(owned_key(thing.owner()?.as_jid(), thing.jid.as_jid(), &thing.node));
-    let (was, is) = (before.and_then(owners), after.and_then(owners));
-    let changes_hands = was != is;
-    replace(Table::Owners, was, is);
-    // What one owner allowed is nothing to the next, and a thing of the same name that comes later is another one.
-    if let Some(before) = before
-        && (changes_hands || after.is_none())
-    {
-        let prefix = rules_prefix(before.jid.as_jid(), &before.node);
-        writes.push(Write::DeletePrefix { table: Table::Rules, prefix });
-    }
+    replace(Table::Owners, before.and_then(owners), after.and_then(owners));
     writes
+}
+
+/// What takes away all that was allowed with a thing, when it changes hands or goes: what one owner allowed is nothing to the
+/// next, and a thing of the same name that comes later is another one.
+fn end_rules(before: Option<&ThingRecord>, after: Option<&ThingRecord>) -> Option<Write> {
+    let before = before?;
+    let goes_on = after.is_some_and(|after| after.owner() == before.owner());
+    let prefix = rules_prefix(before.jid.as_jid(), &before.node);
+    (!goes_on).then_some(Write::DeletePrefix { table: Table::Rules, prefix })
 }
 
 /// How many things an account has registered, as the store has it.
@@ -139,6 +174,11 @@ async fn read<S: Store>(store: &S, jid: &Jid, node: &NodeName) -> Result<(Option
     let thing = thing.map(|record| ThingRecord::decode(jid, node.clone(), &record)).transpose()?;
     let things = record.as_deref().map_or(Ok(0), decode_count)?;
     Ok((thing, Count { things, record }))
+}
+
+/// What forgets how many things an account has registered, when it goes with all of them.
+pub(crate) fn uncount(account: JidRef<'_>) -> Write {
+    Write::Delete { table: Table::Owners, key: count_key(account) }
 }
 
 fn encode_count(things: u64) -> Vec<u8> {
@@ -194,13 +234,6 @@ async fn note<S: Store>(store: &S, jid: &Jid, node: &NodeName, event: Event<'_>)
         }
     }
     Err(StoreError::Busy)
-}
-
-fn refusal(refused: Refused) -> Condition {
-    match refused {
-        Refused::NotFound => Condition::ItemNotFound,
-        Refused::TooManyTags => Condition::ResourceConstraint,
-    }
 }
 
 pub(super) const fn condition(error: &StoreError) -> Condition {

@@ -19,6 +19,8 @@ pub(super) enum Event<'a> {
     Register { self_owned: bool, tags: &'a Tags, style: Style },
     /// Somebody claims it by these tags.
     Claim { owner: &'a Jid, public: bool, tags: &'a Tags },
+    /// The operator says whose it is, whatever is known of it.
+    Assign { owner: &'a Jid, public: bool },
     /// It says what changed of it.
     Update { tags: &'a Tags, style: Style },
     /// Somebody who may be its owner does.
@@ -107,6 +109,7 @@ pub(super) fn step(
             }
             Event::Unregister | Event::Acknowledge { .. } | Event::Asked(_) => Ok((Next::Same, Said::Done)),
             Event::Claim { .. }
+            | Event::Assign { .. }
             | Event::Update { .. }
             | Event::UpdateBy { .. }
             | Event::Remove { .. }
@@ -131,24 +134,23 @@ pub(super) fn step(
         }
         Event::Claim { owner, public, tags } => match &before.state {
             State::Unclaimed if is_claimed_by(before, tags) => {
-                after.state = State::Claimed { owner: owner.clone(), public, removed: false };
-                after.key = None;
-                after.claim = Some(tags_hash(&tags.list));
-                after.tell(|pending| {
-                    *pending = Pending { claimed: true, removed: false, clear_cache: true, ..*pending }
-                });
+                after.become_owned(owner, public);
                 Said::Done
             }
-            State::Claimed { owner: known, public: was_public, removed }
-                if known == owner && before.claim == Some(tags_hash(&tags.list)) =>
-            {
-                if *removed || *was_public != public {
-                    after.state = State::Claimed { owner: owner.clone(), public, removed: false };
-                    after.tell(|pending| *pending = Pending { claimed: true, removed: false, ..*pending });
-                }
+            State::Claimed { owner: known, .. } if known == owner && before.claim == Some(tags_hash(&tags.list)) => {
+                after.become_owned(owner, public);
                 Said::Done
             }
             State::Unclaimed | State::SelfOwned | State::Claimed { .. } => return Err(Refused::NotFound),
+        },
+        Event::Assign { owner, public } => match &before.state {
+            State::Claimed { owner: known, public, removed } if known != owner => {
+                Said::Owned { owner: known.clone(), public: *public && !removed }
+            }
+            State::Unclaimed | State::SelfOwned | State::Claimed { .. } => {
+                after.become_owned(owner, public);
+                Said::Done
+            }
         },
         Event::Update { tags, style } => {
             after.style = style;
@@ -245,6 +247,25 @@ impl ThingRecord {
     /// Whether somebody owns it.
     pub fn is_owned_by(&self, jid: JidRef<'_>) -> bool {
         self.owner().is_some_and(|owner| owner.as_jid() == jid.bare())
+    }
+
+    /// Makes it somebody's, or what it is to be found by others if it is already. Its key is of no use any more.
+    fn become_owned(&mut self, by: &Jid, public: bool) {
+        let state = State::Claimed { owner: by.clone(), public, removed: false };
+        if self.state == state {
+            return;
+        }
+        let changes_hands = !self.is_owned_by(by.as_jid());
+        self.state = state;
+        self.tell(|pending| {
+            pending.claimed = true;
+            pending.removed = false;
+            pending.clear_cache |= changes_hands;
+        });
+        if changes_hands {
+            self.key = None;
+            self.claim = Some(tags_hash(&self.tags));
+        }
     }
 
     /// Notes what its device has to be told of the state that is stored next.

@@ -7,6 +7,7 @@
 mod change;
 mod claims;
 mod life;
+mod operate;
 mod record;
 mod search;
 mod service;
@@ -18,12 +19,14 @@ mod throttle;
 
 use std::sync::Arc;
 
+pub(crate) use self::change::uncount;
 pub use self::change::{acknowledged, asked_for_decision};
 pub use self::life::Notice;
+pub use self::operate::{AssignError, assign, forget, release};
 pub use self::record::{
     Pending, State, ThingRecord, key_hash, load, load_all, owned, owned_key, rules_prefix, thing_key,
 };
-pub use self::search::{Found, Query, Search, SearchError, Searching};
+pub use self::search::{Found, Noting, Query, Search, SearchError, Searching};
 pub use self::service::notices;
 pub(crate) use self::service::{Answer, Call, answer, disowned};
 use self::throttle::Throttle;

@@ -14,14 +14,16 @@ use crate::store::{Lookup, Store, Table};
 
 /// An index of all things that strangers find.
 pub trait Search: fmt::Debug + Send + Sync {
-    /// A thing is like this now; it is in the index if it is listed. Called after each commit, from any thread, so that of two
-    /// states of one thing the older may come last: [`ThingRecord::version`] says which that is.
-    fn put(&self, thing: &ThingRecord);
-    /// A thing is no more.
-    fn remove(&self, jid: &Jid, node: &NodeName);
-    /// Looks for things, in an order that stays the same from page to page.
-    fn search(&self, query: Query) -> Searching;
+    /// A thing that is listed, or was, is another now, or no more: what it is the index reads from the store. Called after
+    /// each commit, from any thread.
+    fn changed(&self, jid: &Jid, node: &NodeName) -> Noting;
+    /// Looks for things on behalf of somebody, in an order that stays the same from page to page. It sees all changes that
+    /// were noted before.
+    fn search(&self, searcher: &Jid, query: Query) -> Searching;
 }
+
+/// That an index has noted something.
+pub type Noting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What an index answers, when it has found it.
 pub type Searching = Pin<Box<dyn Future<Output = Result<Found, SearchError>> + Send>>;
@@ -32,9 +34,9 @@ pub struct Query {
     /// A thing is found that passes all of them.
     pub operators: Vec<Operator>,
     /// Things to leave out at the beginning.
-    pub offset: u32,
+    pub offset: usize,
     /// Things to find at most.
-    pub max: u32,
+    pub max: usize,
 }
 
 /// What was found.
@@ -50,18 +52,22 @@ pub struct Found {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SearchError {
     /// A regular expression is none, or of a kind that is not understood.
-    Pattern,
-    /// It would take too long.
+    BadPattern,
+    /// It would take too much work.
     TooMuch,
-    /// There are too many searches.
+    /// Too many searches are under way.
     Busy,
+    /// The index is gone.
+    Closed,
 }
 
 impl SearchError {
     const fn condition(self) -> Condition {
         match self {
-            Self::Pattern => Condition::BadRequest,
-            Self::TooMuch | Self::Busy => Condition::ResourceConstraint,
+            Self::BadPattern => Condition::BadRequest,
+            Self::TooMuch => Condition::PolicyViolation,
+            Self::Busy => Condition::ResourceConstraint,
+            Self::Closed => Condition::InternalServerError,
         }
     }
 }
@@ -69,9 +75,10 @@ impl SearchError {
 impl fmt::Display for SearchError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Pattern => "a regular expression is none",
-            Self::TooMuch => "the search takes too long",
-            Self::Busy => "there are too many searches",
+            Self::BadPattern => "a regular expression is not well-formed",
+            Self::TooMuch => "the search takes too much work",
+            Self::Busy => "too many searches are under way",
+            Self::Closed => "the search index is closed",
         })
     }
 }
@@ -96,9 +103,9 @@ pub(super) async fn search<S: Store>(
         Found::default()
     } else {
         let most = config.limits.page_max;
-        let max = search.max.map_or(most, |max| max.min(most));
-        let query = Query { operators: search.operators, offset: search.offset, max };
-        index.search(query).await.map_err(SearchError::condition)?
+        let max = search.max.map_or(most, |max| max.min(most)) as usize;
+        let query = Query { operators: search.operators, offset: search.offset as usize, max };
+        index.search(searcher, query).await.map_err(SearchError::condition)?
     };
     let lookup = |(jid, node): &(Jid, NodeName)| {
         let key = thing_key(jid.as_jid(), node);

@@ -6,7 +6,7 @@ use plaza_core::thing::wire::{self, Request, Style, Tags};
 use plaza_core::thing::{NodeName, TagValue};
 use plaza_core::xml::read::Node;
 
-use super::change::{Changed, change, condition};
+use super::change::{Changed, NotChanged, change, condition};
 use super::life::{Event, Notice, Said};
 use super::{Config, ThingRecord, claims, key_hash, load, search};
 use crate::store::Store;
@@ -63,18 +63,18 @@ pub(crate) async fn answer<S: Store>(config: &Config, store: &S, call: Call<'_>)
             if !call.is_local || !own(&jid) {
                 return Ok(Answer { payload: Vec::new(), changed: None, ask: None });
             }
-            match change(config, store, by, (&caller, &node), Event::Unregister, call.now).await {
+            match change(config, store, Some(by), (&caller, &node), Event::Unregister, call.now).await {
                 Ok(changed) => Ok(Answer::said(Vec::new(), &changed, &caller)),
                 // The account is gone, and all that it had with it.
-                Err(Condition::Forbidden) => Ok(Answer { payload: Vec::new(), changed: None, ask: None }),
-                Err(condition) => Err(condition),
+                Err(NotChanged::NoAccount) => Ok(Answer { payload: Vec::new(), changed: None, ask: None }),
+                Err(error) => Err(error.into()),
             }
         }
         _ if !call.is_local => Err(Condition::Forbidden),
         Request::Register { jid, .. } if !own(&jid) => Err(Condition::Forbidden),
         Request::Register { node, self_owned, tags, .. } => {
             let event = Event::Register { self_owned, tags: &tags, style };
-            let changed = change(config, store, by, (&caller, &node), event, call.now).await?;
+            let changed = change(config, store, Some(by), (&caller, &node), event, call.now).await?;
             Ok(Answer::said(said(&changed.said, style, &node), &changed, &caller))
         }
         Request::Mine { node, public, tags } => {
@@ -85,11 +85,11 @@ pub(crate) async fn answer<S: Store>(config: &Config, store: &S, call: Call<'_>)
                 None => (caller.clone(), Event::Update { tags: &tags, style }),
                 Some(device) => (device, Event::UpdateBy { owner: by, tags: &tags }),
             };
-            let changed = change(config, store, by, (&device, &node), event, call.now).await?;
+            let changed = change(config, store, Some(by), (&device, &node), event, call.now).await?;
             Ok(Answer::said(said(&changed.said, style, &node), &changed, &device))
         }
         Request::Remove { jid, node } => {
-            let changed = change(config, store, by, (&jid, &node), Event::Remove { owner: by }, call.now).await?;
+            let changed = change(config, store, Some(by), (&jid, &node), Event::Remove { owner: by }, call.now).await?;
             Ok(Answer::said(said(&changed.said, style, &node), &changed, &jid))
         }
         Request::Disown { jid, node } => {
@@ -109,7 +109,7 @@ pub(crate) async fn disowned<S: Store>(config: &Config, store: &S, call: Call<'_
     let (_, Request::Disown { jid, node }) = read(call)? else { return Err(Condition::BadRequest) };
     let caller = call.caller.bare();
     let event = Event::Disown { owner: caller.as_jid() };
-    let changed = change(config, store, caller.as_jid(), (&jid, &node), event, call.now).await?;
+    let changed = change(config, store, Some(caller.as_jid()), (&jid, &node), event, call.now).await?;
     Ok(Answer::said(Vec::new(), &changed, &jid))
 }
 
@@ -159,7 +159,7 @@ async fn mine<S: Store>(
     let found = first.filter(|_| may_be_known).or(again).filter(|_| may_be_claimed).ok_or(Condition::ItemNotFound)?;
     let (jid, node) = &found;
     let event = Event::Claim { owner: caller, public, tags };
-    let changed = change(config, store, caller.as_jid(), (jid, node), event, now).await?;
+    let changed = change(config, store, Some(caller.as_jid()), (jid, node), event, now).await?;
     config.claimants.give_back(&claimant, now);
     if let Some(maker) = &maker {
         config.claimed.give_back(maker, now);

@@ -12,7 +12,7 @@ use plaza_core::stanza::{Condition, IqType, Kind};
 use plaza_core::thing::{Comparison, NodeName, Operator, Range, Side, Tag, TagValue, Test};
 use plaza_core::xml::read::Node;
 
-use super::{Config, Found, Limits, Query, Search, SearchError, Searching, ThingRecord, load};
+use super::{Config, Found, Limits, Noting, Query, Search, SearchError, Searching, ThingRecord, load};
 use crate::accounts::{self, NewKeys};
 use crate::archive::ArchiveConfig;
 use crate::pubsub;
@@ -31,32 +31,34 @@ pub(crate) const OTHER: &str = "other@things.example/x";
 pub(crate) const STRANGER: &str = "stranger@far.example/y";
 
 /// An index that looks at everything.
-#[derive(Debug, Default)]
-struct Naive(Mutex<BTreeMap<(Jid, NodeName), ThingRecord>>);
+#[derive(Debug)]
+struct Naive {
+    store: Mutex<MemoryStore>,
+    things: Mutex<BTreeMap<(Jid, NodeName), ThingRecord>>,
+}
 
 impl Search for Naive {
-    fn put(&self, thing: &ThingRecord) {
-        let mut things = self.0.lock().unwrap();
-        let name = (thing.jid.clone(), thing.node.clone());
-        if things.get(&name).is_none_or(|known| known.version < thing.version) {
-            things.insert(name, thing.clone());
-        }
+    fn changed(&self, jid: &Jid, node: &NodeName) -> Noting {
+        let name = (jid.clone(), node.clone());
+        let thing = block_on(load(&*self.store.lock().unwrap(), jid, node)).unwrap();
+        let mut things = self.things.lock().unwrap();
+        match thing.filter(ThingRecord::is_listed) {
+            Some(thing) => things.insert(name, thing),
+            None => things.remove(&name),
+        };
+        Box::pin(std::future::ready(()))
     }
 
-    fn remove(&self, jid: &Jid, node: &NodeName) {
-        self.0.lock().unwrap().remove(&(jid.clone(), node.clone()));
-    }
-
-    fn search(&self, query: Query) -> Searching {
-        let things = self.0.lock().unwrap();
+    fn search(&self, _searcher: &Jid, query: Query) -> Searching {
+        let things = self.things.lock().unwrap();
         let is_bad = |operator: &Operator| matches!(operator.test, Test::StrRegEx(_));
         let answer = if query.operators.iter().any(is_bad) {
-            Err(SearchError::Pattern)
+            Err(SearchError::BadPattern)
         } else {
             let passes =
                 |thing: &ThingRecord| thing.is_listed() && query.operators.iter().all(|one| passes(thing, one));
             let mut found = things.iter().filter(|(_, thing)| passes(thing)).map(|(name, _)| name.clone());
-            let page: Vec<_> = found.by_ref().skip(query.offset as usize).take(query.max as usize).collect();
+            let page: Vec<_> = found.by_ref().skip(query.offset).take(query.max).collect();
             Ok(Found { things: page, more: found.next().is_some() })
         };
         Box::pin(std::future::ready(answer))
@@ -117,7 +119,8 @@ impl World {
             block_on(accounts::create(&store, jid(account).as_jid(), keys, false, 0)).unwrap();
         }
         let kind = ComponentKind::Things;
-        let index = has_index.then(|| Arc::new(Naive::default()) as Arc<dyn Search>);
+        let naive = || Naive { store: Mutex::new(store.clone()), things: Mutex::default() };
+        let index = has_index.then(|| Arc::new(naive()) as Arc<dyn Search>);
         let config = ServiceConfig {
             name: "Plaza".to_owned(),
             version: "0.1.0".to_owned(),

@@ -1,4 +1,5 @@
 mod claims;
 mod life;
+mod operate;
 mod registry;
 mod search;
