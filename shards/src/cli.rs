@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use plaza_registry::helpers::Helpers;
+use plaza_registry::things;
 use plaza_registry::wait::block_on;
 use plaza_tuning::{Finding, Severity};
 use serde_json::json;
@@ -300,7 +301,8 @@ fn account(mut command: AccountCommand, options: &Options) -> Result<(), Failure
         }
         None => {
             let store = data.open_store(&settings)?;
-            let accounts = Accounts::new(store.clone(), Helpers::start(1, 1), &settings);
+            let things = things::Config::new(settings.things, None);
+            let accounts = Accounts::new(store.clone(), Helpers::start(1, 1), &settings, things);
             let reply = whole(command, |command| Ok(block_on(accounts.run(command))?.reply));
             store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
             print_reply(&reply?, options.json)

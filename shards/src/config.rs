@@ -24,6 +24,7 @@ use plaza_registry::pubsub;
 use plaza_registry::registration::RegistrationConfig;
 use plaza_registry::services::ServiceLimits;
 use plaza_registry::store::embedded::EmbeddedOptions;
+use plaza_registry::things::Limits as ThingsLimits;
 use plaza_registry::tokens::TokenLimits;
 
 use crate::shard::ManagedLimits;
@@ -33,10 +34,12 @@ use tracing_subscriber::EnvFilter;
 mod archive;
 mod registration;
 mod text;
+mod things;
 
 pub use archive::{ArchiveTable, ModeName};
 pub use registration::RegistrationTable;
 use text::{ByteSize, Span, nearest};
+pub use things::ThingsTable;
 
 /// Every setting and its default, explained: what `plaza config defaults` prints.
 pub const SAMPLE: &str = include_str!("../../docs/plaza.toml");
@@ -57,6 +60,7 @@ pub struct Config {
     pub limits: LimitsConfig,
     pub archive: ArchiveTable,
     pub registration: RegistrationTable,
+    pub things: ThingsTable,
     pub store: StoreConfig,
     pub helpers: HelpersConfig,
     pub metrics: MetricsConfig,
@@ -304,6 +308,8 @@ pub struct Settings {
     pub archive: ArchiveConfig,
     /// Who may create accounts.
     pub registration: RegistrationConfig,
+    /// Bounds of the Thing Registry.
+    pub things: ThingsLimits,
     /// Longest TLS handshake; beyond it the connection is closed.
     pub handshake_timeout: Duration,
     /// Longest time to bind, from accept or the end of the TLS handshake; beyond it the stream ends with `connection-timeout`.
@@ -428,6 +434,7 @@ impl Default for Config {
             limits: LimitsConfig::default(),
             archive: ArchiveTable::default(),
             registration: RegistrationTable::default(),
+            things: ThingsTable::default(),
             store: StoreConfig::default(),
             helpers: HelpersConfig::default(),
             metrics: MetricsConfig::default(),
@@ -591,6 +598,7 @@ impl Config {
             limits: checks.limits(&self.limits),
             archive: checks.archive(&self.archive, self.limits.unacknowledged_stanzas_max),
             registration: checks.registration(&self.registration, self.scram_iterations),
+            things: checks.things(&self.things),
             handshake_timeout: checks.seconds("limits.handshake_timeout", self.limits.handshake_timeout, 1..=600),
             negotiation_timeout: checks.seconds("limits.negotiation_timeout", self.limits.negotiation_timeout, 1..=600),
             stuck_timeout: checks.seconds("limits.stuck_timeout", self.limits.stuck_timeout, 1..=600),
@@ -1013,6 +1021,7 @@ mod tests {
         assert_eq!(settings.limits.after_auth, ScanLimits::AFTER_AUTH);
         assert_eq!(settings.limits.outbox_bytes_max, 1_048_576);
         assert_eq!(settings.limits.pubsub, pubsub::Limits::DEFAULT);
+        assert_eq!(settings.things, ThingsLimits::DEFAULT);
         assert_eq!(settings.limits.services, ServiceLimits::DEFAULT);
         assert!(settings.helper_threads >= 1);
     }
@@ -1057,7 +1066,7 @@ mod tests {
         let all = problems(
             "shards = 300\nscram_iterations = 1\ndomains = []\nlisteners = []\n[limits]\nsasl_attempts_max = 9\n\
              pubsub_nodes_max = 0\npubsub_payload_bytes_max = '1 GiB'\n\
-             [limits.after_auth]\nstanza_bytes_max = 9999\n[metrics]\naddress = 'x'\n[log]\nlevel = 'plaza=loud'",
+             [limits.after_auth]\nstanza_bytes_max = 9999\n[things]\npage_max = 0\npage_bytes_max = '1 GiB'\n[metrics]\naddress = 'x'\n[log]\nlevel = 'plaza=loud'",
         );
         for key in [
             "shards = 300: must be between 0 and 256",
@@ -1068,6 +1077,8 @@ mod tests {
             "limits.pubsub_nodes_max = 0: must be between 1 and 100000",
             "limits.pubsub_payload_bytes_max = 1 GiB: must be between 1 KiB and 16 MiB",
             "limits.after_auth.stanza_bytes_max = 9999: must be between 10000 and 16 MiB",
+            "things.page_max = 0: must be between 1 and 1000",
+            "things.page_bytes_max = 1 GiB: must be between 16 KiB and 1 MiB",
             "metrics.address = x",
             "log.level = plaza=loud",
         ] {

@@ -43,6 +43,8 @@ pub struct BrokerConfig {
     pub store: EmbeddedStore,
     /// The helper pool.
     pub helpers: Helpers,
+    /// The Thing Registry, shared with the commands.
+    pub things: things::Config,
     /// Makes the imaginary keys of accounts that do not exist (RFC 5802 §5.1); the same over restarts.
     pub server_secret: [u8; 32],
 }
@@ -80,6 +82,8 @@ pub enum AccountChange {
     Enabled,
     /// It may keep an archive, or has none any more.
     Archive,
+    /// Its things are others'.
+    Things,
 }
 
 type ShardThread = ExecutorJoinHandle<io::Result<()>>;
@@ -161,13 +165,13 @@ impl Broker {
             limits: settings.limits.services,
             pubsub: pubsub::Config::new(settings.limits.pubsub, settings.domains.clone()),
             archive,
-            things: things::Config::new(things::Limits::DEFAULT, None),
             registration: Registrar::new(
                 settings.registration,
                 config.helpers.clone(),
                 ApiKeys::new(Sealer::new(&config.server_secret)),
                 random,
             ),
+            things: config.things.clone(),
         });
         let errands = Arc::new(ErrandConfig {
             roster_items_max: settings.limits.roster_items_max,
@@ -244,7 +248,7 @@ impl Broker {
         let condition = match change {
             AccountChange::Disabled | AccountChange::Removed => Some(stream::Condition::NotAuthorized),
             AccountChange::Password => Some(stream::Condition::Reset),
-            AccountChange::Created | AccountChange::Enabled | AccountChange::Archive => None,
+            AccountChange::Created | AccountChange::Enabled | AccountChange::Archive | AccountChange::Things => None,
         };
         for inbox in &self.inboxes {
             // Every shard is told; all but the home know nothing of the account.

@@ -7,7 +7,9 @@ use plaza_registry::accounts::{self, AccountError, NewKeys};
 use plaza_registry::archive;
 use plaza_registry::helpers::Helpers;
 use plaza_registry::pubsub;
+use plaza_registry::services::ComponentKind;
 use plaza_registry::store::{CommitError, Store, StoreError};
+use plaza_registry::things;
 
 use super::command::{AccountCommand, AccountLine, ArchivePolicy, Refusal, Reply, Secret};
 use crate::config::Settings;
@@ -24,6 +26,7 @@ pub struct Accounts<S> {
     iterations: u32,
     /// Its turns are not those of the shards: of two changes of a node at once, one is worked out again.
     pubsub: pubsub::Config,
+    things: things::Config,
 }
 
 /// A command carried out.
@@ -33,20 +36,26 @@ pub struct Done {
     pub reply: Reply,
     /// What the account's home shard must know.
     pub change: Option<(Jid, AccountChange)>,
+    /// Other accounts, whose things changed.
+    pub things_of: Vec<Jid>,
 }
 
 impl Done {
+    fn of(reply: Reply, bare: Jid, change: AccountChange) -> Self {
+        Self { reply, change: Some((bare, change)), things_of: Vec::new() }
+    }
+
     fn quietly(reply: Reply) -> Self {
-        Self { reply, change: None }
+        Self { reply, change: None, things_of: Vec::new() }
     }
 }
 
 impl<S: Store> Accounts<S> {
     /// Accounts in this store. Passwords are worked on by the helpers.
-    pub fn new(store: S, helpers: Helpers, settings: &Settings) -> Self {
+    pub fn new(store: S, helpers: Helpers, settings: &Settings, things: things::Config) -> Self {
         let domains = settings.domains.clone();
         let pubsub = pubsub::Config::new(settings.limits.pubsub, domains.clone());
-        Self { store, helpers, domains, iterations: settings.scram_iterations, pubsub }
+        Self { store, helpers, domains, iterations: settings.scram_iterations, pubsub, things }
     }
 
     /// Carries out a command. Suspends on the store and the helpers.
@@ -67,22 +76,26 @@ impl<S: Store> Accounts<S> {
                 let created = accounts::create(&self.store, bare.as_jid(), keys, admin, now()).await;
                 refuse(created, &bare)?;
                 let reply = Reply::Created { address: bare.as_str().to_owned(), password: told };
-                Ok(Done { reply, change: Some((bare, AccountChange::Created)) })
+                Ok(Done::of(reply, bare, AccountChange::Created))
             }
             AccountCommand::Remove { address } => {
                 let bare = self.address(&address)?;
-                let services: Vec<Jid> = services_of(&self.domains).into_iter().map(|service| service.jid).collect();
+                let services = services_of(&self.domains).into_iter();
+                let services = services.filter(|service| service.kind == ComponentKind::Pubsub);
+                let services: Vec<Jid> = services.map(|service| service.jid).collect();
+                let things_of = things::forget(&self.things, &self.store, bare.as_jid(), now() * 1_000).await;
+                let things_of = things_of.map_err(|error| Refusal::thing(error, bare.as_str()))?;
                 pubsub::forget(&self.pubsub, &self.store, &services, bare.as_jid(), now() * 1_000).await?;
                 refuse(accounts::remove(&self.store, bare.as_jid()).await, &bare)?;
                 let reply = Reply::Removed { address: bare.as_str().to_owned() };
-                Ok(Done { reply, change: Some((bare, AccountChange::Removed)) })
+                Ok(Done { things_of, ..Done::of(reply, bare, AccountChange::Removed) })
             }
             AccountCommand::Passwd { address, password } => {
                 let bare = self.address(&address)?;
                 let (keys, told) = self.keys(password).await?;
                 refuse(accounts::set_keys(&self.store, bare.as_jid(), keys).await, &bare)?;
                 let reply = Reply::Changed { address: bare.as_str().to_owned(), password: told };
-                Ok(Done { reply, change: Some((bare, AccountChange::Password)) })
+                Ok(Done::of(reply, bare, AccountChange::Password))
             }
             AccountCommand::List { after, limit } => {
                 let after = after.map(|address| self.address(&address)).transpose()?;
@@ -92,7 +105,7 @@ impl<S: Store> Accounts<S> {
                 let bare = self.address(&address)?;
                 refuse(accounts::set_disabled(&self.store, bare.as_jid(), true).await, &bare)?;
                 let reply = Reply::Disabled { address: bare.as_str().to_owned() };
-                Ok(Done { reply, change: Some((bare, AccountChange::Disabled)) })
+                Ok(Done::of(reply, bare, AccountChange::Disabled))
             }
             AccountCommand::Archive { address, policy } => {
                 let bare = self.address(&address)?;
@@ -106,13 +119,13 @@ impl<S: Store> Accounts<S> {
                 });
                 refuse(done, &bare)?;
                 let reply = Reply::Archive { address: bare.as_str().to_owned(), policy };
-                Ok(Done { reply, change: Some((bare, AccountChange::Archive)) })
+                Ok(Done::of(reply, bare, AccountChange::Archive))
             }
             AccountCommand::Enable { address } => {
                 let bare = self.address(&address)?;
                 refuse(accounts::set_disabled(&self.store, bare.as_jid(), false).await, &bare)?;
                 let reply = Reply::Enabled { address: bare.as_str().to_owned() };
-                Ok(Done { reply, change: Some((bare, AccountChange::Enabled)) })
+                Ok(Done::of(reply, bare, AccountChange::Enabled))
             }
         }
     }
@@ -218,7 +231,9 @@ mod tests {
 
     fn accounts() -> Accounts<MemoryStore> {
         let config: Config = "domains = ['localhost', 'things.example']\nscram_iterations = 4096".parse().unwrap();
-        Accounts::new(MemoryStore::new(), Helpers::start(1, 16), &config.check().unwrap())
+        let settings = config.check().unwrap();
+        let things = things::Config::new(settings.things, None);
+        Accounts::new(MemoryStore::new(), Helpers::start(1, 16), &settings, things)
     }
 
     fn add(address: &str, password: &str) -> AccountCommand {

@@ -6,6 +6,7 @@ use std::fmt::{self, Display};
 use clap::{Subcommand, ValueEnum};
 use plaza_registry::accounts::AccountError;
 use plaza_registry::store::StoreError;
+use plaza_registry::things::AssignError;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -274,6 +275,22 @@ impl Refusal {
             }
             AccountError::BadPassword => Self::bad_password(),
             AccountError::Store(error) => error.into(),
+        }
+    }
+
+    /// What the registry says about a thing.
+    pub fn thing(error: AssignError, name: &str) -> Self {
+        match error {
+            AssignError::NotFound => {
+                Self { code: RefusalCode::NotFound, text: format!("there is no thing {name}, or it is nobody's") }
+            }
+            AssignError::NoAccount => {
+                Self { code: RefusalCode::NotFound, text: "who is to own it has no account".into() }
+            }
+            AssignError::Owned(owner) => {
+                Self { code: RefusalCode::Exists, text: format!("{name} is {owner}'s; disown it first") }
+            }
+            AssignError::Store(error) => error.into(),
         }
     }
 

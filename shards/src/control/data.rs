@@ -151,7 +151,8 @@ mod tests {
     fn an_empty_store_gets_an_administrator_once_and_keeps_its_secret() {
         let settings = Config::default().check().unwrap();
         let store = MemoryStore::new();
-        let accounts = Accounts::new(store.clone(), Helpers::start(1, 16), &settings);
+        let things = plaza_registry::things::Config::new(settings.things, None);
+        let accounts = Accounts::new(store.clone(), Helpers::start(1, 16), &settings, things);
         let first = first_administrator(&accounts).unwrap().expect("an administrator");
         assert_eq!(first.address, "admin@localhost");
         assert_eq!(first.password.0.len(), 24);

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use plaza_registry::archive::{self, ArchiveConfig};
 use plaza_registry::helpers::Helpers;
 use plaza_registry::store::embedded::EmbeddedStore;
+use plaza_registry::things;
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -24,7 +25,7 @@ use crate::cert::{Tls, TlsSnapshot};
 use crate::cli::Failure;
 use crate::config::{Settings, TlsMode};
 use crate::metrics::ShardMetrics;
-use crate::server::{Broker, BrokerConfig, StartError};
+use crate::server::{AccountChange, Broker, BrokerConfig, StartError};
 
 pub mod accounts;
 pub mod command;
@@ -67,7 +68,8 @@ impl Control {
         let store = data.open_store(&settings)?;
         let tls = Arc::new(Tls::load(&settings).map_err(Failure::certificate)?);
         let helpers = Helpers::start(settings.helper_threads, settings.helper_queue_max);
-        let accounts = Accounts::new(store.clone(), helpers.clone(), &settings);
+        let things = things::Config::new(settings.things, None);
+        let accounts = Accounts::new(store.clone(), helpers.clone(), &settings, things.clone());
         let socket = data.listen()?;
         let metrics = settings.metrics.map(listen_for_metrics).transpose()?;
         let server_secret = data::secret(&store)?;
@@ -79,6 +81,7 @@ impl Control {
             tls: speaks_tls.then(|| tls.clone()),
             store: store.clone(),
             helpers,
+            things,
             server_secret,
         })
         .map_err(|error| Failure::Failed(error.to_string()))?;
@@ -176,8 +179,11 @@ impl Running {
             Command::Status => Answer::Ok(Reply::Status(self.status())),
             Command::Account(command) => match self.accounts.run(command).await {
                 Ok(done) => {
-                    if let (Some((bare, change)), Some(broker)) = (done.change, self.broker.borrow().as_ref()) {
-                        broker.account_changed(&bare, change);
+                    if let Some(broker) = self.broker.borrow().as_ref() {
+                        if let Some((bare, change)) = done.change {
+                            broker.account_changed(&bare, change);
+                        }
+                        done.things_of.iter().for_each(|bare| broker.account_changed(bare, AccountChange::Things));
                     }
                     Answer::Ok(done.reply)
                 }

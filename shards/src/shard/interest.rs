@@ -301,6 +301,7 @@ mod tests {
 
     const NODE: &str = "urn:example:mood";
     const SERVICE: &str = "pubsub.things.example";
+    const REGISTRY: &str = "things.things.example";
 
     fn jid(text: &str) -> Jid {
         Jid::parse(text).unwrap()
@@ -318,7 +319,8 @@ mod tests {
         fn new() -> Self {
             let (plain, homes) = shards(2);
             let pubsub = Component { jid: jid(SERVICE), name: String::new(), kind: ComponentKind::Pubsub };
-            let services = vec![pubsub];
+            let things = Component { jid: jid(REGISTRY), name: String::new(), kind: ComponentKind::Things };
+            let services = vec![pubsub, things];
             let config = Arc::new(ShardConfig {
                 services: services.clone(),
                 outbox_bytes_max: 1 << 20,
@@ -475,6 +477,37 @@ mod tests {
         let mut caps = Vec::new();
         Caps::new("urn:test", ver).write(&mut caps);
         format!("<presence>{}</presence>", String::from_utf8(caps).unwrap())
+    }
+
+    #[test]
+    fn a_registry_answers_where_whoever_asks_is_at_home() {
+        let mut world = World::new();
+        let set = "<str name='SN' value='1'/><str name='KEY' value='k'/>";
+        let ns = "urn:nf:iot:disco:1.0";
+        let say = |world: &mut World, shard: u16, name: &str, inside: &str| {
+            let account = world.account(name, shard);
+            let id = world.bind(&account, "r");
+            let iq = format!("<iq type='set' id='1' to='{REGISTRY}'>{inside}</iq>");
+            feed(&mut world.shards[usize::from(shard)], id, &iq);
+            let effects: Vec<_> = std::iter::from_fn(|| world.shards[usize::from(shard)].poll_effect()).collect();
+            let asks = effects.iter().filter(|effect| matches!(effect, Effect::Service(..))).count();
+            effects.into_iter().for_each(|effect| world.carry_out(usize::from(shard), effect));
+            world.settle();
+            let out = world.shards[usize::from(shard)].take_outbox(id);
+            (asks, String::from_utf8(out).unwrap(), account)
+        };
+        for shard in [0, 1] {
+            let register = format!("<register xmlns='{ns}'>{set}</register>");
+            let (asked, answer, lamp) = say(&mut world, shard, "lamp", &register);
+            assert_eq!(asked, 1);
+            assert!(
+                answer.ends_with(&format!("<iq type='result' id='1' from='{REGISTRY}' to='{lamp}/r'></iq>")),
+                "{answer}"
+            );
+            let (asked, answer, _) = say(&mut world, 1 - shard, "owner", &format!("<mine xmlns='{ns}'>{set}</mine>"));
+            assert_eq!(asked, 1);
+            assert!(answer.contains(&format!("<claimed xmlns='{ns}' jid='{lamp}' public='true'/>")), "{answer}");
+        }
     }
 
     #[test]
