@@ -113,6 +113,20 @@ pub(crate) fn things(owner: JidRef<'_>) -> Vec<u8> {
     owned(owner)
 }
 
+/// Whose a key in [`super::Table::Things`] is.
+pub(crate) fn things_owner(key: &[u8]) -> Result<&str, StoreError> {
+    archive_owner(key)
+}
+
+/// What lies before all keys of the slot behind that of a key, or of the first slot; `None` if there is none behind.
+pub(crate) fn behind_slot(key: Option<&[u8]>) -> Option<Vec<u8>> {
+    let slot = match key.and_then(|key| key.first_chunk()) {
+        Some(slot) => u16::from_be_bytes(*slot),
+        None => 0,
+    };
+    slot.checked_add(1).map(|slot| slot.to_be_bytes().to_vec())
+}
+
 /// Prefix of what somebody owns in [`super::Table::Owners`], and of what that owner was asked in
 /// [`super::Table::Questions`].
 pub(crate) fn owned_things(owner: JidRef<'_>) -> Vec<u8> {

@@ -6,6 +6,7 @@
 
 mod change;
 mod claims;
+pub mod index;
 mod life;
 mod operate;
 mod record;

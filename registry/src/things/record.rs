@@ -7,7 +7,7 @@ use plaza_core::thing::{NodeName, Tag, TagValue};
 use sha2::{Digest, Sha256};
 
 use crate::record::{Reader, flag, put_bytes, put_count};
-use crate::store::{Guard, Store, StoreError, Table, Write, key};
+use crate::store::{Guard, Pair, Store, StoreError, Table, Write, key};
 
 const VERSION: u8 = 1;
 const SEPARATOR: u8 = 0;
@@ -221,6 +221,16 @@ fn read_node(rest: &[u8]) -> Result<NodeName, StoreError> {
     let mut next = || parts.next().map(Box::from).ok_or(StoreError::Corrupt);
     let (source, partition, id) = (next()?, next()?, next()?);
     if parts.next().is_some() { Err(StoreError::Corrupt) } else { Ok(NodeName { id, source, partition }) }
+}
+
+/// The thing of a pair in [`Table::Things`].
+///
+/// # Errors
+/// [`StoreError::Corrupt`].
+pub(super) fn read((key, record): &Pair) -> Result<ThingRecord, StoreError> {
+    let jid = Jid::parse(key::things_owner(key)?).map_err(|_| StoreError::Corrupt)?;
+    let rest = key.get(key::things(jid.as_jid()).len()..).ok_or(StoreError::Corrupt)?;
+    ThingRecord::decode(&jid, read_node(rest)?, record)
 }
 
 /// Reads a thing; `None` if it is not registered.

@@ -9,7 +9,7 @@ use plaza_core::stanza::Condition;
 use plaza_core::thing::wire::{self, Style};
 use plaza_core::thing::{KEY, NodeName, Operator};
 
-use super::{Config, ThingRecord, thing_key};
+use super::{Config, ThingRecord, index, thing_key};
 use crate::store::{Lookup, Store, Table};
 
 /// An index of all things that strangers find.
@@ -27,6 +27,16 @@ pub type Noting = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// What an index answers, when it has found it.
 pub type Searching = Pin<Box<dyn Future<Output = Result<Found, SearchError>> + Send>>;
+
+impl Search for index::Handle {
+    fn changed(&self, jid: &Jid, node: &NodeName) -> Noting {
+        Box::pin(Self::changed(self, jid, node))
+    }
+
+    fn search(&self, searcher: &Jid, query: Query) -> Searching {
+        Box::pin(Self::search(self, searcher, query))
+    }
+}
 
 /// What to look for.
 #[derive(Debug, Clone, PartialEq)]

@@ -1,18 +1,16 @@
 //! A registry to ask, for the tests of it.
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use plaza_core::iot::{Generation, Interface};
-use plaza_core::jid::Jid;
 use plaza_core::stanza::{Condition, IqType, Kind};
-use plaza_core::thing::{Comparison, NodeName, Operator, Range, Side, Tag, TagValue, Test};
+use plaza_core::thing::NodeName;
 use plaza_core::xml::read::Node;
 
-use super::{Config, Found, Limits, Noting, Query, Search, SearchError, Searching, ThingRecord, load};
+use super::{Config, Limits, Search, ThingRecord, index, load};
 use crate::accounts::{self, NewKeys};
 use crate::archive::ArchiveConfig;
 use crate::pubsub;
@@ -29,76 +27,6 @@ pub(crate) const RACK: &str = "rack@things.example/plcs";
 pub(crate) const OWNER: &str = "owner@things.example/desk";
 pub(crate) const OTHER: &str = "other@things.example/x";
 pub(crate) const STRANGER: &str = "stranger@far.example/y";
-
-/// An index that looks at everything.
-#[derive(Debug)]
-struct Naive {
-    store: Mutex<MemoryStore>,
-    things: Mutex<BTreeMap<(Jid, NodeName), ThingRecord>>,
-}
-
-impl Search for Naive {
-    fn changed(&self, jid: &Jid, node: &NodeName) -> Noting {
-        let name = (jid.clone(), node.clone());
-        let thing = block_on(load(&*self.store.lock().unwrap(), jid, node)).unwrap();
-        let mut things = self.things.lock().unwrap();
-        match thing.filter(ThingRecord::is_listed) {
-            Some(thing) => things.insert(name, thing),
-            None => things.remove(&name),
-        };
-        Box::pin(std::future::ready(()))
-    }
-
-    fn search(&self, _searcher: &Jid, query: Query) -> Searching {
-        let things = self.things.lock().unwrap();
-        let is_bad = |operator: &Operator| matches!(operator.test, Test::StrRegEx(_));
-        let answer = if query.operators.iter().any(is_bad) {
-            Err(SearchError::BadPattern)
-        } else {
-            let passes =
-                |thing: &ThingRecord| thing.is_listed() && query.operators.iter().all(|one| passes(thing, one));
-            let mut found = things.iter().filter(|(_, thing)| passes(thing)).map(|(name, _)| name.clone());
-            let page: Vec<_> = found.by_ref().skip(query.offset).take(query.max).collect();
-            Ok(Found { things: page, more: found.next().is_some() })
-        };
-        Box::pin(std::future::ready(answer))
-    }
-}
-
-fn passes(thing: &ThingRecord, operator: &Operator) -> bool {
-    let named = |tag: &Tag| match &operator.wildcard {
-        None => tag.is(&operator.name.replace(':', "_")),
-        Some(wildcard) => tag.name.starts_with(operator.name.trim_end_matches(&**wildcard)),
-    };
-    thing.tags.iter().filter(|tag| named(tag)).any(|tag| match (&operator.test, &tag.value) {
-        (Test::Str(comparison, to), TagValue::Str(text)) => compares(*comparison, text, to),
-        (Test::Num(comparison, to), TagValue::Num(number)) => compares(*comparison, number, to),
-        (Test::StrRange(range, side), TagValue::Str(text)) => lies(range, *side, text),
-        (Test::NumRange(range, side), TagValue::Num(number)) => lies(range, *side, number),
-        (Test::StrMask(mask, wildcard), TagValue::Str(text)) => {
-            let (start, end) = mask.split_once(&**wildcard).unwrap();
-            text.starts_with(start) && text.ends_with(end)
-        }
-        _ => false,
-    })
-}
-
-fn compares<T: PartialOrd>(comparison: Comparison, one: &T, other: &T) -> bool {
-    match comparison {
-        Comparison::Equal => one == other,
-        Comparison::NotEqual => one != other,
-        Comparison::Greater => one > other,
-        Comparison::GreaterOrEqual => one >= other,
-        Comparison::Less => one < other,
-        Comparison::LessOrEqual => one <= other,
-    }
-}
-
-fn lies<T: PartialOrd>(range: &Range<T>, side: Side, value: &T) -> bool {
-    let above = range.min.as_ref().is_none_or(|(min, is_in)| value > min || *is_in && value == min);
-    let below = range.max.as_ref().is_none_or(|(max, is_in)| value < max || *is_in && value == max);
-    (above && below) == (side == Side::Inside)
-}
 
 /// A registry with five accounts: two devices, two owners, and one that comes in no test but its own.
 pub(crate) struct World {
@@ -119,8 +47,8 @@ impl World {
             block_on(accounts::create(&store, jid(account).as_jid(), keys, false, 0)).unwrap();
         }
         let kind = ComponentKind::Things;
-        let naive = || Naive { store: Mutex::new(store.clone()), things: Mutex::default() };
-        let index = has_index.then(|| Arc::new(naive()) as Arc<dyn Search>);
+        let spawn = || index::spawn(store.clone(), index::Limits::default()).unwrap();
+        let index = has_index.then(|| Arc::new(spawn()) as Arc<dyn Search>);
         let config = ServiceConfig {
             name: "Plaza".to_owned(),
             version: "0.1.0".to_owned(),

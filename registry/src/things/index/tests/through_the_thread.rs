@@ -1,0 +1,180 @@
+//! The index through its thread.
+
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Waker};
+use std::time::{Duration, Instant};
+
+use plaza_core::jid::Jid;
+use plaza_core::thing::NodeName;
+
+use super::super::*;
+use super::{equal, text, thing};
+use crate::store::memory::MemoryStore;
+use crate::store::{Batch, Store, StoreError, Table, Write};
+use crate::testing::jid;
+use crate::things::{Pending, State, ThingRecord, thing_key};
+use crate::wait::block_on;
+
+fn record(jid: &Jid, node: &NodeName, sn: &str) -> ThingRecord {
+    ThingRecord {
+        jid: jid.clone(),
+        node: node.clone(),
+        state: State::SelfOwned,
+        key: None,
+        claim: None,
+        style: plaza_core::thing::wire::Style::default(),
+        device: None,
+        enforced: false,
+        pending: Pending::default(),
+        tags: vec![text("SN", sn)],
+        created: 1,
+        updated: 1,
+        version: 1,
+    }
+}
+
+fn store(store: &MemoryStore, things: impl IntoIterator<Item = ThingRecord>) {
+    let writes = things.into_iter().map(|thing| thing.put()).collect();
+    block_on(store.commit(Batch { guards: Vec::new(), writes })).unwrap();
+}
+
+fn sn(handle: &Handle, value: &str) -> Result<Found, SearchError> {
+    let asker = jid("asker@things.example/home");
+    block_on(handle.search(&asker, Query { operators: vec![equal("SN", value)], offset: 0, max: 1_000 }))
+}
+
+fn until(mut is_so: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !is_so() {
+        assert!(Instant::now() < end, "it never came to be");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn it_is_filled_from_the_store_and_hears_of_changes() {
+    let things = MemoryStore::new();
+    let private =
+        ThingRecord { state: State::Unclaimed, ..record(&jid("new@things.example"), &NodeName::default(), "1") };
+    let all = (0..3_000).map(|number| {
+        let (jid, node) = thing(number);
+        record(&jid, &node, "1")
+    });
+    store(&things, all.chain([private.clone()]));
+    let index = spawn(things.clone(), Limits::default()).unwrap();
+    let page = sn(&index, "1").unwrap();
+    assert_eq!((page.things.len(), page.more), (100, true), "a page is no longer than allowed");
+    let progress = index.progress();
+    assert_eq!((progress.things, progress.is_filled), (3_000, true));
+    assert!(progress.bytes > 0);
+
+    assert_eq!(sn(&index, "2"), Ok(Found::default()));
+    let listed = ThingRecord { state: State::SelfOwned, tags: vec![text("SN", "2")], ..private.clone() };
+    store(&things, [listed]);
+    block_on(index.changed(&private.jid, &private.node));
+    assert_eq!(sn(&index, "2").unwrap().things, [(private.jid.clone(), private.node.clone())]);
+    store(&things, [private.clone()]);
+    block_on(index.changed(&private.jid, &private.node));
+    assert_eq!(sn(&index, "2"), Ok(Found::default()), "no longer listed");
+
+    let (jid, node) = thing(4);
+    let key = thing_key(jid.as_jid(), &node);
+    let writes = vec![Write::Delete { table: Table::Things, key }];
+    block_on(things.commit(Batch { guards: Vec::new(), writes })).unwrap();
+    block_on(index.changed(&jid, &node));
+    assert!(sn(&index, "1").is_ok());
+    until(|| index.progress().things == 2_999);
+}
+
+#[test]
+fn a_change_during_the_fill_wins_and_searches_wait_for_its_end() {
+    let things = MemoryStore::new();
+    let (jid, node) = thing(0);
+    store(&things, [record(&jid, &node, "old")]);
+    things.hold();
+    let index = spawn(things.clone(), Limits::default()).unwrap();
+    until(|| things.held() == 1);
+    // The page is read as it is now; what changes next is told of while it is on its way.
+    let asker = self::jid("asker@things.example");
+    let search = Query { operators: vec![equal("SN", "old")], offset: 0, max: 1 };
+    let mut old = pin!(index.search(&asker, search));
+    assert!(old.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    assert!(!index.progress().is_filled);
+    assert!(things.release());
+    until(|| things.held() == 1);
+    let changed = record(&jid, &node, "new").put();
+    let commit = things.commit(Batch { guards: Vec::new(), writes: vec![changed] });
+    block_on(index.changed(&jid, &node));
+    things.release_all();
+    block_on(commit).unwrap();
+    assert_eq!(sn(&index, "new").unwrap().things.len(), 1);
+    assert_eq!(block_on(old), Ok(Found::default()));
+}
+
+#[test]
+fn searches_under_way_are_bounded_for_one_and_for_all() {
+    let things = MemoryStore::new();
+    things.hold();
+    let index = spawn(things.clone(), Limits { searches_max: 6, ..Limits::default() }).unwrap();
+    let ask = |who: &str| {
+        let search = Query { operators: vec![equal("SN", "1")], offset: 0, max: 1 };
+        index.search(&jid(&format!("{who}@things.example/r")), search)
+    };
+    let first: Vec<_> = (0..4).map(|_| ask("one")).collect();
+    assert_eq!(block_on(ask("one")), Err(SearchError::Busy), "one has four");
+    let second: Vec<_> = (0..2).map(|_| ask("two")).collect();
+    assert_eq!(block_on(ask("three")), Err(SearchError::Busy), "all have six");
+    things.release_all();
+    for answer in first.into_iter().chain(second) {
+        assert_eq!(block_on(answer), Ok(Found::default()));
+    }
+    for _ in 0..9 {
+        assert_eq!(block_on(ask("one")), Ok(Found::default()));
+    }
+}
+
+#[test]
+fn who_tells_of_a_change_waits_for_room() {
+    let things = MemoryStore::new();
+    let (jid, node) = thing(0);
+    things.hold();
+    let index = spawn(things.clone(), Limits { mailbox_max: 2, ..Limits::default() }).unwrap();
+    // The thread waits for the first page, so that the mailbox stays full.
+    until(|| things.held() == 1);
+    let mut changes: Vec<_> = (0..5).map(|_| Box::pin(index.changed(&jid, &node))).collect();
+    let mut context = Context::from_waker(Waker::noop());
+    let ready = changes.iter_mut().map(|change| change.as_mut().poll(&mut context).is_ready());
+    assert_eq!(ready.collect::<Vec<_>>(), [true, true, false, false, false]);
+    let waiting = std::thread::spawn(move || {
+        changes.into_iter().skip(2).for_each(block_on);
+    });
+    things.release_all();
+    waiting.join().unwrap();
+    assert_eq!(sn(&index, "1"), Ok(Found::default()));
+}
+
+#[test]
+fn a_record_that_cannot_be_read_hides_nothing_else() {
+    let things = MemoryStore::new();
+    let all: Vec<_> = (0..9).map(|number| thing(number * 3)).collect();
+    store(&things, all.iter().map(|(jid, node)| record(jid, node, "1")));
+    let key = thing_key(all[4].0.as_jid(), &all[4].1);
+    let writes = vec![Write::Put { table: Table::Things, key, value: vec![99] }];
+    block_on(things.commit(Batch { guards: Vec::new(), writes })).unwrap();
+    let index = spawn(things.clone(), Limits::default()).unwrap();
+    assert_eq!(sn(&index, "1").unwrap().things.len(), 8);
+    for (jid, node) in &all {
+        block_on(index.changed(jid, node));
+    }
+    assert_eq!(sn(&index, "1").unwrap().things.len(), 8);
+}
+
+#[test]
+fn a_store_that_fails_closes_it() {
+    let things = MemoryStore::new();
+    things.refuse(Some(StoreError::Failed));
+    let index = spawn(things, Limits::default()).unwrap();
+    assert_eq!(sn(&index, "1"), Err(SearchError::Closed));
+    block_on(index.changed(&jid("lamp@things.example"), &NodeName::default()));
+}

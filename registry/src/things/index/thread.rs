@@ -1,0 +1,410 @@
+//! The thread that owns the index, and how others reach it.
+//!
+//! It is told *which* thing changed, after the commit, and reads from the store what is so now. So it does not matter in
+//! what order shards tell of changes, or how far the index is filled: whatever is read after a change has it.
+
+use std::collections::{HashMap, VecDeque};
+use std::future::{Future, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker};
+use std::time::{Duration, Instant};
+use std::{fmt, io, thread};
+
+use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
+use plaza_core::jid::Jid;
+use plaza_core::thing::NodeName;
+
+use super::{Budget, Found, Index, Query, SearchError};
+use crate::store::{Lookup, Pair, Run, Store, StoreError, Table, key};
+use crate::things::record;
+use crate::things::thing_key;
+use crate::wait::{Promise, block_on, oneshot};
+
+/// Things read from the store at once while the index is filled.
+const FILL_THINGS: usize = 1_024;
+/// Bytes of their records at most.
+const FILL_BYTES: usize = 1 << 20;
+/// Changes taken together, and between two searches.
+const CHANGES: usize = 256;
+/// How long a store that is busy is left alone.
+const PAUSE: Duration = Duration::from_millis(10);
+
+/// What bounds the index's work.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Changes and searches that wait for the thread. Default 4 096. Who tells of a change waits for room; a search is
+    /// refused.
+    pub mailbox_max: usize,
+    /// Searches under way for all. Default 256: at the most work allowed they are all answered in a quarter of a minute.
+    pub searches_max: usize,
+    /// Searches under way for one bare JID. Default 4.
+    pub searches_per_jid_max: usize,
+    /// Things in an answer. Default 100: clients that count on by what they asked for seldom ask for more.
+    pub page_things_max: usize,
+    /// Work of a search, in about nanoseconds. Default 50 000 000.
+    pub search_work_max: u64,
+    /// Time of a search that has to try a regular expression on many strings. Default 100 ms.
+    pub search_time_max: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            mailbox_max: 4_096,
+            searches_max: 256,
+            searches_per_jid_max: 4,
+            page_things_max: 100,
+            search_work_max: 50_000_000,
+            search_time_max: Duration::from_millis(100),
+        }
+    }
+}
+
+/// Where the index stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Progress {
+    /// Things in it.
+    pub things: u64,
+    /// About how much memory it takes.
+    pub bytes: u64,
+    /// Whether all that was in the store at the start is in it. Searches wait until then.
+    pub is_filled: bool,
+    /// Changes and searches that wait for the thread.
+    pub waiting: u64,
+}
+
+/// The index, for any thread; cheap to clone. Its thread ends when the last clone is gone.
+#[derive(Clone)]
+pub struct Handle {
+    mailbox: Sender<Job>,
+    shared: Arc<Shared>,
+}
+
+struct Shared {
+    limits: Limits,
+    things: AtomicU64,
+    bytes: AtomicU64,
+    is_filled: AtomicBool,
+    /// Who waits for room in the mailbox.
+    waiting: Mutex<Vec<Waker>>,
+    searches: Mutex<Searches>,
+}
+
+#[derive(Default)]
+struct Searches {
+    count: usize,
+    per_jid: HashMap<Jid, usize>,
+}
+
+enum Job {
+    Changed(Jid, NodeName),
+    Search(Question),
+}
+
+struct Question {
+    search: Query,
+    promise: Promise<Result<Found, SearchError>>,
+    permit: Permit,
+}
+
+/// That a search may be under way. Given back when dropped.
+struct Permit {
+    shared: Arc<Shared>,
+    asker: Jid,
+}
+
+/// Starts the thread, which begins to fill the index from the store.
+///
+/// # Errors
+/// If the thread does not start.
+pub fn spawn<S: Store + Send + 'static>(store: S, limits: Limits) -> io::Result<Handle> {
+    let (mailbox, jobs) = bounded(limits.mailbox_max.max(1));
+    let shared = Arc::new(Shared {
+        limits,
+        things: AtomicU64::new(0),
+        bytes: AtomicU64::new(0),
+        is_filled: AtomicBool::new(false),
+        waiting: Mutex::default(),
+        searches: Mutex::default(),
+    });
+    let worker = Worker {
+        store,
+        jobs,
+        shared: shared.clone(),
+        index: Index::default(),
+        questions: VecDeque::new(),
+        fill: Some(Fill { after: None, limit: FILL_THINGS }),
+    };
+    thread::Builder::new().name("plaza-things".to_owned()).spawn(|| worker.work())?;
+    Ok(Handle { mailbox, shared })
+}
+
+impl Handle {
+    /// Tells that a thing was registered, changed or removed. To be called after the commit. It is noted at once if there
+    /// is room; the future waits for room if there is none, and for nothing else.
+    pub fn changed(&self, jid: &Jid, node: &NodeName) -> impl Future<Output = ()> + Send + 'static + use<> {
+        let this = self.clone();
+        let mut job = this.try_send(Job::Changed(jid.bare(), node.clone())).err();
+        poll_fn(move |context| {
+            let Some(again) = job.take() else { return Poll::Ready(()) };
+            // Listed before another try: if room comes in between, the try finds it or the thread finds us.
+            lock(&this.shared.waiting).push(context.waker().clone());
+            match this.try_send(again) {
+                Ok(()) => Poll::Ready(()),
+                Err(again) => {
+                    job = Some(again);
+                    Poll::Pending
+                }
+            }
+        })
+    }
+
+    /// Searches on behalf of somebody. Sees every change told of before. Waits while the index is being filled.
+    pub fn search(
+        &self,
+        asker: &Jid,
+        mut search: Query,
+    ) -> impl Future<Output = Result<Found, SearchError>> + Send + 'static + use<> {
+        search.max = search.max.min(self.shared.limits.page_things_max);
+        let (promise, answer) = oneshot();
+        match self.permit(asker.bare()) {
+            None => promise.complete(Err(SearchError::Busy)),
+            Some(permit) => match self.try_send(Job::Search(Question { search, promise, permit })) {
+                Ok(()) | Err(Job::Changed(..)) => {}
+                Err(Job::Search(question)) => question.promise.complete(Err(SearchError::Busy)),
+            },
+        }
+        async move { answer.await.unwrap_or(Err(SearchError::Closed)) }
+    }
+
+    /// Where the index stands.
+    pub fn progress(&self) -> Progress {
+        let Shared { things, bytes, is_filled, .. } = &*self.shared;
+        Progress {
+            things: things.load(Ordering::Relaxed),
+            bytes: bytes.load(Ordering::Relaxed),
+            is_filled: is_filled.load(Ordering::Relaxed),
+            waiting: self.mailbox.len() as u64,
+        }
+    }
+
+    /// Gives the job back if there is no room. If the thread is gone the job is dropped, and who awaits it told so.
+    fn try_send(&self, job: Job) -> Result<(), Job> {
+        match self.mailbox.try_send(job) {
+            Ok(()) | Err(TrySendError::Disconnected(_)) => Ok(()),
+            Err(TrySendError::Full(job)) => Err(job),
+        }
+    }
+
+    fn permit(&self, asker: Jid) -> Option<Permit> {
+        let limits = &self.shared.limits;
+        let mut searches = lock(&self.shared.searches);
+        if searches.count >= limits.searches_max
+            || searches.per_jid.get(&asker).is_some_and(|&count| count >= limits.searches_per_jid_max)
+        {
+            return None;
+        }
+        searches.count += 1;
+        *searches.per_jid.entry(asker.clone()).or_default() += 1;
+        drop(searches);
+        Some(Permit { shared: self.shared.clone(), asker })
+    }
+}
+
+impl fmt::Debug for Handle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Handle").field("progress", &self.progress()).finish()
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        let mut searches = lock(&self.shared.searches);
+        searches.count = searches.count.saturating_sub(1);
+        if let Some(count) = searches.per_jid.get_mut(&self.asker) {
+            *count -= 1;
+            if *count == 0 {
+                searches.per_jid.remove(&self.asker);
+            }
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing inside the locks can panic halfway.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The thread's own.
+struct Worker<S> {
+    store: S,
+    jobs: Receiver<Job>,
+    shared: Arc<Shared>,
+    index: Index,
+    questions: VecDeque<Question>,
+    /// How far the store was read; `None` once it was to its end.
+    fill: Option<Fill>,
+}
+
+struct Fill {
+    after: Option<Vec<u8>>,
+    limit: usize,
+}
+
+/// Nobody is there any more, or the store is not.
+struct Closed;
+
+impl<S: Store> Worker<S> {
+    fn work(mut self) {
+        while let Ok(()) = self.turn() {}
+    }
+
+    /// Notes what changed, then reads another page or answers a search.
+    fn turn(&mut self) -> Result<(), Closed> {
+        let changed = self.take_jobs()?;
+        for waker in std::mem::take(&mut *lock(&self.shared.waiting)) {
+            waker.wake();
+        }
+        self.note(&changed);
+        match self.fill.take() {
+            Some(fill) => self.fill = self.read_page(fill)?,
+            None => {
+                if let Some(question) = self.questions.pop_front() {
+                    self.answer(question);
+                }
+            }
+        }
+        let Shared { things, bytes, is_filled, .. } = &*self.shared;
+        things.store(self.index.len() as u64, Ordering::Relaxed);
+        bytes.store(self.index.bytes() as u64, Ordering::Relaxed);
+        is_filled.store(self.fill.is_none(), Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// Takes what there is, and sleeps only if there is nothing else to do.
+    fn take_jobs(&mut self) -> Result<Vec<(Jid, NodeName)>, Closed> {
+        let mut changed = Vec::new();
+        if self.fill.is_none() && self.questions.is_empty() {
+            let job = self.jobs.recv().map_err(|_| Closed)?;
+            self.sort(job, &mut changed);
+        }
+        while changed.len() < CHANGES {
+            match self.jobs.try_recv() {
+                Ok(job) => self.sort(job, &mut changed),
+                Err(TryRecvError::Empty) => break,
+                Err(TryRecvError::Disconnected) if self.questions.is_empty() => return Err(Closed),
+                Err(TryRecvError::Disconnected) => break,
+            }
+        }
+        Ok(changed)
+    }
+
+    fn sort(&mut self, job: Job, changed: &mut Vec<(Jid, NodeName)>) {
+        match job {
+            Job::Changed(jid, node) => changed.push((jid, node)),
+            Job::Search(question) => self.questions.push_back(question),
+        }
+    }
+
+    /// Reads what is so now of things that changed.
+    fn note(&mut self, changed: &[(Jid, NodeName)]) {
+        if changed.is_empty() {
+            return;
+        }
+        let key = |(jid, node): &(Jid, NodeName)| thing_key(jid.as_jid(), node);
+        let lookups: Vec<_> =
+            changed.iter().map(|name| Lookup { table: Table::Things, key: key(name), below: false }).collect();
+        match patiently(|| self.store.look_up(lookups.clone())) {
+            Ok(found) => {
+                for ((name, lookup), found) in changed.iter().zip(lookups).zip(found) {
+                    self.put(name, found.map(|found| (lookup.key, found.value)));
+                }
+            }
+            // One of them: each by itself, so that the others are noted.
+            Err(StoreError::Corrupt) if changed.len() > 1 => {
+                changed.iter().for_each(|name| self.note(std::slice::from_ref(name)));
+            }
+            Err(error) => {
+                tracing::error!(%error, things = changed.len(), "changed things cannot be read: searches do not find them");
+                changed.iter().for_each(|(jid, node)| self.index.remove(jid.as_jid(), node));
+            }
+        }
+    }
+
+    fn put(&mut self, (jid, node): &(Jid, NodeName), pair: Option<Pair>) {
+        match pair.map(|pair| record::read(&pair)).transpose() {
+            Ok(Some(thing)) if thing.is_listed() => self.index.put(jid.as_jid(), node, &thing.tags),
+            Ok(_) => self.index.remove(jid.as_jid(), node),
+            Err(error) => {
+                tracing::error!(%error, "a thing's record cannot be read: searches do not find it");
+                self.index.remove(jid.as_jid(), node);
+            }
+        }
+    }
+
+    /// Reads the next page of the store; gives where to go on.
+    fn read_page(&mut self, Fill { after, limit }: Fill) -> Result<Option<Fill>, Closed> {
+        let run = Run {
+            table: Table::Things,
+            prefix: Vec::new(),
+            after: after.clone(),
+            before: None,
+            backwards: false,
+            limit,
+            bytes_max: FILL_BYTES,
+        };
+        let pairs = match patiently(|| self.store.run(run.clone())) {
+            Ok(pairs) => pairs,
+            // Up to the damaged one they are read one by one. Its key is not told: the rest of its slot is left out, a
+            // 65 536th of all accounts.
+            Err(StoreError::Corrupt) if limit > 1 => return Ok(Some(Fill { after, limit: 1 })),
+            Err(StoreError::Corrupt) => {
+                tracing::error!("a thing's record is damaged: searches do not find the things that lie beside it");
+                let after = key::behind_slot(after.as_deref());
+                return Ok(after.map(|after| Fill { after: Some(after), limit: FILL_THINGS }));
+            }
+            Err(error) => {
+                tracing::error!(%error, "the things cannot be read: there is no searching");
+                return Err(Closed);
+            }
+        };
+        let Some((last, _)) = pairs.last() else { return Ok(None) };
+        let after = Some(last.clone());
+        for pair in &pairs {
+            match record::read(pair) {
+                Ok(thing) if thing.is_listed() => self.index.put(thing.jid.as_jid(), &thing.node, &thing.tags),
+                Ok(_) => {}
+                Err(error) => tracing::error!(%error, "a thing's record cannot be read: searches do not find it"),
+            }
+        }
+        Ok(Some(Fill { after, limit }))
+    }
+
+    fn answer(&self, Question { search, promise, permit }: Question) {
+        let limits = &self.shared.limits;
+        let mut budget = Budget::new(limits.search_work_max, Some(Instant::now() + limits.search_time_max));
+        // A search only reads, so that nothing is torn by one that panics; its promise is dropped, which answers it.
+        let found = catch_unwind(AssertUnwindSafe(|| self.index.search(&search, &mut budget)));
+        // Whoever is answered may search again.
+        drop(permit);
+        match found {
+            Ok(found) => promise.complete(found),
+            Err(_) => tracing::error!("a search panicked"),
+        }
+    }
+}
+
+/// Asks a store until it is not busy.
+fn patiently<T, F>(ask: impl Fn() -> F) -> Result<T, StoreError>
+where
+    F: Future<Output = Result<T, StoreError>>,
+{
+    loop {
+        match block_on(ask()) {
+            Err(StoreError::Busy) => thread::sleep(PAUSE),
+            answer => return answer,
+        }
+    }
+}
