@@ -11,6 +11,7 @@ pub mod jid;
 pub mod limits;
 pub mod ns;
 pub mod precis;
+pub mod provisioning;
 pub mod register;
 pub mod rsm;
 pub mod rules;

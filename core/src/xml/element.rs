@@ -7,6 +7,7 @@ use std::ops::Range;
 use super::chars::{Name, decode, is_plain};
 use super::read::Node;
 use super::standalone::Standalone;
+use super::tag::TagAttrs;
 use crate::ns;
 
 impl StreamNamespaces {
@@ -54,6 +55,12 @@ impl<'a> Child<'a> {
     /// Whether this is `{ns}name`.
     pub fn is(&self, name: &str, ns: &str) -> bool {
         self.name == name && self.ns == ns
+    }
+    /// Its attributes in document order, namespace declarations left out.
+    pub fn attrs(&self) -> impl Iterator<Item = Attr<'a>> + use<'a> {
+        let is_declaration =
+            |attr: &Attr<'_>| attr.prefix == "xmlns" || (attr.prefix.is_empty() && attr.name == "xmlns");
+        TagAttrs::of(self.raw).filter(move |attr| !is_declaration(attr))
     }
 }
 

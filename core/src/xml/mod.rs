@@ -5,6 +5,7 @@ mod element;
 pub mod read;
 mod scanner;
 mod standalone;
+mod tag;
 pub mod write;
 
 pub use element::{Attr, Child, Element, StreamHeader, StreamNamespaces};
