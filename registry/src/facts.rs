@@ -8,6 +8,7 @@ use crate::archive::{self, Prefs};
 use crate::blocking::{self, BlockList};
 use crate::contacts::Contacts;
 use crate::offline::OfflineHead;
+use crate::provisioning::{self, HomeThings};
 use crate::pubsub;
 use crate::rosters;
 use crate::store::{Lookup, Store, StoreError, Table, key};
@@ -33,6 +34,8 @@ pub struct Facts {
     pub photo: Option<AvatarHash>,
     /// What it wants archived; `None` if it has no archive, as nearly all.
     pub archive: Option<Box<Prefs>>,
+    /// Its things and their rules; `None` if it has none.
+    pub things: Option<Box<HomeThings>>,
 }
 
 impl Facts {
@@ -47,6 +50,7 @@ impl Facts {
             + self.blocked.heap_bytes()
             + self.tokens.heap_bytes()
             + self.archive.as_ref().map_or(0, |prefs| size_of::<Prefs>() + prefs.heap_bytes())
+            + self.things.as_ref().map_or(0, |things| size_of::<HomeThings>() + things.heap_bytes())
     }
 }
 
@@ -66,6 +70,8 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
         Lookup { table: Table::Vcards, key: key::account(bare), below: false },
         archive::head_of(bare),
     ];
+    // Queued beside them, and so no trip of its own.
+    let things = provisioning::read_page(store, Table::Things, bare, None);
     let mut found = store.look_up(lookups).await?.into_iter();
     let mut next = || found.next().flatten();
     let (account, roster, offline, blocked, tokens, nodes) = (next(), next(), next(), next(), next(), next());
@@ -73,6 +79,7 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
     let Some(account) = account else { return Ok(None) };
     // One more trip for the few.
     let archive = if has_archive { Some(Box::new(archive::load_prefs(store, bare).await?)) } else { None };
+    let things = HomeThings::load_with(store, bare, things.await?).await?;
     let items = roster.map_or(Ok(Vec::new()), |roster| rosters::read(bare, roster.below))?;
     Ok(Some(Facts {
         account: accounts::decode(&account.value)?,
@@ -83,6 +90,7 @@ pub async fn load<S: Store>(store: &S, bare: JidRef<'_>) -> Result<Option<Facts>
         has_nodes: nodes.is_some(),
         photo: vcard.map_or(Ok(None), |vcard| vcards::decode_hash(&vcard.value))?,
         archive,
+        things,
     }))
 }
 

@@ -18,6 +18,7 @@ pub mod offline;
 pub mod owned;
 mod pace;
 pub mod private;
+pub mod provisioning;
 pub mod pubsub;
 mod record;
 pub mod registration;

@@ -255,11 +255,14 @@ pub async fn load_all<S: Store>(
     let prefix = key::things(jid.as_jid());
     let after = after.map(|node| thing_key(jid.as_jid(), node));
     let pairs = store.scan(Table::Things, &prefix, after.as_deref(), limit).await?;
-    let read = |(key, record): &(Vec<u8>, Vec<u8>)| {
-        let node = read_node(key.get(prefix.len()..).ok_or(StoreError::Corrupt)?)?;
-        ThingRecord::decode(jid, node, record)
-    };
-    pairs.iter().map(read).collect()
+    pairs.iter().map(|(key, record)| read_thing(jid, key, record)).collect()
+}
+
+/// The thing of an account that is stored under a key.
+pub(crate) fn read_thing(jid: &Jid, key: &[u8], record: &[u8]) -> Result<ThingRecord, StoreError> {
+    let prefix = key::things(jid.as_jid()).len();
+    let node = read_node(key.get(prefix..).ok_or(StoreError::Corrupt)?)?;
+    ThingRecord::decode(jid, node, record)
 }
 
 /// Prefix in [`Table::Rules`] of what others may do with a thing: goes with its owner.

@@ -1,0 +1,90 @@
+//! Answering a device: read, decide, write. Called by the device's home shard for each question, so it takes microseconds.
+
+use plaza_core::iot::Generation;
+use plaza_core::jid::{Jid, JidRef};
+use plaza_core::provisioning::{Kind, NodeRef, Part, Query, Tokens};
+use plaza_core::stanza::Condition;
+use plaza_core::thing::NodeName;
+use plaza_core::xml::Scanner;
+
+use super::decide::{Asked, Decision, Open, TOKENS_MAX, decide};
+use super::home::HomeThings;
+
+/// What a device is told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answered {
+    /// Payload of the result.
+    pub payload: Vec<u8>,
+    /// What its owner is to be asked, for [`super::ask`].
+    pub inquiry: Option<Box<Inquiry>>,
+}
+
+/// What an owner has not decided yet about a device, and somebody who wants something of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Inquiry {
+    /// Bare JID of the device.
+    pub device: Jid,
+    /// Address of the service, as which the owner is asked.
+    pub component: Jid,
+    /// What is wanted.
+    pub kind: Kind,
+    /// The generation in which the device asked.
+    pub generation: Generation,
+    /// Bare JID of who wants it.
+    pub remote: Jid,
+    /// The tokens that came with it, as far as they are looked at.
+    pub tokens: Tokens<'static>,
+    /// What is undecided, by node.
+    pub parts: Vec<(NodeName, Part)>,
+}
+
+/// Answers the payload of an iq get, as written, that a device sent to the service at `component`. `things` are those of
+/// the device's account.
+///
+/// # Errors
+/// Those of [`Query::read`].
+pub fn answer(
+    things: Option<&HomeThings>,
+    device: JidRef<'_>,
+    component: &str,
+    payload: &str,
+) -> Result<Answered, Condition> {
+    let mut scanner = Scanner::new();
+    let query = Query::read(&mut scanner, payload)?;
+    let asked = Asked {
+        kind: query.kind,
+        asker: query.asker(),
+        tokens: &query.tokens,
+        nodes: &query.nodes,
+        categories: query.categories(),
+        names: &query.names,
+    };
+    let Decision { permission, open, denied: _ } = decide(things, component, asked);
+    let mut out = Vec::with_capacity(payload.len() + 64);
+    query.write_answer(&mut out, permission.as_ref());
+    let inquiry = (!open.is_empty()).then(|| inquire(device, component, &query, &open)).flatten();
+    Ok(Answered { payload: out, inquiry })
+}
+
+fn inquire(device: JidRef<'_>, component: &str, query: &Query<'_>, open: &[Open<'_>]) -> Option<Box<Inquiry>> {
+    let parts = open.iter().map(|open| {
+        let node = query.nodes.get(open.node).unwrap_or(&NodeRef::DEVICE);
+        (node.to_name(), open.to_part())
+    });
+    let few = |tokens: &str| {
+        let mut few: Vec<&str> = tokens.split_ascii_whitespace().take(TOKENS_MAX).collect();
+        few.sort_unstable();
+        few.dedup();
+        few.join(" ").into()
+    };
+    let Tokens { service, device: devices, user } = &query.tokens;
+    Some(Box::new(Inquiry {
+        device: device.bare().to_jid(),
+        component: Jid::parse(component).ok()?,
+        kind: query.kind,
+        generation: query.generation,
+        remote: query.asker().to_jid(),
+        tokens: Tokens { service: few(service), device: few(devices), user: few(user) },
+        parts: parts.collect(),
+    }))
+}
