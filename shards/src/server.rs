@@ -14,13 +14,13 @@ use plaza_registry::archive::ArchiveConfig;
 use plaza_registry::directory::CapsCache;
 use plaza_registry::errands::ErrandConfig;
 use plaza_registry::helpers::Helpers;
-use plaza_registry::pubsub;
 use plaza_registry::registration::Registrar;
 use plaza_registry::resumables::{self, Resumable};
 use plaza_registry::services::{self, Component, ComponentKind, ServiceConfig};
 use plaza_registry::store::embedded::EmbeddedStore;
 use plaza_registry::things;
 use plaza_registry::wait::block_on;
+use plaza_registry::{provisioning, pubsub};
 
 use crate::cert::Tls;
 use crate::config::{Settings, TlsMode};
@@ -155,6 +155,11 @@ impl Broker {
             archive,
             id_prefix: format!("{:016x}-", u64::from_le_bytes(key.last_chunk().copied().unwrap_or_default())),
         });
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|error| StartError(format!("no randomness: {error}")))?;
+        // The same after a restart, since owners answer questions that were asked before.
+        let secret = block_on(plaza_registry::broker::secret(&config.store, secret))
+            .map_err(|error| StartError(format!("the server secret cannot be read: {error}")))?;
         let services = Arc::new(ServiceConfig {
             name: "Plaza".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -172,6 +177,7 @@ impl Broker {
                 random,
             ),
             things: config.things.clone(),
+            provisioning: provisioning::Config::new(provisioning::Limits::DEFAULT, secret),
         });
         let errands = Arc::new(ErrandConfig {
             roster_items_max: settings.limits.roster_items_max,

@@ -12,6 +12,7 @@ mod disco;
 mod facts;
 mod photo;
 mod private;
+mod provisioning;
 mod pubsub;
 mod register;
 mod roster;
@@ -36,6 +37,7 @@ pub use self::things::{Ask, asked};
 use crate::archive::{ArchiveConfig, Prefs};
 use crate::blocking::BlockList;
 use crate::owned::OwnedError;
+use crate::provisioning::Config as ProvisioningConfig;
 use crate::pubsub::{Config as PubsubConfig, Outgoing, Refusal};
 use crate::registration::Registrar;
 use crate::rosters::RosterItem;
@@ -68,6 +70,8 @@ pub struct ServiceConfig {
     pub things: ThingsConfig,
     /// Creates accounts and changes passwords (XEP-0077).
     pub registration: Registrar,
+    /// Bounds of decision support, and whose turn it is.
+    pub provisioning: ProvisioningConfig,
 }
 
 impl ServiceConfig {

@@ -8,12 +8,12 @@ use plaza_core::xml::read::Node;
 
 use super::{Component, ComponentKind, Effect, Request, ServiceConfig, ServiceLimits, Target, answer};
 use crate::archive::ArchiveConfig;
-use crate::pubsub;
 use crate::registration::RegistrationConfig;
 use crate::store::memory::MemoryStore;
 use crate::testing::{jid, store_with};
 use crate::things;
 use crate::wait::block_on;
+use crate::{provisioning, pubsub};
 
 pub(super) const OWNER: &str = "owner@things.example/desk";
 
@@ -38,6 +38,7 @@ pub(super) fn config() -> ServiceConfig {
         archive: ArchiveConfig::default(),
         things: things::Config::new(things::Limits::DEFAULT, None),
         registration: crate::registration::tests::registrar(RegistrationConfig::default()),
+        provisioning: provisioning::Config::new(provisioning::Limits::DEFAULT, [7; 32]),
     }
 }
 

@@ -9,7 +9,7 @@ use plaza_core::ns;
 use plaza_core::stanza::{Condition, IqType, Kind};
 use plaza_core::xml::read::Node;
 
-use super::{ComponentKind, Effect, Reply, Request, ServiceConfig, Target, disco, facts, finish, read};
+use super::{ComponentKind, Effect, Reply, Request, ServiceConfig, Target, disco, facts, finish, provisioning, read};
 use crate::pubsub::Refusal;
 use crate::store::Store;
 use crate::things::{self, Answer, Call};
@@ -58,9 +58,11 @@ pub(super) async fn answer<S: Store>(
             let answer = things::answer(&config.things, store, call(config, request, &payload)).await?;
             Ok(take(answer, request, effects))
         }
-        Some((Interface::Device | Interface::Owner | Interface::Tokens, _)) | None => {
-            Err(Condition::ServiceUnavailable)
-        }
+        Some((Interface::Device | Interface::Owner | Interface::Tokens, _)) => match &request.target {
+            Target::Service(service) => provisioning::answer(config, store, request, service, effects).await,
+            Target::Server(_) | Target::Account(_) => Err(Condition::ServiceUnavailable),
+        },
+        None => Err(Condition::ServiceUnavailable),
     }
 }
 

@@ -21,10 +21,10 @@ mod throttle;
 use std::sync::Arc;
 
 pub(crate) use self::change::uncount;
-pub(crate) use self::record::read_thing;
 pub use self::change::{acknowledged, asked_for_decision};
 pub use self::life::Notice;
 pub use self::operate::{AssignError, assign, forget, release};
+pub(crate) use self::record::read_thing;
 pub use self::record::{
     Pending, State, ThingRecord, key_hash, load, load_all, owned, owned_key, rules_prefix, thing_key,
 };

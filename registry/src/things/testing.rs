@@ -60,6 +60,7 @@ impl World {
             pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, vec![jid("things.example")]),
             archive: ArchiveConfig::default(),
             things: Config::new(limits, index),
+            provisioning: crate::provisioning::Config::new(crate::provisioning::Limits::DEFAULT, [7; 32]),
             registration: crate::registration::tests::registrar(crate::registration::RegistrationConfig::default()),
         };
         Self { store, config: Arc::new(config), now: 1_767_323_045_000 }

@@ -285,12 +285,12 @@ mod tests {
     use plaza_core::xml::read::Node;
     use plaza_registry::accounts::{self, NewKeys};
     use plaza_registry::errands::{self, ErrandConfig};
-    use plaza_registry::pubsub;
     use plaza_registry::rosters::{self, Subscription};
     use plaza_registry::services::{self, Component, ServiceConfig, ServiceLimits};
     use plaza_registry::store::memory::MemoryStore;
     use plaza_registry::things;
     use plaza_registry::wait::block_on;
+    use plaza_registry::{provisioning, pubsub};
 
     use super::super::tests::{feed, shards};
     use super::super::{Effect, ShardConfig};
@@ -341,6 +341,7 @@ mod tests {
                 archive: config.archive,
                 things: things::Config::new(things::Limits::DEFAULT, None),
                 registration: plaza_registry::registration::Registrar::off(),
+                provisioning: provisioning::Config::new(provisioning::Limits::DEFAULT, [7; 32]),
             });
             let config = ErrandConfig { roster_items_max: 20, requests_max: 20, offline: config.offline, services };
             Self { shards: vec![make(0), make(1)], homes, store: MemoryStore::new(), config }

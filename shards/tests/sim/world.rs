@@ -17,12 +17,12 @@ use plaza_registry::accounts::{self, NewKeys};
 use plaza_registry::archive::{self, ArchiveConfig, ArchiveLimits, Mode, Modes, Query};
 use plaza_registry::errands::{self, Errand, ErrandConfig};
 use plaza_registry::offline::{self, OfflineLimits};
-use plaza_registry::pubsub;
 use plaza_registry::rosters;
 use plaza_registry::services::{Effect as ServiceEffect, Reply, Request, ServiceConfig, ServiceLimits, Target};
 use plaza_registry::store::StoreError;
 use plaza_registry::store::memory::MemoryStore;
 use plaza_registry::wait::block_on;
+use plaza_registry::{provisioning, pubsub};
 use plaza_shards::home::Homes;
 use plaza_shards::mesh::ShardId;
 use plaza_shards::metrics::{Counters, DropReason};
@@ -266,6 +266,7 @@ impl World {
                 archive: plan.config.archive,
                 things: plaza_registry::things::Config::new(plaza_registry::things::Limits::DEFAULT, None),
                 registration: plaza_registry::registration::Registrar::off(),
+                provisioning: provisioning::Config::new(provisioning::Limits::DEFAULT, [7; 32]),
             }),
         };
         Self {

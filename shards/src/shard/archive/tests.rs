@@ -49,6 +49,10 @@ impl World {
             archive,
             things: plaza_registry::things::Config::new(plaza_registry::things::Limits::DEFAULT, None),
             registration: plaza_registry::registration::Registrar::off(),
+            provisioning: plaza_registry::provisioning::Config::new(
+                plaza_registry::provisioning::Limits::DEFAULT,
+                [7; 32],
+            ),
         };
         let config = ErrandConfig { roster_items_max: 9, requests_max: 9, offline, services: Arc::new(services) };
         let store = MemoryStore::new();
