@@ -1,3 +1,5 @@
+use proptest::prelude::*;
+
 use super::*;
 use crate::iot::{Generation, Interface};
 use crate::jid::Jid;
@@ -395,5 +397,65 @@ fn notices_to_devices_are_in_their_generation() {
         assert_eq!(text(clear), "<clearCache xmlns='NS'/>");
         assert_eq!(text(friend), "<friend xmlns='NS' jid='b@x.example'/>");
         assert_eq!(text(unfriend), "<unfriend xmlns='NS' jid='b@x.example'/>");
+    }
+}
+
+proptest! {
+    #[test]
+    fn no_payload_makes_the_reader_panic(payload: String) {
+        let _ = Query::read(&mut Scanner::new(), &payload);
+    }
+
+    #[test]
+    fn what_is_read_without_a_tree_is_what_a_tree_has(
+        pieces in proptest::collection::vec((0..8usize, "[ a-c<&>'\"=/]{0,6}", any::<bool>()), 0..20)
+    ) {
+        let mut payload = "<canRead\txmlns = 'urn:nf:iot:prov:d:1.0' m='1' jid=\"b@x.example\" >".to_owned();
+        for (piece, value, quotes) in &pieces {
+            let mut out = Vec::new();
+            crate::xml::write::attr(&mut out, "", value);
+            let value = String::from_utf8(out).unwrap();
+            let value = value.trim_start_matches(" =").trim_matches('\'');
+            let quote = if *quotes { '"' } else { '\'' };
+            let value = format!("{quote}{}{quote}", if *quotes { value.replace('"', "&#34;") } else { value.to_owned() });
+            payload += &match piece {
+                0 => format!("<nd id={value}/>"),
+                1 => format!("<nd src={value} pt\n=\t{value} x='1' id={value}></nd>"),
+                2 => format!("<node nodeId={value} xmlns:p='p' p:id='no' >text</node>"),
+                3 => format!("<f n={value}/>"),
+                4 => format!("<f n={value}><f n='inside'/></f>"),
+                5 => format!("<field xmlns='urn:nf:iot:prov:d:1.0' name={value} />"),
+                6 => format!("<f xmlns='other' n={value}/>"),
+                _ => format!("text &lt; <x n={value}/>"),
+            };
+        }
+        payload += "</canRead>";
+        let mut scanner = Scanner::new();
+        let query = Query::read(&mut scanner, &payload);
+        let query = query.unwrap_or_else(|error| panic!("{error:?}: {payload}"));
+        let tree = Node::parse(&payload, "jabber:client").unwrap();
+        let ours = || tree.children.iter().filter(|child| child.ns == tree.ns);
+        let (mut names, mut nodes) = (Vec::new(), Vec::new());
+        for child in ours() {
+            let any = |long: &str, short: &str| child.attr(long).or(child.attr(short)).unwrap_or("").into();
+            match &*child.name {
+                "nd" | "node" => {
+                    let (id, source) = (any("nodeId", "id"), any("sourceId", "src"));
+                    let node = NodeName { id, source, partition: any("cacheType", "pt") };
+                    if !nodes.contains(&node) {
+                        nodes.push(node);
+                    }
+                }
+                "f" | "field" => {
+                    let name = child.attr("n").or(child.attr("name")).unwrap().to_owned();
+                    if !names.contains(&name) {
+                        names.push(name);
+                    }
+                }
+                _ => {}
+            }
+        }
+        prop_assert_eq!(query.nodes.iter().map(NodeRef::to_name).collect::<Vec<_>>(), nodes);
+        prop_assert_eq!(query.names.iter().map(|name| name.to_string()).collect::<Vec<_>>(), names);
     }
 }
