@@ -1,4 +1,5 @@
-//! Decisions: what a thing's rules say about somebody. No I/O, and nothing is allocated but the answer.
+//! Decisions: what a thing's rules say about somebody. No I/O, and nothing is allocated but the answer, and a list of the
+//! nodes and of the names that it is worked out from.
 //!
 //! Of the rules that say something about a part of what is asked for, the most specific one counts: of a user's token,
 //! a device's, a service's, the JID, its domain, everybody. Of two of the same origin the newer one counts, of several

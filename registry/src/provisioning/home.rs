@@ -61,9 +61,12 @@ impl HomeThings {
         }
         let jid = bare.to_jid();
         let mut records: Vec<ThingRecord> = Vec::new();
-        while !page.is_empty() && records.len() < THINGS_HELD_MAX {
+        loop {
             for (key, record) in &page {
                 records.push(things::read_thing(&jid, key, record)?);
+            }
+            if is_last(&page) || records.len() >= THINGS_HELD_MAX {
+                break;
             }
             let after = page.pop().map(|(key, _)| key);
             page = read(store, Table::Things, bare, after).await?;
@@ -73,10 +76,13 @@ impl HomeThings {
         if records.iter().any(|record| record.owner().is_some()) {
             let prefix = key::things(bare);
             let mut page = read(store, Table::Rules, bare, None).await?;
-            while !page.is_empty() {
+            loop {
                 for pair in &page {
                     let (node, rule) = rule::read_pair(&prefix, pair)?;
                     rules.push((Box::from(node), rule));
+                }
+                if is_last(&page) {
+                    break;
                 }
                 let after = page.pop().map(|(key, _)| key);
                 page = read(store, Table::Rules, bare, after).await?;
@@ -173,7 +179,7 @@ impl HomeThing {
             let (head, tail) = rest.split_at(part.len().min(rest.len()));
             match head.cmp(part) {
                 Ordering::Equal => rest = tail,
-                unequal => return unequal,
+                unequal @ (Ordering::Less | Ordering::Greater) => return unequal,
             }
         }
         if rest.is_empty() { Ordering::Equal } else { Ordering::Greater }
@@ -187,6 +193,11 @@ fn place(rule: &Rule) -> (Kind, Level, &str) {
 /// A node's part of the keys of its thing and its rules.
 pub(super) fn node_key(node: &NodeName) -> String {
     format!("{}\0{}\0{}", node.source, node.partition, node.id)
+}
+
+/// Whether a page ended for want of more.
+fn is_last(page: &[Pair]) -> bool {
+    page.len() < PAGE_PAIRS && page.iter().map(|(_, value)| value.len()).sum::<usize>() < PAGE_BYTES
 }
 
 /// Reads a page of an account's things or rules, queued at once.

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use plaza_core::iot::Generation;
-use plaza_core::jid::Jid;
+use plaza_core::jid::{Jid, JidRef};
 use plaza_core::provisioning::Things;
 use plaza_core::stanza::Condition;
 use plaza_core::thing::NodeName;
@@ -11,9 +11,9 @@ use plaza_core::thing::NodeName;
 use super::rule::rules_key;
 use super::serve::{Failure, Told, to_clear};
 use super::{Config, devices};
-use super::{question, record};
+use super::{question, record, tokens};
 use crate::owned::ATTEMPTS_MAX;
-use crate::store::{Batch, CommitError, Store, StoreError, Table, Write};
+use crate::store::{Batch, CommitError, Store, StoreError, Table, Write, key};
 use crate::things::{self, ThingRecord};
 
 /// Things that are read and changed together.
@@ -163,6 +163,20 @@ pub async fn purge<S: Store>(store: &S, thing: &ThingRecord, owner: Option<&Jid>
         let key = record::former_key(owner.as_jid(), device, node);
         writes.push(Write::Delete { table: Table::Questions, key });
     }
+    Ok(writes)
+}
+
+/// The writes that take away what is kept for an account that is removed: the rules of its things, what it was asked as an
+/// owner, and its tokens, to be committed with that. Questions about its things go with those ([`purge`]).
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn forget<S: Store>(store: &S, account: JidRef<'_>) -> Result<Vec<Write>, StoreError> {
+    let mut writes = vec![
+        Write::DeletePrefix { table: Table::Rules, prefix: key::things(account) },
+        Write::DeletePrefix { table: Table::Questions, prefix: key::owned_things(account) },
+    ];
+    writes.extend(tokens::forget(store, account).await?);
     Ok(writes)
 }
 

@@ -172,7 +172,7 @@ mod tests {
             let Write::Put { key, value, .. } = rule.put(device.as_jid(), &node) else { panic!("it is stored") };
             let pair = (key, value.clone());
             let prefix = key::things(device.as_jid());
-            assert_eq!(read_pair(&prefix, &pair), Ok(("\0\01", rule.clone())));
+            assert_eq!(read_pair(&prefix, &pair), Ok(("\0\x001", rule.clone())));
             for len in 0..value.len() {
                 assert!(Rule::decode(7, &value[..len]).is_err(), "{len}");
             }

@@ -128,7 +128,7 @@ async fn issue<S: Store>(
     now: u64,
 ) -> Result<String, Failure> {
     let certificate = Certificate::read(der, now)?;
-    let prefix = [&[HOLDER], holder.as_str().as_bytes(), &[SEPARATOR]].concat();
+    let prefix = holder_key(holder);
     let index = [&*prefix, &*Sha256::digest(der)].concat();
     let held = store.scan(Table::Certificates, &prefix, None, config.limits.tokens_max as usize).await?;
     if let Some((_, random)) = held.iter().find(|(key, _)| *key == index) {
@@ -161,6 +161,18 @@ async fn issue<S: Store>(
         Err(CommitError::Guard(_)) => Err(StoreError::Busy.into()),
         Err(CommitError::Store(error)) => Err(error.into()),
     }
+}
+
+/// What the keys of somebody's tokens begin with.
+fn holder_key(holder: JidRef<'_>) -> Vec<u8> {
+    [&[HOLDER], holder.bare().as_str().as_bytes(), &[SEPARATOR]].concat()
+}
+
+/// What deletes the tokens of a bare JID.
+pub(super) async fn forget<S: Store>(store: &S, holder: JidRef<'_>) -> Result<Vec<Write>, StoreError> {
+    let held = store.scan(Table::Certificates, &holder_key(holder), None, usize::MAX).await?;
+    let keys = held.into_iter().flat_map(|(key, random)| [key, [&[TOKEN], &*random].concat()]);
+    Ok(keys.map(|key| Write::Delete { table: Table::Certificates, key }).collect())
 }
 
 /// The certificate that a token stands for, for everybody who asks.
@@ -392,5 +404,10 @@ mod tests {
         assert_eq!(token(&client, 2031), Err(Condition::ResourceConstraint));
         client.now = 1_830_000_000_000;
         assert!(token(&client, 2031).is_ok());
+        let kept = || block_on(client.store.scan(Table::Certificates, b"", None, 99)).unwrap().len();
+        assert_eq!(kept(), 4);
+        let writes = block_on(forget(&client.store, client.jid.as_jid())).unwrap();
+        block_on(client.store.commit(Batch { guards: Vec::new(), writes })).unwrap();
+        assert_eq!(kept(), 0);
     }
 }

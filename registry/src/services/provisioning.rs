@@ -64,3 +64,137 @@ impl From<Tell> for Effect {
         Self::Tell { to, from, payload }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use plaza_core::thing::NodeName;
+    use plaza_core::xml::read::Node;
+
+    use super::super::testing::{Client, error};
+    use super::*;
+    use crate::store::Batch;
+    use crate::testing::jid;
+    use crate::things::{Pending, State, ThingRecord};
+    use crate::wait::block_on;
+
+    const THINGS: &str = "things.things.example";
+
+    /// The owner, and its lamp, which has no account here.
+    fn owner_and_lamp() -> (Client, Client) {
+        let owner = Client::owner();
+        let thing = ThingRecord {
+            jid: jid("lamp@things.example"),
+            node: NodeName::default(),
+            state: State::Claimed { owner: owner.jid.bare(), public: true, removed: false },
+            key: None,
+            enforced: false,
+            pending: Pending::default(),
+            tags: Vec::new(),
+            created: 0,
+            updated: 0,
+            version: 0,
+        };
+        block_on(owner.store.commit(Batch { guards: Vec::new(), writes: vec![thing.put()] })).unwrap();
+        let lamp = Client { jid: jid("lamp@things.example/a"), ..owner.clone() };
+        (owner, lamp)
+    }
+
+    #[test]
+    fn a_stranger_becomes_a_friend_by_the_owners_answer() {
+        for generation in Generation::ALL {
+            let (owner, lamp) = owner_and_lamp();
+            let (device, asked) = (Interface::Device.ns(generation), Interface::Owner.ns(Generation::Nf));
+            let is_friend = format!("<isFriend xmlns='{device}' jid='b@x.example'/>");
+            let (answer, effects) = lamp.ask(IqType::Get, THINGS, &is_friend);
+            assert!(
+                answer.starts_with(&format!("<isFriendResponse xmlns='{device}' jid='b@x.example' result='false'"))
+            );
+            let [Effect::Tell { to, from, payload }] = &effects[..] else { panic!("{effects:?}") };
+            assert_eq!((to.as_str(), from.as_str()), ("owner@things.example", THINGS));
+            let question = Node::parse(payload, "").unwrap();
+            let key = question.attr("key").unwrap();
+            let rule = format!(
+                "<isFriendRule xmlns='{asked}' jid='lamp@things.example' remoteJid='b@x.example' key='{key}' result='true'/>"
+            );
+            let (answer, effects) = owner.ask(IqType::Set, THINGS, &rule);
+            let friend = format!("<friend xmlns='{device}' jid='b@x.example'/>");
+            let tell = Effect::Tell { to: jid("lamp@things.example"), from: jid(THINGS), payload: friend };
+            assert_eq!(effects, [Effect::ThingsChanged(vec![jid("lamp@things.example")]), tell]);
+            assert_eq!(answer, "");
+            let answer = lamp.get(THINGS, &is_friend);
+            assert!(answer.contains("result='true'"), "{answer}");
+        }
+    }
+
+    #[test]
+    fn what_only_the_service_sends_is_not_taken_from_anybody() {
+        let (owner, lamp) = owner_and_lamp();
+        for generation in Generation::ALL {
+            let (device, own) = (Interface::Device.ns(generation), Interface::Owner.ns(generation));
+            for name in
+                ["canReadResponse", "isFriendResponse", "canControlResponse", "clearCache", "friend", "unfriend"]
+            {
+                let payload = format!("<{name} xmlns='{device}' jid='b@x.example' all='true' result='true'/>");
+                for client in [&owner, &lamp, &owner.other(false)] {
+                    for iq_type in [IqType::Get, IqType::Set] {
+                        assert_eq!(client.ask(iq_type, THINGS, &payload), (error(Condition::BadRequest), vec![]));
+                    }
+                }
+            }
+            let payload = format!("<isFriend xmlns='{device}' jid='b@x.example'/>");
+            assert_eq!(lamp.set(THINGS, &payload), error(Condition::BadRequest));
+            let payload =
+                format!("<isFriend xmlns='{own}' jid='lamp@things.example' remoteJid='b@x.example' key='k'/>");
+            assert_eq!(owner.set(THINGS, &payload), error(Condition::BadRequest));
+            let payload = format!("<canAccess xmlns='{device}'/>");
+            assert_eq!(lamp.get(THINGS, &payload), error(Condition::FeatureNotImplemented));
+        }
+    }
+
+    #[test]
+    fn tokens_are_in_a_namespace_of_their_own_but_in_the_first_generation() {
+        let (_, lamp) = owner_and_lamp();
+        for generation in Generation::ALL {
+            let ns = Interface::Tokens.ns(generation);
+            let get = format!("<getCertificate xmlns='{ns}' token='t'/>");
+            assert_eq!(lamp.get(THINGS, &get), error(Condition::ItemNotFound));
+            assert_eq!(lamp.set(THINGS, &get), error(Condition::BadRequest));
+        }
+        let elsewhere = "<getToken xmlns='urn:nf:iot:prov:d:1.0'>AA==</getToken>";
+        assert_eq!(lamp.get(THINGS, elsewhere), error(Condition::FeatureNotImplemented));
+    }
+
+    #[test]
+    fn it_is_served_at_the_address_of_the_things_alone() {
+        let (_, lamp) = owner_and_lamp();
+        let payload = "<isFriend xmlns='urn:nf:iot:prov:d:1.0' jid='b@x.example'/>";
+        for to in ["things.example", "log.things.example", "lamp@things.example", "owner@things.example"] {
+            assert_eq!(lamp.ask(IqType::Get, to, payload), (error(Condition::ServiceUnavailable), vec![]), "{to}");
+        }
+    }
+
+    #[test]
+    fn a_device_has_its_answer_though_its_owner_cannot_be_asked() {
+        let (_, lamp) = owner_and_lamp();
+        lamp.store.hold();
+        let payload = "<isFriend xmlns='urn:nf:iot:prov:d:1.0' jid='b@x.example'/>";
+        let asking = std::thread::spawn({
+            let lamp = lamp.clone();
+            move || lamp.ask(IqType::Get, THINGS, payload)
+        });
+        // Things and rules; then the store is too busy for the question.
+        for _ in 0..2 {
+            while lamp.store.held() == 0 {
+                std::thread::yield_now();
+            }
+            lamp.store.release();
+        }
+        while lamp.store.held() == 0 {
+            std::thread::yield_now();
+        }
+        lamp.store.refuse(Some(crate::store::StoreError::Busy));
+        lamp.store.release_all();
+        let (answer, effects) = asking.join().unwrap();
+        assert!(answer.contains("result='false'") && effects.is_empty(), "{answer}");
+    }
+}

@@ -323,6 +323,19 @@ fn a_rule_that_is_stored_is_held_with_the_accounts_facts() {
 }
 
 #[test]
+fn an_account_that_is_removed_leaves_no_rule_and_no_question() {
+    let world = World::new();
+    let tell = only(world.can(LAMP, Kind::Friend, "", "").1);
+    world.answer(&tell, "result='true'", "").unwrap();
+    world.can(LAMP, Kind::Control, "", "");
+    for account in [LAMP, OWNER] {
+        let writes = block_on(forget(&world.store, JidRef::from_normal(account))).unwrap();
+        world.commit(writes);
+    }
+    assert!(world.all(Table::Rules).is_empty() && world.all(Table::Questions).is_empty());
+}
+
+#[test]
 fn part_of_everything_is_no_part() {
     // The owner allows all that was asked for by naming it: nothing is left to refuse.
     let world = World::new();
@@ -334,4 +347,17 @@ fn part_of_everything_is_no_part() {
     assert_eq!(Part::everything(Kind::Read).categories, Categories::ALL);
     let still = Guard::Present { table: Table::Rules, key: world.all(Table::Rules)[0].0.clone() };
     block_on(world.store.commit(Batch { guards: vec![still], writes: vec![] })).unwrap();
+}
+
+#[test]
+fn more_things_and_rules_than_a_page_holds_are_all_held() {
+    let world = World::new();
+    for n in 0..1_500 {
+        let thing = thing(RACK, &format!("n{n}"), Some(OWNER));
+        let rule = rule(n, Kind::Read, Level::Jid, STRANGER, true);
+        world.commit(vec![thing.put(), rule.put(thing.jid.as_jid(), &thing.node)]);
+    }
+    let home = world.home(RACK).unwrap();
+    assert_eq!(home.iter().count(), 1_503);
+    assert_eq!(home.iter().filter(|thing| thing.has_rules()).count(), 1_500);
 }
