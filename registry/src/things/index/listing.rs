@@ -5,6 +5,7 @@
 //! counted by offsets does, but never repeats one that stayed where nothing came or went.
 #![expect(clippy::indexing_slicing, reason = "numbers are given out here, for what is then at their places")]
 
+use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};
 
@@ -58,9 +59,10 @@ pub(super) struct Name {
     pub(super) tags: u32,
     /// How many of those are strings.
     pub(super) strings: u32,
-    /// Its terms, by their numbers and in the order of their texts.
+    /// Its terms.
     pub(super) terms: RoaringBitmap,
-    pub(super) texts: Sorted<u32>,
+    /// The same in the order of their texts: see [`entry`].
+    pub(super) texts: Sorted<[u32; 3]>,
     /// Its numbers, in order: the upper and the lower half of the value, and whose it is.
     pub(super) numbers: Sorted<[u32; 3]>,
 }
@@ -130,6 +132,20 @@ pub(super) fn stored(words: &[u32]) -> impl Iterator<Item = Stored> {
         let (upper, lower) = (words.next()?, words.next()?);
         Some(Stored::Number { name: word & !NUMBER, value: u64::from(upper) << 32 | u64::from(lower) })
     })
+}
+
+/// How a term stands in the order: what its text begins with, by which most others are told apart, in two words; then itself.
+fn entry(text: &str, term: u32) -> [u32; 3] {
+    let mut front = [0; 8];
+    front.iter_mut().zip(text.bytes()).for_each(|(at, byte)| *at = byte);
+    let [upper, lower] = halves(u64::from_be_bytes(front));
+    [upper, lower, term]
+}
+
+/// How an entry compares with a text, `front` being that of the text. What is shorter is filled up with what is less than
+/// any letter.
+fn compare(terms: &[Term], [upper, lower, term]: [u32; 3], front: [u32; 3], text: &str) -> Ordering {
+    [upper, lower].as_slice().cmp(&front[..2]).then_with(|| terms[term as usize].text.as_ref().cmp(text))
 }
 
 fn halves(value: u64) -> [u32; 2] {
@@ -308,13 +324,14 @@ impl Index {
         let Self { terms, names, .. } = self;
         let of = &mut names[name as usize];
         of.strings += 1;
-        if let Some(term) = of.texts.find(|other| terms[other as usize].text.as_ref().cmp(text)) {
+        let front = entry(text, 0);
+        if let Some([.., term]) = of.texts.find(|other| compare(terms, other, front, text)) {
             terms[term as usize].things.insert(number);
             return term;
         }
         let new = Term { name, text: text.into(), things: Things::One(number) };
         let term = place(terms, &mut self.free_terms, new);
-        of.texts.insert(term, |other| terms[other as usize].text.as_ref().cmp(text));
+        of.texts.insert(entry(text, term), |other| compare(terms, other, front, text));
         of.terms.insert(term);
         self.grams.insert(text, term);
         self.bytes += term_bytes(text);
@@ -329,10 +346,10 @@ impl Index {
         of.strings -= 1;
         terms[term as usize].things.remove(number);
         if terms[term as usize].things.len() == 0 {
-            let text = std::mem::take(&mut terms[term as usize].text);
-            // Its own text was taken; the others still have theirs.
-            let order = |other: u32| if other == term { &*text } else { &*terms[other as usize].text };
-            of.texts.remove(|other| order(other).cmp(&text));
+            let text = terms[term as usize].text.clone();
+            let front = entry(&text, term);
+            of.texts.remove(|other| compare(terms, other, front, &text));
+            terms[term as usize].text = Box::default();
             of.terms.remove(term);
             self.grams.remove(&text, term);
             self.free_terms.push(term);
@@ -404,7 +421,7 @@ fn words_bytes(words: &[u32]) -> usize {
 
 /// A term: at its place and in the order, and three bytes for each three letters.
 const fn term_bytes(text: &str) -> usize {
-    slots(size_of::<Term>()) + slots(size_of::<u32>()) + heap(text.len()) + 3 * text.len()
+    slots(size_of::<Term>()) + slots(size_of::<[u32; 3]>()) + heap(text.len()) + 3 * text.len()
 }
 
 const fn name_bytes(text: &str) -> usize {

@@ -6,7 +6,7 @@
 
 use std::time::Instant;
 
-use plaza_core::thing::{Operator, Side};
+use plaza_core::thing::{Operator, Side, Test};
 
 use super::bits::Bits;
 use super::check::{Check, NameCheck, Span};
@@ -28,44 +28,51 @@ const PATTERN: u64 = 300;
 const LOOK: u64 = 150;
 /// To compare a name.
 const NAME: u64 = 50;
+/// To compile a regular expression.
+const COMPILE: u64 = 2_000_000;
 
 /// How many things are looked at in the hope that the page is full before sets are made.
 const PROBE: usize = 4_096;
 /// Terms of which the things are counted; of more they are guessed.
 const COUNTED: usize = 32;
-/// Checks of regular expressions between two looks at the clock.
-const CLOCK_EVERY: u64 = 4;
+/// Steps between two looks at the clock, a check of a regular expression being many.
+const CLOCK_STEPS: u32 = 256;
+const PATTERN_STEPS: u32 = CLOCK_STEPS / 4;
 
 /// How much work a search may be.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
     work_left: u64,
     until: Option<Instant>,
-    patterns: u64,
+    steps: u32,
 }
 
 impl Budget {
-    /// Work, in about nanoseconds; and when it is over in any case, since some regular expressions take much longer than
-    /// others.
+    /// Work, in about nanoseconds; and when it is over in any case, since some regular expressions and masks take much
+    /// longer than others.
     pub const fn new(work: u64, until: Option<Instant>) -> Self {
-        Self { work_left: work, until, patterns: 0 }
+        Self { work_left: work, until, steps: 0 }
     }
 
     fn spend(&mut self, work: u64) -> Result<(), SearchError> {
-        self.work_left = self.work_left.checked_sub(work).ok_or(SearchError::TooMuch)?;
-        Ok(())
+        self.step(1, work)
     }
 
     /// For a check of a string.
     fn spend_on(&mut self, check: &Check) -> Result<(), SearchError> {
-        if !matches!(check, Check::RegEx(..)) {
-            return self.spend(MASK);
+        if matches!(check, Check::RegEx(..)) { self.step(PATTERN_STEPS, PATTERN) } else { self.step(1, MASK) }
+    }
+
+    fn step(&mut self, steps: u32, work: u64) -> Result<(), SearchError> {
+        self.steps += steps;
+        if self.steps >= CLOCK_STEPS {
+            self.steps = 0;
+            if self.until.is_some_and(|until| Instant::now() >= until) {
+                return Err(SearchError::TooMuch);
+            }
         }
-        self.patterns += 1;
-        if self.patterns.is_multiple_of(CLOCK_EVERY) && self.until.is_some_and(|until| Instant::now() >= until) {
-            return Err(SearchError::TooMuch);
-        }
-        self.spend(PATTERN)
+        self.work_left = self.work_left.checked_sub(work).ok_or(SearchError::TooMuch)?;
+        Ok(())
     }
 }
 
@@ -126,6 +133,9 @@ impl Index {
         let mut is_possible = true;
         for operator in operators {
             // All are read, so that what is malformed is said whatever is found.
+            if matches!(operator.test, Test::StrRegEx(_)) {
+                budget.step(CLOCK_STEPS, COMPILE)?;
+            }
             let check = Check::new(&operator.test)?;
             let names = match NameCheck::new(operator) {
                 NameCheck::One(name) => self.named(&name).into_iter().collect(),
@@ -166,7 +176,7 @@ impl Index {
             let terms = self.grams.estimate(&pieces, count as u64);
             let found = if count <= COUNTED {
                 let terms = places.iter().flat_map(|&(from, to)| name.texts.between(from, to));
-                terms.map(|term| self.terms[term as usize].things.len()).sum()
+                terms.map(|[.., term]| self.terms[term as usize].things.len()).sum()
             } else {
                 (terms * u64::from(name.strings)).div_ceil(name.texts.len() as u64)
             };
@@ -299,7 +309,7 @@ impl Index {
                 Check::Str(_) => {
                     for (from, to) in self.text_places(name, &plan.check) {
                         budget.spend(TERM * name.texts.count(from, to) as u64)?;
-                        for term in name.texts.between(from, to) {
+                        for [.., term] in name.texts.between(from, to) {
                             self.add_things(term, &mut found, budget)?;
                         }
                     }
@@ -309,7 +319,8 @@ impl Index {
                     let count: usize = places.iter().map(|&(from, to)| name.texts.count(from, to)).sum();
                     if count <= COUNTED || self.grams.estimate(&pieces, count as u64) >= count as u64 / 2 {
                         for (from, to) in places {
-                            self.check_terms(name.texts.between(from, to), &plan.check, &mut found, budget)?;
+                            let terms = name.texts.between(from, to).map(|[.., term]| term);
+                            self.check_terms(terms, &plan.check, &mut found, budget)?;
                         }
                     } else {
                         let (terms, work) = self.grams.narrow(&pieces, &name.terms);
@@ -356,15 +367,15 @@ impl Index {
         let front = match check {
             Check::Num(_) => return [(texts.start(), texts.start()); 2],
             Check::Str(span) => {
-                let is_before = |term| span.is_before(|end| self.text(term).cmp(end));
-                let is_behind = |term| span.is_behind(|end| self.text(term).cmp(end));
+                let is_before = |[.., term]: [u32; 3]| span.is_before(|end| self.text(term).cmp(end));
+                let is_behind = |[.., term]: [u32; 3]| span.is_behind(|end| self.text(term).cmp(end));
                 return places(texts, is_before, is_behind, span.side);
             }
             Check::Mask(mask) => mask.front(),
             Check::RegEx(..) => &[],
         };
-        let is_before = |term| self.text(term) < front;
-        let is_behind = |term| self.text(term) > front && !self.text(term).starts_with(front);
+        let is_before = |[.., term]: [u32; 3]| self.text(term) < front;
+        let is_behind = |[.., term]: [u32; 3]| self.text(term) > front && !self.text(term).starts_with(front);
         places(texts, is_before, is_behind, Side::Inside)
     }
 }

@@ -13,6 +13,8 @@ const CHUNK: usize = 512;
 pub(super) struct Sorted<T> {
     /// None is empty.
     chunks: Vec<Vec<T>>,
+    /// The first value of each: together they stay in a cache.
+    firsts: Vec<T>,
     len: usize,
 }
 
@@ -25,7 +27,7 @@ pub(super) struct Place {
 
 impl<T> Default for Sorted<T> {
     fn default() -> Self {
-        Self { chunks: Vec::new(), len: 0 }
+        Self { chunks: Vec::new(), firsts: Vec::new(), len: 0 }
     }
 }
 
@@ -47,7 +49,7 @@ impl<T: Copy> Sorted<T> {
 
     /// Before the first value for which this is not so; those for which it is so come first.
     pub(super) fn place(&self, is_before: impl Fn(T) -> bool) -> Place {
-        let after = self.chunks.partition_point(|chunk| is_before(chunk[0]));
+        let after = self.firsts.partition_point(|&first| is_before(first));
         let Some(chunk) = after.checked_sub(1) else { return self.start() };
         let index = self.chunks[chunk].partition_point(|&value| is_before(value));
         if index < self.chunks[chunk].len() { Place { chunk, index } } else { Place { chunk: after, index: 0 } }
@@ -89,6 +91,7 @@ impl<T: Copy> Sorted<T> {
         self.len += 1;
         if self.chunks.is_empty() {
             self.chunks.push(vec![value]);
+            self.firsts.push(value);
             return;
         }
         if self.chunks[place.chunk].len() == CHUNK {
@@ -96,6 +99,7 @@ impl<T: Copy> Sorted<T> {
             let at = if place.index == CHUNK { CHUNK } else { CHUNK / 2 };
             let upper = self.chunks[place.chunk].split_off(at);
             self.chunks[place.chunk].shrink_to_fit();
+            self.firsts.insert(place.chunk + 1, upper.first().copied().unwrap_or(value));
             self.chunks.insert(place.chunk + 1, upper);
             if place.index > at || at == CHUNK {
                 place = Place { chunk: place.chunk + 1, index: place.index - at };
@@ -107,6 +111,7 @@ impl<T: Copy> Sorted<T> {
             chunk.reserve_exact((chunk.len() / 4).clamp(4, CHUNK - chunk.len()));
         }
         chunk.insert(place.index, value);
+        self.firsts[place.chunk] = chunk[0];
     }
 
     /// Takes out the value that is equal.
@@ -118,9 +123,13 @@ impl<T: Copy> Sorted<T> {
         }
         chunk.remove(place.index);
         self.len -= 1;
-        if chunk.is_empty() {
+        let Some(&first) = chunk.first() else {
             self.chunks.remove(place.chunk);
-        } else if chunk.len() < CHUNK / 8 {
+            self.firsts.remove(place.chunk);
+            return;
+        };
+        self.firsts[place.chunk] = first;
+        if chunk.len() < CHUNK / 8 {
             self.merge(place.chunk);
         }
     }
@@ -130,6 +139,7 @@ impl<T: Copy> Sorted<T> {
         let Some(next) = self.chunks.get(chunk + 1) else { return };
         if self.chunks[chunk].len() + next.len() <= CHUNK / 2 {
             let next = self.chunks.remove(chunk + 1);
+            self.firsts.remove(chunk + 1);
             self.chunks[chunk].extend(next);
         }
     }
@@ -145,6 +155,7 @@ mod tests {
         assert_eq!(all, expected);
         assert_eq!(sorted.len(), expected.len());
         assert!(sorted.chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() <= CHUNK));
+        assert!(sorted.chunks.iter().map(|chunk| chunk[0]).eq(sorted.firsts.iter().copied()));
     }
 
     #[test]

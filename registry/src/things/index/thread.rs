@@ -1,11 +1,13 @@
 //! The thread that owns the index, and how others reach it.
 //!
 //! It is told *which* thing changed, after the commit, and reads from the store what is so now. So it does not matter in
-//! what order shards tell of changes, or how far the index is filled: whatever is read after a change has it.
+//! what order shards tell of changes: whatever is read after a change has it. While the index is filled, a page is on its way
+//! while the one before is put in; what changed meanwhile is left out of it.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::future::{Future, poll_fn};
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
@@ -135,7 +137,8 @@ pub fn spawn<S: Store + Send + 'static>(store: S, limits: Limits) -> io::Result<
         shared: shared.clone(),
         index: Index::default(),
         questions: VecDeque::new(),
-        fill: Some(Fill { after: None, limit: FILL_THINGS }),
+        fill: None,
+        noted: HashSet::new(),
     };
     thread::Builder::new().name("plaza-things".to_owned()).spawn(|| worker.work())?;
     Ok(Handle { mailbox, shared })
@@ -244,20 +247,30 @@ struct Worker<S> {
     shared: Arc<Shared>,
     index: Index,
     questions: VecDeque<Question>,
-    /// How far the store was read; `None` once it was to its end.
+    /// The page on its way; `None` once all was read.
     fill: Option<Fill>,
+    /// Keys of what changed since that page was asked for.
+    noted: HashSet<Vec<u8>>,
 }
 
 struct Fill {
+    page: Page,
+    /// Behind which key it begins.
     after: Option<Vec<u8>>,
+    /// Things in it at most.
     limit: usize,
+    /// Records that could not be read so far.
+    damaged: u64,
 }
+
+type Page = Pin<Box<dyn Future<Output = Result<Vec<Pair>, StoreError>> + Send>>;
 
 /// Nobody is there any more, or the store is not.
 struct Closed;
 
 impl<S: Store> Worker<S> {
     fn work(mut self) {
+        self.fill = Some(self.ask_page(None, FILL_THINGS, 0));
         while let Ok(()) = self.turn() {}
     }
 
@@ -269,7 +282,12 @@ impl<S: Store> Worker<S> {
         }
         self.note(&changed);
         match self.fill.take() {
-            Some(fill) => self.fill = self.read_page(fill)?,
+            Some(fill) => {
+                self.fill = self.read_page(fill)?;
+                if self.fill.is_none() {
+                    self.noted = HashSet::new();
+                }
+            }
             None => {
                 if let Some(question) = self.questions.pop_front() {
                     self.answer(question);
@@ -316,6 +334,9 @@ impl<S: Store> Worker<S> {
         let key = |(jid, node): &(Jid, NodeName)| thing_key(jid.as_jid(), node);
         let lookups: Vec<_> =
             changed.iter().map(|name| Lookup { table: Table::Things, key: key(name), below: false }).collect();
+        if self.fill.is_some() {
+            self.noted.extend(lookups.iter().map(|lookup| lookup.key.clone()));
+        }
         match patiently(|| self.store.look_up(lookups.clone())) {
             Ok(found) => {
                 for ((name, lookup), found) in changed.iter().zip(lookups).zip(found) {
@@ -344,8 +365,7 @@ impl<S: Store> Worker<S> {
         }
     }
 
-    /// Reads the next page of the store; gives where to go on.
-    fn read_page(&mut self, Fill { after, limit }: Fill) -> Result<Option<Fill>, Closed> {
+    fn ask_page(&self, after: Option<Vec<u8>>, limit: usize, damaged: u64) -> Fill {
         let run = Run {
             table: Table::Things,
             prefix: Vec::new(),
@@ -355,31 +375,43 @@ impl<S: Store> Worker<S> {
             limit,
             bytes_max: FILL_BYTES,
         };
-        let pairs = match patiently(|| self.store.run(run.clone())) {
+        Fill { page: Box::pin(self.store.run(run)), after, limit, damaged }
+    }
+
+    /// Puts in a page of the store; gives the next one.
+    fn read_page(&mut self, Fill { page, after, limit, mut damaged }: Fill) -> Result<Option<Fill>, Closed> {
+        let noted = std::mem::take(&mut self.noted);
+        let pairs = match block_on(page) {
             Ok(pairs) => pairs,
-            // Up to the damaged one they are read one by one. Its key is not told: the rest of its slot is left out, a
-            // 65 536th of all accounts.
-            Err(StoreError::Corrupt) if limit > 1 => return Ok(Some(Fill { after, limit: 1 })),
-            Err(StoreError::Corrupt) => {
-                tracing::error!("a thing's record is damaged: searches do not find the things that lie beside it");
-                let after = key::behind_slot(after.as_deref());
-                return Ok(after.map(|after| Fill { after: Some(after), limit: FILL_THINGS }));
+            Err(StoreError::Busy) => {
+                thread::sleep(PAUSE);
+                return Ok(Some(self.ask_page(after, limit, damaged)));
             }
-            Err(error) => {
+            // Up to the damaged one they are read one by one.
+            Err(StoreError::Corrupt) if limit > 1 => return Ok(Some(self.ask_page(after, 1, damaged))),
+            // Its key is not told: the rest of its slot is left out, a 65 536th of all accounts.
+            Err(StoreError::Corrupt) => {
+                return Ok(match key::behind_slot(after.as_deref()) {
+                    Some(after) => Some(self.ask_page(Some(after), FILL_THINGS, damaged + 1)),
+                    None => filled(damaged + 1),
+                });
+            }
+            Err(error @ StoreError::Failed) => {
                 tracing::error!(%error, "the things cannot be read: there is no searching");
                 return Err(Closed);
             }
         };
-        let Some((last, _)) = pairs.last() else { return Ok(None) };
-        let after = Some(last.clone());
-        for pair in &pairs {
+        let Some((last, _)) = pairs.last() else { return Ok(filled(damaged)) };
+        let mut next = self.ask_page(Some(last.clone()), limit, 0);
+        for pair in pairs.iter().filter(|(key, _)| !noted.contains(key)) {
             match record::read(pair) {
                 Ok(thing) if thing.is_listed() => self.index.put(thing.jid.as_jid(), &thing.node, &thing.tags),
                 Ok(_) => {}
-                Err(error) => tracing::error!(%error, "a thing's record cannot be read: searches do not find it"),
+                Err(_) => damaged += 1,
             }
         }
-        Ok(Some(Fill { after, limit }))
+        next.damaged = damaged;
+        Ok(Some(next))
     }
 
     fn answer(&self, Question { search, promise, permit }: Question) {
@@ -394,6 +426,14 @@ impl<S: Store> Worker<S> {
             Err(_) => tracing::error!("a search panicked"),
         }
     }
+}
+
+/// All was read; told once, however much is damaged.
+fn filled(damaged: u64) -> Option<Fill> {
+    if damaged > 0 {
+        tracing::error!(damaged, "things cannot be read: searches find neither them nor what lies beside them");
+    }
+    None
 }
 
 /// Asks a store until it is not busy.

@@ -11,7 +11,7 @@ use plaza_core::thing::NodeName;
 use super::super::*;
 use super::{equal, text, thing};
 use crate::store::memory::MemoryStore;
-use crate::store::{Batch, Store, StoreError, Table, Write};
+use crate::store::{self, Batch, CommitError, Lookup, Pair, Run, Store, StoreError, Table, Write};
 use crate::testing::jid;
 use crate::things::{Pending, State, ThingRecord, thing_key};
 use crate::wait::block_on;
@@ -34,7 +34,7 @@ fn record(jid: &Jid, node: &NodeName, sn: &str) -> ThingRecord {
     }
 }
 
-fn store(store: &MemoryStore, things: impl IntoIterator<Item = ThingRecord>) {
+fn keep(store: &MemoryStore, things: impl IntoIterator<Item = ThingRecord>) {
     let writes = things.into_iter().map(|thing| thing.put()).collect();
     block_on(store.commit(Batch { guards: Vec::new(), writes })).unwrap();
 }
@@ -61,7 +61,7 @@ fn it_is_filled_from_the_store_and_hears_of_changes() {
         let (jid, node) = thing(number);
         record(&jid, &node, "1")
     });
-    store(&things, all.chain([private.clone()]));
+    keep(&things, all.chain([private.clone()]));
     let index = spawn(things.clone(), Limits::default()).unwrap();
     let page = sn(&index, "1").unwrap();
     assert_eq!((page.things.len(), page.more), (100, true), "a page is no longer than allowed");
@@ -71,10 +71,10 @@ fn it_is_filled_from_the_store_and_hears_of_changes() {
 
     assert_eq!(sn(&index, "2"), Ok(Found::default()));
     let listed = ThingRecord { state: State::SelfOwned, tags: vec![text("SN", "2")], ..private.clone() };
-    store(&things, [listed]);
+    keep(&things, [listed]);
     block_on(index.changed(&private.jid, &private.node));
     assert_eq!(sn(&index, "2").unwrap().things, [(private.jid.clone(), private.node.clone())]);
-    store(&things, [private.clone()]);
+    keep(&things, [private.clone()]);
     block_on(index.changed(&private.jid, &private.node));
     assert_eq!(sn(&index, "2"), Ok(Found::default()), "no longer listed");
 
@@ -91,7 +91,7 @@ fn it_is_filled_from_the_store_and_hears_of_changes() {
 fn a_change_during_the_fill_wins_and_searches_wait_for_its_end() {
     let things = MemoryStore::new();
     let (jid, node) = thing(0);
-    store(&things, [record(&jid, &node, "old")]);
+    keep(&things, [record(&jid, &node, "old")]);
     things.hold();
     let index = spawn(things.clone(), Limits::default()).unwrap();
     until(|| things.held() == 1);
@@ -158,7 +158,7 @@ fn who_tells_of_a_change_waits_for_room() {
 fn a_record_that_cannot_be_read_hides_nothing_else() {
     let things = MemoryStore::new();
     let all: Vec<_> = (0..9).map(|number| thing(number * 3)).collect();
-    store(&things, all.iter().map(|(jid, node)| record(jid, node, "1")));
+    keep(&things, all.iter().map(|(jid, node)| record(jid, node, "1")));
     let key = thing_key(all[4].0.as_jid(), &all[4].1);
     let writes = vec![Write::Put { table: Table::Things, key, value: vec![99] }];
     block_on(things.commit(Batch { guards: Vec::new(), writes })).unwrap();
@@ -168,6 +168,98 @@ fn a_record_that_cannot_be_read_hides_nothing_else() {
         block_on(index.changed(jid, node));
     }
     assert_eq!(sn(&index, "1").unwrap().things.len(), 8);
+}
+
+/// A store of which a page cannot be read if a thing in it is damaged, and in which something changes just before things are
+/// looked up.
+#[derive(Clone)]
+struct Odd {
+    things: MemoryStore,
+    damaged: Option<Vec<u8>>,
+    change: Batch,
+}
+
+impl Store for Odd {
+    fn get(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send + 'static + use<> {
+        self.things.get(table, key)
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<> {
+        self.things.scan(table, prefix, after, limit)
+    }
+
+    fn run(&self, run: Run) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<> {
+        let (found, damaged) = (self.things.run(run), self.damaged.clone());
+        async move {
+            let found = found.await?;
+            if found.iter().any(|(key, _)| Some(key) == damaged.as_ref()) {
+                Err(StoreError::Corrupt)
+            } else {
+                Ok(found)
+            }
+        }
+    }
+
+    fn look_up(
+        &self,
+        lookups: Vec<Lookup>,
+    ) -> impl Future<Output = Result<Vec<Option<store::Found>>, StoreError>> + Send + 'static + use<> {
+        block_on(self.things.commit(self.change.clone())).unwrap();
+        let is_damaged = lookups.iter().any(|lookup| Some(&lookup.key) == self.damaged.as_ref());
+        let found = self.things.look_up(lookups);
+        async move { if is_damaged { Err(StoreError::Corrupt) } else { found.await } }
+    }
+
+    fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), CommitError>> + Send + 'static + use<> {
+        self.things.commit(batch)
+    }
+}
+
+#[test]
+fn what_is_damaged_in_the_store_hides_no_more_than_its_slot() {
+    let things = MemoryStore::new();
+    let all: Vec<_> = (0..500).map(|number| thing(number * 3)).collect();
+    keep(&things, all.iter().map(|(jid, node)| record(jid, node, "1")));
+    let (jid, node) = &all[250];
+    let damaged = Some(thing_key(jid.as_jid(), node));
+    let index = spawn(Odd { things, damaged, change: Batch::default() }, Limits::default()).unwrap();
+    assert!(sn(&index, "1").unwrap().more);
+    let found = index.progress().things;
+    assert!((490..500).contains(&found), "{found} of 500, where each slot has one or two");
+    for (jid, node) in &all {
+        block_on(index.changed(jid, node));
+    }
+    assert!(sn(&index, "1").is_ok());
+    until(|| index.progress().things == 499);
+}
+
+#[test]
+fn what_changes_behind_a_page_on_its_way_is_not_undone_by_it() {
+    let things = MemoryStore::new();
+    let all: Vec<_> = (0..1_500).map(thing).collect();
+    keep(&things, all.iter().map(|(jid, node)| record(jid, node, "old")));
+    let pairs = block_on(things.scan(Table::Things, &[], None, usize::MAX)).unwrap();
+    let (last, _) = pairs.last().unwrap();
+    let (jid, node) = all.iter().find(|(jid, node)| thing_key(jid.as_jid(), node) == *last).unwrap();
+    let change = Batch { guards: Vec::new(), writes: vec![record(jid, node, "new").put()] };
+    things.hold();
+    let index = spawn(Odd { things: things.clone(), damaged: None, change }, Limits::default()).unwrap();
+    until(|| things.held() == 1);
+    // Told while the first page is awaited: looked up when the second, in which it lies, has been read and not put in.
+    block_on(index.changed(jid, node));
+    things.release_all();
+    assert_eq!(sn(&index, "new").unwrap().things, [(jid.clone(), node.clone())]);
+    assert_eq!(index.progress().things, 1_500);
 }
 
 #[test]
