@@ -35,7 +35,7 @@ impl Idle {
 fn hand_over(size: usize, batches: u64) -> Duration {
     let mesh = Mesh::<Vec<u64>>::new(2, 256);
     let sender = mesh.port(HERE, Box::new(|| ()));
-    let mut receiver = mesh.port(THERE, Box::new(|| ()));
+    let receiver = mesh.port(THERE, Box::new(|| ()));
     thread::scope(|scope| {
         let receiver = scope.spawn(move || {
             let (mut left, mut idle) = (batches, Idle::default());
@@ -80,7 +80,7 @@ fn local(c: &mut Criterion) {
     group.throughput(Throughput::Elements(1));
     let mesh = Mesh::<u64>::new(32, 256);
     let sender = mesh.port(HERE, Box::new(|| ()));
-    let mut receiver = mesh.port(THERE, Box::new(|| ()));
+    let receiver = mesh.port(THERE, Box::new(|| ()));
     group.bench_function("handoff", |b| {
         b.iter(|| {
             if sender.try_send(THERE, black_box(7)).is_err() {
