@@ -1,1 +1,3 @@
 //! Plaza.
+
+pub mod things;
