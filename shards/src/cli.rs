@@ -17,9 +17,12 @@ use crate::cert::{CertError, TlsSnapshot};
 use crate::config::{Config, ConfigError, SAMPLE, Settings, TlsMode};
 use crate::control::Control;
 use crate::control::accounts::{Accounts, PAGE};
-use crate::control::command::{AccountCommand, AccountLine, Answer, Command, Refusal, Reply, Secret};
+use crate::control::command::{
+    AccountCommand, AccountLine, Answer, Command, Refusal, Reply, Secret, ThingCommand, ThingInfo,
+};
 use crate::control::data::DataDir;
 use crate::control::socket::Client;
+use crate::control::things::Things;
 
 /// Plaza, an XMPP broker for the Internet of Things.
 #[derive(Debug, Parser)]
@@ -72,6 +75,9 @@ pub enum Verb {
     /// Manage accounts, whether the broker runs or not
     #[command(subcommand)]
     Account(AccountCommand),
+    /// Manage things and whose they are, whether the broker runs or not
+    #[command(subcommand)]
+    Thing(ThingVerb),
     /// Check configuration, certificate and host, without starting anything
     Check(ServeArgs),
     /// Show how the running broker is doing, shard by shard
@@ -79,6 +85,14 @@ pub enum Verb {
     /// Show or check configuration
     #[command(subcommand)]
     Config(ConfigVerb),
+}
+
+/// What to do with things.
+#[derive(Debug, Subcommand)]
+pub enum ThingVerb {
+    /// What a broker can be asked.
+    #[command(flatten)]
+    Manage(ThingCommand),
 }
 
 /// What to do with configuration.
@@ -192,6 +206,7 @@ pub fn run(verb: Verb, options: &Options) -> Result<(), Failure> {
     match verb {
         Verb::Serve(_) => Ok(()),
         Verb::Account(command) => account(command, options),
+        Verb::Thing(ThingVerb::Manage(command)) => thing(command, options),
         Verb::Check(args) => check(&args, options),
         Verb::Status => status(options),
         Verb::Config(ConfigVerb::Defaults) if options.json => print(&json!(Config::default()), ""),
@@ -325,6 +340,49 @@ fn whole(
             return Ok(Reply::Accounts { accounts: all, more });
         }
         *after = all.last().map(|account| account.address.clone());
+    }
+}
+
+fn thing(command: ThingCommand, options: &Options) -> Result<(), Failure> {
+    let settings = options.settings(&ServeArgs::default())?;
+    let data = DataDir::existing(&settings.data)?;
+    match connect(&data.socket())? {
+        Some(mut client) => {
+            let reply = whole_of_things(command, |command| match client.ask(&Command::Thing(command)) {
+                Ok(Answer::Ok(reply)) => Ok(reply),
+                Ok(Answer::Error(refusal)) => Err(refusal.into()),
+                Err(error) => Err(Failure::Failed(format!("the broker does not answer: {error}"))),
+            });
+            print_reply(&reply?, options.json)
+        }
+        None => {
+            let store = data.open_store(&settings)?;
+            let config = things::Config::new(settings.things, None);
+            let things = Things::new(store.clone(), &settings, config);
+            let reply = whole_of_things(command, |command| Ok(block_on(things.run(command))?.reply));
+            store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
+            print_reply(&reply?, options.json)
+        }
+    }
+}
+
+/// Runs a command; a list without a limit, to its last page.
+fn whole_of_things(
+    command: ThingCommand,
+    mut run: impl FnMut(ThingCommand) -> Result<Reply, Failure>,
+) -> Result<Reply, Failure> {
+    let ThingCommand::List { device, owner, mut after, limit: None } = command else { return run(command) };
+    let mut all: Vec<ThingInfo> = Vec::new();
+    loop {
+        let (device, owner) = (device.clone(), owner.clone());
+        let page = run(ThingCommand::List { device, owner, after: after.take(), limit: Some(PAGE) })?;
+        let Reply::Things { things, more } = page else { return Ok(page) };
+        let was_empty = things.is_empty();
+        all.extend(things);
+        if !more || was_empty {
+            return Ok(Reply::Things { things: all, more: false });
+        }
+        after = all.last().map(|thing| thing.name.clone());
     }
 }
 

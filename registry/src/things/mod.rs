@@ -26,7 +26,7 @@ pub use self::life::Notice;
 pub use self::operate::{AssignError, assign, forget, release};
 pub(crate) use self::record::read_thing;
 pub use self::record::{
-    Pending, State, ThingRecord, key_hash, load, load_all, owned, owned_key, rules_prefix, thing_key,
+    Pending, State, ThingRecord, key_hash, list, load, load_all, owned, owned_key, rules_prefix, thing_key,
 };
 pub use self::search::{Found, Noting, Query, Search, SearchError, Searching};
 pub use self::service::notices;

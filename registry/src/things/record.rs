@@ -265,6 +265,25 @@ pub(crate) fn read_thing(jid: &Jid, key: &[u8], record: &[u8]) -> Result<ThingRe
     ThingRecord::decode(jid, node, record)
 }
 
+/// A page of all things, in the order of the store: those behind `after`.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn list<S: Store>(
+    store: &S,
+    after: Option<(&Jid, &NodeName)>,
+    limit: usize,
+) -> Result<Vec<ThingRecord>, StoreError> {
+    let after = after.map(|(jid, node)| thing_key(jid.as_jid(), node));
+    let pairs = store.scan(Table::Things, &[], after.as_deref(), limit).await?;
+    let read = |(key, record): &(Vec<u8>, Vec<u8>)| {
+        let jid = Jid::parse(key::archive_owner(key)?).map_err(|_| StoreError::Corrupt)?;
+        let rest = key.get(key::things(jid.as_jid()).len()..).ok_or(StoreError::Corrupt)?;
+        ThingRecord::decode(&jid, read_node(rest)?, record)
+    };
+    pairs.iter().map(read).collect()
+}
+
 /// Prefix in [`Table::Rules`] of what others may do with a thing: goes with its owner.
 pub fn rules_prefix(jid: JidRef<'_>, node: &NodeName) -> Vec<u8> {
     let mut out = thing_key(jid, node);
@@ -409,6 +428,10 @@ mod tests {
         assert_eq!(rest, all[2..4]);
         assert_eq!(block_on(load(&store, &rack, &names[3])).unwrap().as_ref(), Some(&all[3]));
         assert_eq!(block_on(load(&store, &rack, &node("3", "", ""))).unwrap(), None);
+        let whole = block_on(list(&store, None, 99)).unwrap();
+        assert_eq!(whole.len(), 3 * names.len());
+        let (jid, name) = (&whole[6].jid, &whole[6].node);
+        assert_eq!(block_on(list(&store, Some((jid, name)), 2)).unwrap(), whole[7..9]);
         let owns = block_on(owned(&store, owner.as_jid(), None, 99)).unwrap();
         assert_eq!(owns.len(), 3 * names.len());
         let (jid, name) = &owns[6];

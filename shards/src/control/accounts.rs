@@ -45,7 +45,12 @@ impl Done {
         Self { reply, change: Some((bare, change)), things_of: Vec::new() }
     }
 
-    fn quietly(reply: Reply) -> Self {
+    /// Something of an account's things.
+    pub(super) fn with_things(reply: Reply, account: Jid) -> Self {
+        Self { reply, change: None, things_of: vec![account] }
+    }
+
+    pub(super) fn quietly(reply: Reply) -> Self {
         Self { reply, change: None, things_of: Vec::new() }
     }
 }
@@ -154,18 +159,8 @@ impl<S: Store> Accounts<S> {
         Ok(Reply::Accounts { accounts: page.iter().zip(archives).map(line).collect(), more })
     }
 
-    /// The account meant: a bare JID, or a localpart in our first domain.
     fn address(&self, text: &str) -> Result<Jid, Refusal> {
-        let parsed = match (text.contains('@'), self.domains.first()) {
-            (false, Some(domain)) => Jid::from_parts(text, domain.as_str()),
-            _ => Jid::parse(text),
-        };
-        match parsed {
-            Ok(jid) if jid.as_jid().local().is_some() && jid.as_jid().is_bare() => Ok(jid),
-            Ok(_) | Err(_) => {
-                Err(Refusal::bad_request(format!("{text} is not an address such as lamp@things.example")))
-            }
-        }
+        address(&self.domains, text)
     }
 
     /// Keys of the password given, or of one made here, which is then told.
@@ -182,6 +177,18 @@ impl<S: Store> Accounts<S> {
         let derived = self.helpers.run(move || NewKeys::derive(&password.0, &salt, iterations)).await;
         let keys = derived.ok_or_else(Refusal::busy)?.ok_or_else(Refusal::bad_password)?;
         Ok((keys, told))
+    }
+}
+
+/// The account meant: a bare JID, or a localpart in our first domain.
+pub(super) fn address(domains: &[Jid], text: &str) -> Result<Jid, Refusal> {
+    let parsed = match (text.contains('@'), domains.first()) {
+        (false, Some(domain)) => Jid::from_parts(text, domain.as_str()),
+        _ => Jid::parse(text),
+    };
+    match parsed {
+        Ok(jid) if jid.as_jid().local().is_some() && jid.as_jid().is_bare() => Ok(jid),
+        Ok(_) | Err(_) => Err(Refusal::bad_request(format!("{text} is not an address such as lamp@things.example"))),
     }
 }
 

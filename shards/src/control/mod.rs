@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use plaza_registry::archive::{self, ArchiveConfig};
 use plaza_registry::helpers::Helpers;
 use plaza_registry::store::embedded::EmbeddedStore;
-use plaza_registry::things;
+use plaza_registry::things::Config as ThingsConfig;
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -32,10 +32,12 @@ pub mod command;
 pub mod data;
 mod http;
 pub mod socket;
+pub mod things;
 
-use accounts::Accounts;
-use command::{Answer, Command, Reply, Status};
+use accounts::{Accounts, Done};
+use command::{Answer, Command, Refusal, Reply, Status};
 use data::{DataDir, FirstStart};
+use things::Things;
 
 /// Time beyond the deadline that the shards may take to end before the process goes without them.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -50,6 +52,7 @@ pub struct Control {
     tls: Arc<Tls>,
     store: EmbeddedStore,
     accounts: Accounts<EmbeddedStore>,
+    things: Things<EmbeddedStore>,
     socket: std::os::unix::net::UnixListener,
     metrics: Option<std::net::TcpListener>,
     broker: Broker,
@@ -68,8 +71,9 @@ impl Control {
         let store = data.open_store(&settings)?;
         let tls = Arc::new(Tls::load(&settings).map_err(Failure::certificate)?);
         let helpers = Helpers::start(settings.helper_threads, settings.helper_queue_max);
-        let things = things::Config::new(settings.things, None);
+        let things = ThingsConfig::new(settings.things, None);
         let accounts = Accounts::new(store.clone(), helpers.clone(), &settings, things.clone());
+        let managed = Things::new(store.clone(), &settings, things.clone());
         let socket = data.listen()?;
         let metrics = settings.metrics.map(listen_for_metrics).transpose()?;
         let server_secret = data::secret(&store)?;
@@ -87,7 +91,7 @@ impl Control {
         .map_err(|error| Failure::Failed(error.to_string()))?;
         // Last, so that its password is told whenever it was made.
         let first_start = data::first_administrator(&accounts)?;
-        Ok(Self { settings, data, tls, store, accounts, socket, metrics, broker, first_start })
+        Ok(Self { settings, data, tls, store, accounts, things: managed, socket, metrics, broker, first_start })
     }
 
     /// The administrator made at this start, if one was.
@@ -136,6 +140,7 @@ impl Control {
             shards: self.broker.metrics().to_vec(),
             broker: RefCell::new(Some(self.broker)),
             accounts: self.accounts,
+            things: self.things,
             settings: self.settings,
             tls: self.tls,
             started: Instant::now(),
@@ -165,6 +170,7 @@ struct Running {
     settings: Arc<Settings>,
     tls: Arc<Tls>,
     accounts: Accounts<EmbeddedStore>,
+    things: Things<EmbeddedStore>,
     /// Gone once stopping.
     broker: RefCell<Option<Broker>>,
     shards: Vec<Arc<ShardMetrics>>,
@@ -177,18 +183,24 @@ impl Running {
     async fn execute(&self, command: Command) -> Answer {
         match command {
             Command::Status => Answer::Ok(Reply::Status(self.status())),
-            Command::Account(command) => match self.accounts.run(command).await {
-                Ok(done) => {
-                    if let Some(broker) = self.broker.borrow().as_ref() {
-                        if let Some((bare, change)) = done.change {
-                            broker.account_changed(&bare, change);
-                        }
-                        done.things_of.iter().for_each(|bare| broker.account_changed(bare, AccountChange::Things));
+            Command::Account(command) => self.tell(self.accounts.run(command).await),
+            Command::Thing(command) => self.tell(self.things.run(command).await),
+        }
+    }
+
+    /// Tells the shards what has changed, then whoever asked.
+    fn tell(&self, done: Result<Done, Refusal>) -> Answer {
+        match done {
+            Ok(done) => {
+                if let Some(broker) = self.broker.borrow().as_ref() {
+                    if let Some((bare, change)) = done.change {
+                        broker.account_changed(&bare, change);
                     }
-                    Answer::Ok(done.reply)
+                    done.things_of.iter().for_each(|bare| broker.account_changed(bare, AccountChange::Things));
                 }
-                Err(refusal) => Answer::Error(refusal),
-            },
+                Answer::Ok(done.reply)
+            }
+            Err(refusal) => Answer::Error(refusal),
         }
     }
 
