@@ -2,7 +2,8 @@
 
 use plaza_core::jid::Jid;
 use plaza_core::thing::{Comparison, NodeName, Operator, Range, Side, Tag, TagValue, Test};
-use plaza_registry::things::index::{Index, Search};
+use plaza_registry::things::Query;
+use plaza_registry::things::index::Index;
 
 /// Things in an answer.
 const PAGE: usize = 100;
@@ -130,7 +131,7 @@ impl Kind {
     ];
 
     /// A search of this kind among so many things: for something of one of them, or a place.
-    pub fn search(self, count: u64, numbers: &mut Numbers) -> Search {
+    pub fn search(self, count: u64, numbers: &mut Numbers) -> Query {
         let (_, tags) = thing(numbers.below(count));
         let value = |name: &str| match tags.iter().find(|tag| tag.is(name)).map(|tag| &tag.value) {
             Some(TagValue::Str(text)) => text.to_string(),
@@ -198,7 +199,7 @@ impl Kind {
                 let mut latitude = range("LAT", -60.0, 70.0, 0.5, numbers);
                 latitude.name = "L*T".into();
                 latitude.wildcard = Some("*".into());
-                return Search { operators: vec![class, latitude], offset, max: PAGE };
+                return Query { operators: vec![class, latitude], offset, max: PAGE };
             }
             // As much as may be asked, all of it hard and none of it found.
             Self::Hostile => {
@@ -216,7 +217,7 @@ impl Kind {
             }
             Self::PatternTextless => pattern(format!("[0-9]{{{}}}[A-F]+[0-9]+", 3 + numbers.below(8))),
         };
-        Search { operators, offset: 0, max: PAGE }
+        Query { operators, offset: 0, max: PAGE }
     }
 }
 
