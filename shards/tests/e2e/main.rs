@@ -30,6 +30,7 @@ mod scene;
 mod services;
 mod slow;
 mod subscriptions;
+mod things;
 mod timing;
 mod tls;
 mod wire;

@@ -1,0 +1,105 @@
+//! The Thing Registry over the running broker: what is acknowledged is there after a power cut, whoever asks from wherever.
+
+use serde_json::Value;
+
+use crate::broker::Broker;
+use crate::wire::Wire;
+
+const REGISTRY: &str = "things.localhost";
+const GENERATIONS: [&str; 4] =
+    ["urn:xmpp:iot:discovery", "urn:ieee:iot:disco:1.0", "urn:nf:iot:disco:1.0", "urn:nfi:iot:disco:1.0"];
+
+fn tags(serial: usize) -> String {
+    format!(
+        "<str name='MAN' value='maker.example'/><num name='SN' value='{serial}'/><str name='KEY' value='k{serial}'/>"
+    )
+}
+
+fn json(broker: &Broker, words: &[&str]) -> Value {
+    let output = broker.try_cli(&[&["thing", "--json"], words].concat());
+    assert!(output.status.success(), "{words:?}: {output:?}");
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+#[test]
+fn a_registry_is_found_beside_the_server() {
+    let broker = Broker::start("");
+    let mut anna = Wire::login(&broker, "anna", "a");
+    let items = anna.ask("get", "localhost", "<query xmlns='http://jabber.org/protocol/disco#items'/>");
+    assert!(items.contains("<item jid='things.localhost' name='Thing Registry'/>"), "{items}");
+    let info = anna.ask("get", REGISTRY, "<query xmlns='http://jabber.org/protocol/disco#info'/>");
+    for ns in GENERATIONS {
+        assert!(info.contains(&format!("<feature var='{ns}'/>")), "{info}");
+    }
+    drop(anna);
+    broker.stop();
+}
+
+#[test]
+fn what_was_acknowledged_survives_a_power_cut_in_every_generation() {
+    let mut broker = Broker::start("");
+    let pairs = broker.pairs();
+    let all = || pairs.iter().flat_map(|pair| GENERATIONS.into_iter().map(move |ns| (pair, ns))).enumerate();
+    for (serial, ((device, owner), ns)) in all() {
+        let mut theirs = Wire::login(&broker, device, "d");
+        let register = format!("<register xmlns='{ns}' id='n{serial}'>{}</register>", tags(serial));
+        let answer = theirs.ask("set", REGISTRY, &register);
+        assert!(answer.contains("type='result'") && answer.contains("from='things.localhost'"), "{answer}");
+        drop(theirs);
+        broker.restart();
+        let mut ours = Wire::login(&broker, owner, "o");
+        let wrong = ours.ask("set", REGISTRY, &format!("<mine xmlns='{ns}'>{}</mine>", tags(1_000)));
+        assert!(wrong.contains("<item-not-found "), "{wrong}");
+        let claimed = ours.ask("set", REGISTRY, &format!("<mine xmlns='{ns}'>{}</mine>", tags(serial)));
+        assert!(claimed.contains(&format!("<claimed xmlns='{ns}' jid='{device}@localhost' ")), "{claimed}");
+        drop(ours);
+        broker.restart();
+        let mut theirs = Wire::login(&broker, device, "d");
+        let answer = theirs.ask("set", REGISTRY, &register);
+        let told = format!("<claimed xmlns='{ns}' jid='{owner}@localhost' public='true'/>");
+        assert!(answer.contains(&told), "{answer}");
+        drop(theirs);
+    }
+    let listed = json(&broker, &["list"]);
+    assert_eq!(listed["things"]["things"].as_array().unwrap().len(), all().count());
+    broker.stop();
+}
+
+#[test]
+fn operators_see_things_give_them_away_and_take_them() {
+    let mut broker = Broker::start("");
+    let [(device, owner), ..] = broker.pairs()[..] else { panic!("pairs") };
+    let ns = GENERATIONS[2];
+    let mut theirs = Wire::login(&broker, device, "d");
+    for serial in 0..3 {
+        let register = format!("<register xmlns='{ns}' id='n{serial}'>{}</register>", tags(serial));
+        assert!(theirs.ask("set", REGISTRY, &register).contains("type='result'"));
+    }
+    broker.cli(&["thing", "claim", device, "--owner", owner, "--id", "n1", "--private"]);
+    let thing = json(&broker, &["show", device, "--id", "n1"])["thing"].clone();
+    assert_eq!(
+        (thing["owner"].as_str(), thing["public"].as_bool()),
+        (Some(&*format!("{owner}@localhost")), Some(false))
+    );
+    assert_eq!(thing["tags"]["SN"].as_f64(), Some(1.0));
+    assert!(!thing.to_string().contains("KEY") && !thing.to_string().contains("k1"), "{thing}");
+    assert_eq!(json(&broker, &["list", "--owner", owner])["things"]["things"].as_array().unwrap().len(), 1);
+    broker.cli(&["thing", "disown", device, "--id", "n1"]);
+    let update = format!("<update xmlns='{ns}' id='n1'><str name='NAME' value='x'/></update>");
+    let answer = theirs.ask("set", REGISTRY, &update);
+    assert!(answer.contains(&format!("<disowned xmlns='{ns}' id='n1'/>")), "{answer}");
+    let refused = broker.try_cli(&["thing", "disown", device, "--id", "n1"]);
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    // Whose account goes owns nothing any more.
+    let mut ours = Wire::login(&broker, owner, "o");
+    let mine = format!("<mine xmlns='{ns}'>{}</mine>", tags(2));
+    assert!(ours.ask("set", REGISTRY, &mine).contains("<claimed "));
+    broker.cli(&["account", "remove", owner]);
+    assert!(ours.ended());
+    let answer = theirs.ask("set", REGISTRY, &update.replace("n1", "n2"));
+    assert!(answer.contains("<disowned "), "{answer}");
+    drop(theirs);
+    broker.cli(&["account", "remove", device]);
+    assert_eq!(json(&broker, &["list"])["things"]["things"].as_array().unwrap().len(), 0);
+    broker.stop();
+}
