@@ -394,7 +394,7 @@ fn a_search_that_takes_too_much_work_ends() {
     assert_eq!(search(pattern, PLENTY, None), Ok(Found::default()));
     assert!(search("[0-9a-f]+", 4_000_000, None).unwrap().more, "the first things fill the page");
     let operators = vec![operator("SN", Test::StrRegEx("[^a]{8}".into())); 32];
-    let many = index.search(&Search { operators, offset: 0, max: 10 }, &mut Budget::new(50_000_000, None));
+    let many = index.search(&Query { operators, offset: 0, max: 10 }, &mut Budget::new(50_000_000, None));
     assert_eq!(many, Err(SearchError::TooMuch), "to compile them is work");
     assert_eq!(search(".*xyz.*", 4_000_000, None), Ok(Found::default()), "what has to stand in it is nowhere");
 }
