@@ -8,7 +8,9 @@ use plaza_core::thing::NodeName;
 use plaza_core::xml::Scanner;
 
 use super::decide::{Asked, Decision, Open, TOKENS_MAX, decide};
-use super::home::HomeThings;
+use super::home::{HomeThing, HomeThings};
+use crate::store::{Store, StoreError};
+use crate::things;
 
 /// What a device is told.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +19,31 @@ pub struct Answered {
     pub payload: Vec<u8>,
     /// What its owner is to be asked, for [`super::ask`].
     pub inquiry: Option<Box<Inquiry>>,
+    /// What its things do not say yet of how it speaks, for [`note`].
+    pub seen: Option<Box<Seen>>,
+}
+
+/// In which generation a device asked, and about which things that say otherwise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Seen {
+    /// Bare JID of the device.
+    pub device: Jid,
+    /// The generation.
+    pub generation: Generation,
+    /// The things.
+    pub nodes: Vec<NodeName>,
+}
+
+/// Notes how a device speaks, so that it is told what concerns it in a way that it understands. Its home has to load its
+/// things anew.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn note<S: Store>(store: &S, seen: &Seen) -> Result<(), StoreError> {
+    for node in &seen.nodes {
+        things::asked_for_decision(store, &seen.device, node, seen.generation).await?;
+    }
+    Ok(())
 }
 
 /// What an owner has not decided yet about a device, and somebody who wants something of it.
@@ -63,7 +90,16 @@ pub fn answer(
     let mut out = Vec::with_capacity(payload.len() + 64);
     query.write_answer(&mut out, permission.as_ref());
     let inquiry = (!open.is_empty()).then(|| inquire(device, component, &query, &open)).flatten();
-    Ok(Answered { payload: out, inquiry })
+    Ok(Answered { payload: out, inquiry, seen: things.and_then(|things| see(things, device, &query)) })
+}
+
+fn see(things: &HomeThings, device: JidRef<'_>, query: &Query<'_>) -> Option<Box<Seen>> {
+    let nodes = if query.nodes.is_empty() { &[NodeRef::DEVICE] } else { &query.nodes[..] };
+    let says_otherwise = |thing: &&HomeThing| thing.device != Some(query.generation);
+    let mut news = nodes.iter().filter_map(|node| things.find(node)).filter(says_otherwise).peekable();
+    news.peek()?;
+    let nodes = news.map(HomeThing::node).collect();
+    Some(Box::new(Seen { device: device.bare().to_jid(), generation: query.generation, nodes }))
 }
 
 fn inquire(device: JidRef<'_>, component: &str, query: &Query<'_>, open: &[Open<'_>]) -> Option<Box<Inquiry>> {

@@ -3,6 +3,7 @@
 use std::cmp::Ordering;
 use std::future::Future;
 
+use plaza_core::iot::Generation;
 use plaza_core::jid::{Jid, JidRef};
 use plaza_core::provisioning::{Kind, NodeRef};
 use plaza_core::thing::NodeName;
@@ -36,6 +37,8 @@ pub struct HomeThing {
     pub enforced: bool,
     /// What it has to be told.
     pub pending: Pending,
+    /// In which generation it asked for a decision last, if it did.
+    pub device: Option<Generation>,
     /// By kind, level and text, the newest first.
     rules: Box<[Rule]>,
 }
@@ -103,8 +106,8 @@ impl HomeThings {
             });
             last = owner.clone().or(last);
             let key = node_key(&record.node).into_boxed_str();
-            let (enforced, pending) = (record.enforced, record.pending);
-            things.push((HomeThing { key, owner, enforced, pending, rules: Box::default() }, Vec::new()));
+            let ThingRecord { enforced, pending, device, .. } = record;
+            things.push((HomeThing { key, owner, enforced, pending, device, rules: Box::default() }, Vec::new()));
         }
         things.sort_unstable_by(|(a, _), (b, _)| a.key.cmp(&b.key));
         for (node, rule) in rules {

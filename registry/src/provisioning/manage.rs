@@ -7,10 +7,10 @@ use plaza_core::jid::{Jid, JidRef};
 use plaza_core::provisioning::Things;
 use plaza_core::stanza::Condition;
 use plaza_core::thing::NodeName;
+use plaza_core::thing::wire::{self, Style};
 
-use super::rule::rules_key;
+use super::Config;
 use super::serve::{Failure, Told, to_clear};
-use super::{Config, devices};
 use super::{question, record, tokens};
 use crate::owned::ATTEMPTS_MAX;
 use crate::store::{Batch, CommitError, Store, StoreError, Table, Write, key};
@@ -52,7 +52,12 @@ pub(super) async fn get_devices<S: Store>(
         }
     }
     let mut payload = Vec::new();
-    devices::write_found(&mut payload, generation, &found, has_more);
+    let style = Style::of(generation);
+    wire::begin_found(&mut payload, style, has_more);
+    for ThingRecord { jid, node, tags, .. } in &found {
+        wire::thing(&mut payload, style, jid.as_jid(), node, Some(owner.as_jid()), tags);
+    }
+    wire::end_found(&mut payload);
     Ok(Told { payload, ..Told::default() })
 }
 
@@ -157,7 +162,7 @@ pub async fn purge<S: Store>(store: &S, thing: &ThingRecord, owner: Option<&Jid>
                 writes.push(Write::Put { table: Table::Questions, key, value: Vec::new() });
             }
         }
-        None => writes.push(Write::DeletePrefix { table: Table::Rules, prefix: rules_key(device, node) }),
+        None => writes.push(Write::DeletePrefix { table: Table::Rules, prefix: things::rules_prefix(device, node) }),
     }
     if let Some(owner) = owner {
         let key = record::former_key(owner.as_jid(), device, node);
@@ -181,7 +186,8 @@ pub async fn forget<S: Store>(store: &S, account: JidRef<'_>) -> Result<Vec<Writ
 }
 
 async fn rules_and_questions<S: Store>(store: &S, thing: &ThingRecord, owner: &Jid) -> Result<Vec<Write>, StoreError> {
-    let rules = Write::DeletePrefix { table: Table::Rules, prefix: rules_key(thing.jid.as_jid(), &thing.node) };
+    let rules =
+        Write::DeletePrefix { table: Table::Rules, prefix: things::rules_prefix(thing.jid.as_jid(), &thing.node) };
     let questions = question::load(store, owner, &thing.jid).await?;
     let of_thing = questions.into_iter().filter(|(_, question)| question.node == thing.node);
     let deletes = of_thing.map(|(key, _)| Write::Delete { table: Table::Questions, key });

@@ -11,7 +11,6 @@ mod answer;
 mod certificate;
 mod challenges;
 mod decide;
-mod devices;
 mod home;
 mod manage;
 mod question;
@@ -24,7 +23,7 @@ mod tokens;
 
 use std::fmt;
 
-pub use self::answer::{Answered, Inquiry, answer};
+pub use self::answer::{Answered, Inquiry, Seen, answer, note};
 pub use self::certificate::{BadCertificate, Certificate};
 use self::challenges::Challenges;
 pub use self::decide::{Asked, Decision, Open, TOKENS_MAX, decide};

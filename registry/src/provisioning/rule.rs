@@ -6,7 +6,7 @@ use plaza_core::thing::NodeName;
 
 use crate::record::{Reader, flag, put_bytes, put_count};
 use crate::store::{Pair, StoreError, Table, Write};
-use crate::things::thing_key;
+use crate::things::rules_prefix;
 
 const VERSION: u8 = 1;
 const SEPARATOR: u8 = 0;
@@ -128,15 +128,8 @@ impl Rule {
     }
 }
 
-/// What the keys of a thing's rules begin with in [`Table::Rules`].
-pub(super) fn rules_key(device: JidRef<'_>, node: &NodeName) -> Vec<u8> {
-    let mut key = thing_key(device, node);
-    key.push(SEPARATOR);
-    key
-}
-
 fn rule_key(device: JidRef<'_>, node: &NodeName, number: u64) -> Vec<u8> {
-    let mut key = rules_key(device, node);
+    let mut key = rules_prefix(device, node);
     key.extend_from_slice(&number.to_be_bytes());
     key
 }

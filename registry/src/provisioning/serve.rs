@@ -169,7 +169,7 @@ impl<S: Store> Answering<'_, S> {
     async fn rule(&self, answer: &RuleAnswer, question: &Question, now: u64) -> Result<Vec<Write>, Failure> {
         let (device, node) = (answer.device.as_jid(), &question.node);
         let prefix = key::things(device);
-        let pairs = self.store.scan(Table::Rules, &rule::rules_key(device, node), None, usize::MAX).await?;
+        let pairs = self.store.scan(Table::Rules, &things::rules_prefix(device, node), None, usize::MAX).await?;
         let mut rules = Vec::with_capacity(pairs.len());
         for pair in &pairs {
             rules.push(rule::read_pair(&prefix, pair)?.1);
@@ -213,8 +213,10 @@ impl<S: Store> Answering<'_, S> {
 /// The thing with the note that its device has to forget what it was told.
 pub(super) fn to_clear(thing: &ThingRecord) -> ThingRecord {
     let mut next = thing.clone();
-    next.pending.clear_cache = true;
     next.version = thing.version.wrapping_add(1);
+    next.pending.clear_cache = true;
+    // What the device acknowledges of before is not this.
+    next.pending.since = next.version;
     next
 }
 

@@ -28,6 +28,11 @@ pub(super) async fn answer<S: Store>(
             }
             let things = HomeThings::load(store, caller.bare()).await.map_err(|error| super::condition(&error))?;
             let answered = provisioning::answer(things.as_deref(), caller, service.as_str(), &request.payload)?;
+            if let Some(seen) = answered.seen
+                && provisioning::note(store, &seen).await.is_ok()
+            {
+                effects.push(Effect::ThingsChanged(vec![seen.device]));
+            }
             if let Some(inquiry) = answered.inquiry {
                 // The device has its answer whether the owner could be asked or not; it asks again.
                 let tells = provisioning::ask(&config.provisioning, store, &inquiry, now).await;
@@ -112,7 +117,11 @@ mod tests {
             assert!(
                 answer.starts_with(&format!("<isFriendResponse xmlns='{device}' jid='b@x.example' result='false'"))
             );
-            let [Effect::Tell { to, from, payload }] = &effects[..] else { panic!("{effects:?}") };
+            let [Effect::ThingsChanged(changed), Effect::Tell { to, from, payload }] = &effects[..] else {
+                panic!("{effects:?}")
+            };
+            // How it speaks is known from now on.
+            assert_eq!(*changed, [jid("lamp@things.example")]);
             assert_eq!((to.as_str(), from.as_str()), ("owner@things.example", THINGS));
             let question = Node::parse(payload, "").unwrap();
             let key = question.attr("key").unwrap();

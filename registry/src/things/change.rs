@@ -7,8 +7,9 @@ use plaza_core::thing::NodeName;
 
 use super::life::{Event, Next, Notice, Refused, Said, step};
 use super::record::count_key;
-use super::{Config, ThingRecord, claims, owned_key, rules_prefix, thing_key};
+use super::{Config, ThingRecord, claims, owned_key, thing_key};
 use crate::owned::{self, ATTEMPTS_MAX};
+use crate::provisioning;
 use crate::record::{Reader, put_count};
 use crate::store::{Batch, CommitError, Guard, Lookup, Store, StoreError, Table, Write, key};
 
@@ -87,7 +88,7 @@ pub(super) async fn change<S: Store>(
             None => Guard::Absent { table: Table::Things, key: thing_key(jid.as_jid(), node) },
         });
         let mut writes = writes(before.as_ref(), after.as_ref());
-        writes.extend(end_rules(before.as_ref(), after.as_ref()));
+        writes.extend(end_rules(store, before.as_ref(), after.as_ref()).await?);
         let counted = match (&before, &after) {
             (None, Some(_)) if count.things >= u64::from(config.limits.things_per_account_max) => {
                 return Err(NotChanged::Full);
@@ -148,13 +149,19 @@ fn writes(before: Option<&ThingRecord>, after: Option<&ThingRecord>) -> Vec<Writ
     writes
 }
 
-/// What takes away all that was allowed with a thing, when it changes hands or goes: what one owner allowed is nothing to the
-/// next, and a thing of the same name that comes later is another one.
-fn end_rules(before: Option<&ThingRecord>, after: Option<&ThingRecord>) -> Option<Write> {
-    let before = before?;
-    let goes_on = after.is_some_and(|after| after.owner() == before.owner());
-    let prefix = rules_prefix(before.jid.as_jid(), &before.node);
-    (!goes_on).then_some(Write::DeletePrefix { table: Table::Rules, prefix })
+/// What takes away all that was allowed with a thing and asked about it, when it changes hands or goes: what one owner
+/// allowed is nothing to the next, and a thing of the same name that comes later is another one.
+async fn end_rules<S: Store>(
+    store: &S,
+    before: Option<&ThingRecord>,
+    after: Option<&ThingRecord>,
+) -> Result<Vec<Write>, StoreError> {
+    match before {
+        Some(before) if after.is_none_or(|after| after.owner() != before.owner()) => {
+            provisioning::purge(store, before, after.and_then(ThingRecord::owner)).await
+        }
+        Some(_) | None => Ok(Vec::new()),
+    }
 }
 
 /// How many things an account has registered, as the store has it.

@@ -112,7 +112,11 @@ impl World {
     fn ask(&self, device: &str, payload: &str) -> (String, Vec<Tell>) {
         let things = self.home(device);
         let device = jid(&format!("{device}/r"));
-        let Answered { payload, inquiry } = answer(things.as_deref(), device.as_jid(), COMPONENT, payload).unwrap();
+        let answered = answer(things.as_deref(), device.as_jid(), COMPONENT, payload).unwrap();
+        let Answered { payload, inquiry, seen } = answered;
+        if let Some(seen) = seen {
+            block_on(note(&self.store, &seen)).unwrap();
+        }
         let tells = inquiry.map(|inquiry| block_on(ask(&self.config, &self.store, &inquiry, self.now)).unwrap());
         (String::from_utf8(payload).unwrap(), tells.unwrap_or_default())
     }

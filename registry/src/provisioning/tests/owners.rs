@@ -209,7 +209,8 @@ fn two_answers_at_once_are_both_kept() {
         }
     });
     assert_eq!(world.all(Table::Rules).len(), 8);
-    assert_eq!(world.thing(LAMP, "").version, 8);
+    // How the device speaks was noted, too.
+    assert_eq!(world.thing(LAMP, "").version, 9);
 }
 
 #[test]
@@ -360,4 +361,38 @@ fn more_things_and_rules_than_a_page_holds_are_all_held() {
     let home = world.home(RACK).unwrap();
     assert_eq!(home.iter().count(), 1_503);
     assert_eq!(home.iter().filter(|thing| thing.has_rules()).count(), 1_500);
+}
+
+#[test]
+fn whoever_gave_a_thing_back_has_nothing_to_say_about_it_any_more() {
+    let world = World::new();
+    let tell = only(world.can(LAMP, Kind::Friend, "", "").1);
+    let other = only(world.can(LAMP, Kind::Control, "", "").1);
+    world.answer(&other, "result='true'", "<all/>").unwrap();
+    let registry = things::Config::new(things::Limits::DEFAULT, None);
+    block_on(things::release(&registry, &world.store, (&jid(LAMP), &node("")), NOW)).unwrap();
+    assert_eq!(world.answer(&tell, "result='true'", ""), Err(Condition::Forbidden));
+    assert!(world.all(Table::Rules).is_empty());
+    let lamp = world.thing(LAMP, "");
+    assert!(lamp.pending.clear_cache && lamp.owner().is_none());
+    assert_eq!(world.can(LAMP, Kind::Control, "", ""), ("<R result='false'/>".to_owned(), vec![]));
+}
+
+#[test]
+fn a_device_that_forgot_what_it_was_told_before_a_rule_has_to_forget_again() {
+    let world = World::new();
+    let answered = |attrs: &str| {
+        let tell = only(world.can(LAMP, Kind::Friend, attrs, "").1);
+        world.answer(&tell, "result='true'", "").unwrap();
+        world.thing(LAMP, "").version
+    };
+    let first = answered("jid='c@x.example'");
+    let second = answered("jid='d@x.example'");
+    let acknowledged = |version| {
+        let (lamp, node) = (jid(LAMP), node(""));
+        block_on(things::acknowledged(&world.store, &lamp, &node, things::Notice::ClearCache, version)).unwrap();
+        world.thing(LAMP, "").pending.clear_cache
+    };
+    assert!(acknowledged(first), "it has not heard of the second");
+    assert!(!acknowledged(second));
 }

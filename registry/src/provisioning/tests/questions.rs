@@ -137,3 +137,25 @@ fn two_questions_at_once_are_one() {
     });
     assert_eq!((told, world.all(Table::Questions).len()), (1, 1));
 }
+
+#[test]
+fn how_a_device_speaks_is_noted_with_its_things_once() {
+    let world = World::new();
+    let ask = |generation: Generation, inside: &str| {
+        let ns = Interface::Device.ns(generation);
+        let payload = format!("<canControl xmlns='{ns}' jid='{OWNER}'>{inside}</canControl>");
+        let device = jid(RACK);
+        let seen = answer(world.home(RACK).as_deref(), device.as_jid(), COMPONENT, &payload).unwrap().seen;
+        if let Some(seen) = &seen {
+            block_on(note(&world.store, seen)).unwrap();
+        }
+        seen.map_or(0, |seen| seen.nodes.len())
+    };
+    let nodes = "<nd id='1'/><nd id='2'/><nd id='3'/><nd id='unknown'/>";
+    assert_eq!(ask(Generation::Nfi, nodes), 3);
+    assert_eq!(ask(Generation::Nfi, nodes), 0);
+    assert_eq!(ask(Generation::Ieee, "<nd id='2'/>"), 1);
+    assert_eq!(ask(Generation::Nfi, ""), 0, "the device itself is no thing");
+    let known = ["1", "2", "3"].map(|id| world.thing(RACK, id).device);
+    assert_eq!(known, [Some(Generation::Nfi), Some(Generation::Ieee), Some(Generation::Nfi)]);
+}
