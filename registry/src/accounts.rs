@@ -13,7 +13,7 @@ use plaza_core::sasl::scram::{Hash, Keys, derive};
 use crate::apikeys;
 use crate::record::{Reader, flag, put_bytes, put_count};
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
-use crate::things;
+use crate::{provisioning, things};
 
 /// Version of an account's record.
 const VERSION: u8 = 1;
@@ -139,6 +139,7 @@ pub async fn remove<S: Store>(store: &S, bare: JidRef<'_>) -> Result<(), Account
     for _ in 0..ATTEMPTS_MAX {
         let (still, mut writes) = apikeys::forget(bare, apikeys::origin(store, bare).await?);
         writes.extend(Table::ALL.into_iter().filter_map(|table| erase(table, bare)).chain([things::uncount(bare)]));
+        writes.extend(provisioning::forget(store, bare).await?);
         let guards = vec![Guard::Present { table: Table::Accounts, key: key::account(bare) }, still];
         match store.commit(Batch { guards, writes }).await {
             Ok(()) => return Ok(()),
