@@ -16,6 +16,7 @@ use crate::rosters::{self, RosterError};
 use crate::services::{self, Reply, Request, ServiceConfig};
 use crate::store::{CommitError, Store, StoreError};
 use crate::subscriptions::{self, Applied, Way};
+use crate::things::{self, Told};
 use crate::tokens::{self, Tokens};
 
 /// What all errands need to know.
@@ -51,6 +52,10 @@ pub enum Errand {
     Requests,
     /// The account's tokens, for those that were there.
     Tokens { account: Account, before: Tokens, after: Tokens },
+    /// What the account's devices have to be told.
+    Untold,
+    /// A device has heard something.
+    Heard(Box<Told>),
     /// An iq whose service changes what the facts say.
     Serve(Box<Request>),
 }
@@ -67,6 +72,8 @@ pub enum Return {
     Forget(Result<(), CommitError>),
     Requests(Result<Vec<Box<str>>, StoreError>),
     Tokens(Result<(), CommitError>),
+    Untold(Result<Vec<(Told, String)>, StoreError>),
+    Heard(Result<(), StoreError>),
     Serve(Box<Reply>),
 }
 
@@ -95,6 +102,11 @@ pub async fn run<S: Store>(config: &ErrandConfig, store: &S, owner: &Jid, errand
         }
         Errand::Tokens { account, before, after } => {
             Return::Tokens(tokens::keep(store, bare, &account, &before, &after).await)
+        }
+        Errand::Untold => Return::Untold(things::untold(store, owner).await),
+        Errand::Heard(told) => {
+            let Told { node, notice, version } = *told;
+            Return::Heard(things::acknowledged(store, owner, &node, notice, version).await)
         }
         Errand::Serve(mut request) => {
             request.unix_millis = unix_millis;

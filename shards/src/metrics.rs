@@ -272,6 +272,7 @@ families! {
     bytes_in => "plaza_received_bytes_total", Counter, "Bytes read from connections, TLS records included";
     bytes_out => "plaza_sent_bytes_total", Counter, "Bytes written to connections, TLS records included";
     pings => "plaza_pings_total", Counter, "XEP-0199 pings answered by the shard itself";
+    decisions => "plaza_decisions_total", Counter, "Questions of devices, whether somebody may do something, answered from memory";
     handoffs_out => "plaza_sent_handoffs_total", Counter, "Stanzas handed to another shard";
     handoff_batches_out => "plaza_sent_handoff_batches_total", Counter, "Batches these handoffs travelled in";
     handoffs_in => "plaza_received_handoffs_total", Counter, "Stanzas taken over from another shard";

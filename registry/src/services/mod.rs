@@ -31,6 +31,7 @@ use plaza_core::xml::NotStandalone;
 use plaza_core::xml::read::Node;
 
 pub use self::photo::may_change_photo;
+pub use self::provisioning::{inquire, is_token};
 pub use self::register::concerns_registration;
 pub use self::roster::payload as roster_payload;
 pub use self::things::{Ask, asked};

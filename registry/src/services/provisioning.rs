@@ -9,7 +9,7 @@ use plaza_core::provisioning::TokenRequest;
 use plaza_core::stanza::{Condition, IqType};
 
 use super::{Effect, Request, ServiceConfig};
-use crate::provisioning::{self, HomeThings, Tell};
+use crate::provisioning::{self, HomeThings, Inquiry, Seen, Tell};
 use crate::store::Store;
 
 /// Answers a request in one of its namespaces.
@@ -28,16 +28,7 @@ pub(super) async fn answer<S: Store>(
             }
             let things = HomeThings::load(store, caller.bare()).await.map_err(|error| super::condition(&error))?;
             let answered = provisioning::answer(things.as_deref(), caller, service.as_str(), &request.payload)?;
-            if let Some(seen) = answered.seen
-                && provisioning::note(store, &seen).await.is_ok()
-            {
-                effects.push(Effect::ThingsChanged(vec![seen.device]));
-            }
-            if let Some(inquiry) = answered.inquiry {
-                // The device has its answer whether the owner could be asked or not; it asks again.
-                let tells = provisioning::ask(&config.provisioning, store, &inquiry, now).await;
-                effects.extend(tells.unwrap_or_default().into_iter().map(Effect::from));
-            }
+            effects.extend(inquire(config, store, answered.inquiry.as_deref(), answered.seen.as_deref(), now).await);
             Ok(answered.payload)
         }
         Some((Interface::Device | Interface::Tokens, _)) => {
@@ -59,8 +50,30 @@ pub(super) async fn answer<S: Store>(
     }
 }
 
+/// What follows from an answer that a device has: an owner is asked what is undecided, and how the device speaks is noted.
+/// If the store cannot, the device asks again.
+pub async fn inquire<S: Store>(
+    config: &ServiceConfig,
+    store: &S,
+    inquiry: Option<&Inquiry>,
+    seen: Option<&Seen>,
+    unix_millis: u64,
+) -> Vec<Effect> {
+    let mut effects = Vec::new();
+    if let Some(seen) = seen
+        && provisioning::note(store, seen).await.is_ok()
+    {
+        effects.push(Effect::ThingsChanged(vec![seen.device.clone()]));
+    }
+    if let Some(inquiry) = inquiry {
+        let tells = provisioning::ask(&config.provisioning, store, inquiry, unix_millis).await;
+        effects.extend(tells.unwrap_or_default().into_iter().map(Effect::from));
+    }
+    effects
+}
+
 /// Whether a name in a namespace for devices is about tokens, which the first generation has in the same one.
-fn is_token(generation: Generation, name: &str) -> bool {
+pub fn is_token(generation: Generation, name: &str) -> bool {
     generation == Generation::Xsf && TokenRequest::is_name(name)
 }
 

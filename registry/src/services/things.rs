@@ -27,6 +27,13 @@ pub struct Ask {
     request: Request,
 }
 
+impl Ask {
+    /// Who waits for what comes of it.
+    pub const fn caller(&self) -> &Jid {
+        &self.request.caller
+    }
+}
+
 /// Whether a request is for a registry.
 pub(super) fn is_for_it(config: &ServiceConfig, request: &Request) -> bool {
     matches!(&request.target, Target::Service(service) if config.kind_of(service) == Some(ComponentKind::Things))

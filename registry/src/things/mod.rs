@@ -8,6 +8,7 @@ mod change;
 mod claims;
 pub mod index;
 mod life;
+mod notices;
 mod operate;
 mod record;
 mod search;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 pub(crate) use self::change::uncount;
 pub use self::change::{acknowledged, asked_for_decision};
 pub use self::life::Notice;
+pub use self::notices::{Told, untold};
 pub use self::operate::{AssignError, assign, forget, release};
 pub(crate) use self::record::read_thing;
 pub use self::record::{

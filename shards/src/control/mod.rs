@@ -14,7 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use plaza_registry::archive::{self, ArchiveConfig};
 use plaza_registry::helpers::Helpers;
 use plaza_registry::store::embedded::EmbeddedStore;
-use plaza_registry::things::Config as ThingsConfig;
+use plaza_registry::things::{Config as ThingsConfig, index};
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
@@ -71,7 +71,9 @@ impl Control {
         let store = data.open_store(&settings)?;
         let tls = Arc::new(Tls::load(&settings).map_err(Failure::certificate)?);
         let helpers = Helpers::start(settings.helper_threads, settings.helper_queue_max);
-        let things = ThingsConfig::new(settings.things, None);
+        let index = index::spawn(store.clone(), index::Limits::default())
+            .map_err(|error| Failure::Failed(format!("the search index did not start: {error}")))?;
+        let things = ThingsConfig::new(settings.things, Some(Arc::new(index)));
         let accounts = Accounts::new(store.clone(), helpers.clone(), &settings, things.clone());
         let managed = Things::new(store.clone(), &settings, things.clone());
         let socket = data.listen()?;

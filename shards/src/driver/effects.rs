@@ -6,11 +6,12 @@ use std::sync::Arc;
 use plaza_core::jid::Jid;
 use plaza_registry::directory::Nodes;
 use plaza_registry::errands::{self, Errand};
+use plaza_registry::provisioning::{Inquiry, Seen};
 use plaza_registry::pubsub::{self, Recipients};
-use plaza_registry::services::{self, Request};
+use plaza_registry::services::{self, Ask, Reply, Request};
 
 use super::connection::Phase;
-use super::{Driver, Outcome, Parcel, SESSION, send_batches, unix_millis};
+use super::{ASK_TICKS, ASKS, Driver, Outcome, Parcel, SESSION, send_batches, unix_millis};
 use crate::shard::{Effect, ReplyTo};
 
 impl Driver {
@@ -80,6 +81,13 @@ impl Driver {
                     self.wheel.insert(due, SESSION | id.to_token());
                 }
                 Effect::Tokens(key, kept) => self.on_tokens(key, kept),
+                Effect::Inquire(device, inquiry, seen) => self.inquire(device, inquiry, seen),
+                Effect::AskUntil(number) => {
+                    let due = u64::from(self.tick) + u64::from(ASK_TICKS);
+                    self.shard.ask_until(number, due);
+                    self.wheel.insert(due, ASKS);
+                }
+                Effect::Asked(ask, reply_to, acknowledged) => self.go_on_asked(*ask, reply_to, acknowledged),
             }
         }
     }
@@ -101,6 +109,26 @@ impl Driver {
         let outcomes = Rc::clone(&self.outcomes);
         self.tasks.spawn(async move {
             let reply = answer.await;
+            outcomes.borrow_mut().push_back(Outcome::Reply(caller, reply_to, reply));
+        });
+    }
+
+    fn inquire(&mut self, device: Jid, inquiry: Option<Box<Inquiry>>, seen: Option<Box<Seen>>) {
+        let (config, store, now) = (Arc::clone(&self.parts.services), self.parts.store.clone(), unix_millis());
+        let outcomes = Rc::clone(&self.outcomes);
+        self.tasks.spawn(async move {
+            let effects = services::inquire(&config, &store, inquiry.as_deref(), seen.as_deref(), now).await;
+            let reply = Reply { effects, ..Reply::default() };
+            outcomes.borrow_mut().push_back(Outcome::Reply(device.clone(), ReplyTo::Address(device), reply));
+        });
+    }
+
+    fn go_on_asked(&mut self, ask: Ask, reply_to: ReplyTo, acknowledged: bool) {
+        let caller = ask.caller().clone();
+        let (config, store) = (Arc::clone(&self.parts.services), self.parts.store.clone());
+        let outcomes = Rc::clone(&self.outcomes);
+        self.tasks.spawn(async move {
+            let reply = services::asked(config, store, ask, acknowledged).await;
             outcomes.borrow_mut().push_back(Outcome::Reply(caller, reply_to, reply));
         });
     }

@@ -157,6 +157,10 @@ const WAITING_BYTES: usize = 16 * 1024;
 const MEASURE_TICKS: u32 = 50;
 /// Wheel token that re-arms the listeners.
 const REARM: u64 = u64::MAX;
+/// Token of the wheel: devices were to answer by now.
+const ASKS: u64 = u64::MAX - 1;
+/// How long a device has to answer what a service asks it: a little less than its owner's client waits.
+const ASK_TICKS: u32 = (Duration::from_secs(14).as_millis() / TICK.as_millis()) as u32;
 /// Set in wheel tokens that name a session; the others name a connection, whose generation leaves the bit free.
 const SESSION: u64 = 1 << 63;
 

@@ -7,7 +7,7 @@ use plaza_core::stream;
 use plaza_registry::resumables;
 
 use super::connection::{Phase, Reading};
-use super::{Command, Driver, QUIET_TICKS, REARM, SESSION, TICK};
+use super::{ASKS, Command, Driver, QUIET_TICKS, REARM, SESSION, TICK};
 use crate::metrics::{DropReason, Handshake};
 use crate::ring::{Key, Op};
 use crate::shard::SessionId;
@@ -27,6 +27,10 @@ impl Driver {
         for token in fired {
             if token == REARM {
                 self.arm_listeners();
+                continue;
+            }
+            if token == ASKS {
+                self.shard.asks_due(u64::from(self.tick));
                 continue;
             }
             if token & SESSION != 0 {

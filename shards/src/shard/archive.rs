@@ -229,7 +229,9 @@ impl Shard {
             | Task::Settle(_)
             | Task::Tell(_)
             | Task::Wanted(..)
-            | Task::Wants(_) => self.put_task_back(index, task),
+            | Task::Wants(_)
+            | Task::Notices
+            | Task::Acknowledged(_) => self.put_task_back(index, task),
         }
         None
     }

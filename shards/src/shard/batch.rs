@@ -60,6 +60,30 @@ pub(super) enum Handoff {
     },
     /// An account at home on the receiving shard is there now: the length of its address.
     Created { account_len: u16 },
+    /// The things of an account at home on the receiving shard changed in the store.
+    Changed {
+        /// Keyed hash of the bare JID.
+        hash: u64,
+        /// Length of the bare JID.
+        jid_len: u16,
+    },
+    /// A service of the sending shard asks the device of an account at home on the receiving shard.
+    Ask {
+        /// Keyed hash of the bare JID.
+        hash: u64,
+        /// Names the question on the sending shard.
+        number: u64,
+        /// Text lengths, in order: the bare JID, the payload of the iq.
+        jid_len: u16,
+        payload_len: u32,
+    },
+    /// The answer to a question of the receiving shard's.
+    Asked {
+        /// Its number there.
+        number: u64,
+        /// The device has heard it.
+        acknowledged: bool,
+    },
     /// The session, at home on the receiving shard, should send no more: a recipient's outbox is full.
     Pause(SessionId),
     /// It may go on.
@@ -79,6 +103,9 @@ impl Handoff {
             | Self::Wants { recipients_len, .. } => Some(recipients_len),
             Self::Stanza { .. }
             | Self::Created { .. }
+            | Self::Changed { .. }
+            | Self::Ask { .. }
+            | Self::Asked { .. }
             | Self::Pause(_)
             | Self::Resume(_)
             | Self::Settle(_)
@@ -165,6 +192,22 @@ impl Batch {
         let account = account.as_str();
         self.bytes.extend_from_slice(account.as_bytes());
         self.handoffs.push(Handoff::Created { account_len: account.len() as u16 });
+    }
+
+    /// Says that the things of an account changed.
+    pub(super) fn changed(&mut self, hash: u64, jid: JidRef<'_>) {
+        let jid = jid.as_str().as_bytes();
+        self.bytes.extend_from_slice(jid);
+        self.handoffs.push(Handoff::Changed { hash, jid_len: jid.len() as u16 });
+    }
+
+    /// Appends a question to a device.
+    pub(super) fn ask(&mut self, hash: u64, jid: JidRef<'_>, number: u64, payload: &str) {
+        let jid = jid.as_str().as_bytes();
+        self.bytes.extend_from_slice(jid);
+        self.bytes.extend_from_slice(payload.as_bytes());
+        let (jid_len, payload_len) = (jid.len() as u16, payload.len() as u32);
+        self.handoffs.push(Handoff::Ask { hash, number, jid_len, payload_len });
     }
 
     /// Appends a stanza; `write` appends its bytes.

@@ -20,6 +20,9 @@ mod photo;
 mod presence;
 mod roster;
 mod session;
+#[cfg(test)]
+mod testing;
+mod things;
 mod tokens;
 mod work;
 
@@ -43,8 +46,9 @@ use plaza_registry::directory::{CapsCache, Nodes};
 use plaza_registry::errands::Errand;
 use plaza_registry::facts::Facts;
 use plaza_registry::offline::OfflineLimits;
+use plaza_registry::provisioning::{Inquiry, Seen};
 use plaza_registry::pubsub::Recipients;
-use plaza_registry::services::{Component, Effect as ServiceEffect, Reply, Request, Target};
+use plaza_registry::services::{Ask, Component, Effect as ServiceEffect, Reply, Request, Target};
 use plaza_registry::store::StoreError;
 use plaza_registry::tokens::TokenLimits;
 use slab::Slab;
@@ -140,6 +144,14 @@ pub enum Effect {
     Watch(SessionId),
     /// The facts a login waits for ([`Shard::login`]) are there, or cannot be had.
     Login(Key, Result<(), StoreError>),
+    /// The device of this address was answered: let its owner be asked what is undecided, and how it speaks be noted; bring
+    /// what comes of it to [`Shard::reply`].
+    Inquire(Jid, Option<Box<Inquiry>>, Option<Box<Seen>>),
+    /// A device was asked something: set a time ([`Shard::ask_until`]), and call [`Shard::asks_due`] then.
+    AskUntil(u64),
+    /// A device has acknowledged what a service asked, or has not: let the service go on, and bring its reply to
+    /// [`Shard::reply`].
+    Asked(Box<Ask>, ReplyTo, bool),
     /// A client's tokens are kept ([`Shard::keep_tokens`]): what it is to be told, or how its login fails after all.
     Tokens(Key, Result<Option<IssuedToken>, SaslFailure>),
 }
@@ -198,6 +210,8 @@ pub struct Shard {
     settling: Slab<Settling>,
     /// Messages of services on their way to many.
     fanning: fanning::Fanning,
+    /// Questions of services here to devices, by number.
+    asking: HashMap<u64, things::Asking>,
     /// The time on the wall, as the driver said last.
     unix_millis: u64,
     /// What happened, for the metrics.
@@ -236,6 +250,7 @@ impl Shard {
             settling: Slab::new(),
             unix_millis: 0,
             fanning: fanning::Fanning::default(),
+            asking: HashMap::new(),
             counters: Counters::default(),
         }
     }
@@ -741,9 +756,11 @@ impl Shard {
                     self.blocklist_changed(caller, list, blocked, unblocked);
                 }
                 ServiceEffect::Pubsub(outgoing) => self.tell_of(*outgoing),
-                ServiceEffect::ThingsChanged(_) | ServiceEffect::Tell { .. } | ServiceEffect::Ask(_) => {
-                    self.counters.drops[DropReason::Unhandled] += 1;
+                ServiceEffect::ThingsChanged(accounts) => {
+                    accounts.iter().for_each(|account| self.things_changed(account.as_jid()));
                 }
+                ServiceEffect::Tell { to, from, payload } => self.tell_account(&to, &from, &payload),
+                ServiceEffect::Ask(ask) => self.ask_device(ask, caller, reply_to.clone()),
             }
         }
         match reply_to {
@@ -1006,6 +1023,21 @@ impl Shard {
                     let account = JidRef::from_normal(std::str::from_utf8(account).unwrap_or_default());
                     self.account_changed(account);
                 }
+                Handoff::Changed { hash, jid_len } => {
+                    let jid = batch.bytes.get(at..at + usize::from(jid_len)).unwrap_or_default();
+                    at += usize::from(jid_len);
+                    self.renew_things(hash, JidRef::from_normal(std::str::from_utf8(jid).unwrap_or_default()));
+                }
+                Handoff::Ask { hash, number, jid_len, payload_len } => {
+                    let mut text = |len: usize| {
+                        let part = batch.bytes.get(at..at + len).unwrap_or_default();
+                        at += len;
+                        std::str::from_utf8(part).unwrap_or_default()
+                    };
+                    let (jid, payload) = (text(usize::from(jid_len)), text(payload_len as usize));
+                    self.ask_here(hash, JidRef::from_normal(jid), (from_shard, number), payload);
+                }
+                Handoff::Asked { number, acknowledged } => self.asked(number, acknowledged),
                 Handoff::Settle(id) => self.settle_for(from_shard, id),
                 Handoff::Settled(id) => self.settled(id),
                 Handoff::Pause(id) => {

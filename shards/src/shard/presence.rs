@@ -65,6 +65,7 @@ impl Shard {
         if initial {
             self.probe_contacts(id);
             self.ask_questions(id);
+            self.notice_things(id);
         }
         if initial || self.notified_of(id) != wanted {
             self.want_last(id);

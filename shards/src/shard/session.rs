@@ -7,6 +7,7 @@ use plaza_registry::directory::Nodes;
 
 use super::caps::Learning;
 use super::managed::Managed;
+use super::things::Unanswered;
 use crate::ring::Key;
 
 /// Names a session of one shard; a reused slab index is told apart by the generation.
@@ -47,6 +48,8 @@ pub(super) struct Extras {
     pub(super) learning: Option<Learning>,
     /// Nodes its client wants to be told of (XEP-0163 §4.3).
     pub(super) notified: Option<Nodes>,
+    /// What it was told of its things, or asked, and has not answered.
+    pub(super) unanswered: Vec<Unanswered>,
     /// Presence held while its user looks away: sender and stanza.
     pub(super) held: Vec<(Box<str>, Box<[u8]>)>,
 }

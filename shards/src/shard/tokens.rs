@@ -182,6 +182,8 @@ mod tests {
                             | Errand::Fetch
                             | Errand::Forget { .. }
                             | Errand::Requests
+                            | Errand::Untold
+                            | Errand::Heard(_)
                             | Errand::Serve(_) => panic!("nobody asked for that"),
                         };
                         self.shard.errand_done(&owner, brought);
@@ -194,7 +196,10 @@ mod tests {
                     | Effect::Recipients(_)
                     | Effect::LastItems(_)
                     | Effect::Expire(_)
-                    | Effect::Watch(_) => {
+                    | Effect::Watch(_)
+                    | Effect::Inquire(..)
+                    | Effect::AskUntil(_)
+                    | Effect::Asked(..) => {
                         panic!("nobody asked for that")
                     }
                 }

@@ -17,6 +17,7 @@ use plaza_registry::rosters::RosterError;
 use plaza_registry::services::{Request, Target, concerns_registration, may_change_photo};
 use plaza_registry::store::{CommitError, StoreError};
 use plaza_registry::subscriptions::Way;
+use plaza_registry::things::Told;
 use plaza_registry::tokens::Upkeep;
 
 use super::archive::{Archived, Archiving, Sent};
@@ -77,6 +78,10 @@ pub(super) enum Task {
     Wants(SessionId),
     /// A resource wants the last items of the account's nodes.
     Wanted(Jid, Nodes),
+    /// What its devices have to be told.
+    Notices,
+    /// A device has heard something.
+    Acknowledged(Box<Told>),
 }
 
 /// Somebody who waits until accounts here have stored what they were sent.
@@ -113,6 +118,8 @@ pub(super) enum Running {
     Forget,
     Questions(SessionId),
     Serve { caller: Jid, reply_to: ReplyTo },
+    Notices,
+    Acknowledged,
     Tokens(Box<Keeping>),
 }
 
@@ -132,7 +139,9 @@ impl Task {
             | Self::Settle(_)
             | Self::Tell(_)
             | Self::Wants(_)
-            | Self::Wanted(..) => false,
+            | Self::Wanted(..)
+            | Self::Notices
+            | Self::Acknowledged(_) => false,
         }
     }
 
@@ -156,7 +165,9 @@ impl Task {
             | Self::Settle(_)
             | Self::Tell(_)
             | Self::Wants(_)
-            | Self::Wanted(..) => 0,
+            | Self::Wanted(..)
+            | Self::Notices
+            | Self::Acknowledged(_) => 0,
         }
     }
 }
@@ -389,6 +400,8 @@ impl Shard {
             Task::Wants(session) if account.facts.is_some() => self.want_last(session),
             Task::Tell(_) | Task::Wants(_) => {}
             Task::Wanted(resource, nodes) => self.read_last(index, resource, nodes),
+            Task::Notices => self.read_notices(index),
+            Task::Acknowledged(told) => self.send(index, Running::Acknowledged, Errand::Heard(told)),
             Task::Questions(session) => {
                 if account.facts.as_ref().is_some_and(|facts| facts.contacts.requests() > 0) {
                     self.send(index, Running::Questions(session), Errand::Requests);
@@ -586,6 +599,11 @@ impl Shard {
                 }
             }
             (Running::Tokens(keeping), Return::Tokens(done)) => self.tokens_kept(index, *keeping, done),
+            (Running::Notices, Return::Untold(Ok(untold))) => self.tell_notices(index, &untold),
+            // They are told when it next becomes available.
+            (Running::Notices, Return::Untold(Err(_))) => {}
+            // What is left to be told is known from the store.
+            (Running::Acknowledged, Return::Heard(_)) => self.accounts.set_facts(index, None),
             (Running::Serve { caller, reply_to }, Return::Serve(reply)) => self.reply(&caller, reply_to, *reply),
             (running, brought) => debug_assert!(false, "{brought:?} answers no {running:?}"),
         }
@@ -679,7 +697,9 @@ impl Running {
             | Self::Forget
             | Self::Questions(_)
             | Self::Serve { .. }
-            | Self::Tokens(_) => false,
+            | Self::Tokens(_)
+            | Self::Notices
+            | Self::Acknowledged => false,
         }
     }
 }

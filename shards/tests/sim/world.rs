@@ -981,6 +981,7 @@ impl World {
                 Effect::Service(request, reply_to) => self.services.push((shard, request, reply_to)),
                 Effect::Errand(account, errand) => self.errands.push((shard, account, *errand)),
                 Effect::Login(..) | Effect::Tokens(..) => panic!("nobody logs in here"),
+                Effect::Inquire(..) | Effect::AskUntil(_) | Effect::Asked(..) => panic!("nobody has things here"),
                 Effect::Displace(_) => panic!("nobody comes back twice"),
                 Effect::Expire(id) => self.shards[shard].expire(id, None),
                 Effect::Recipients(mut recipients) => {

@@ -1,0 +1,221 @@
+//! Two shards over one store, with services and whoever brings their effects, for the tests of what passes between them.
+
+use std::sync::Arc;
+
+use plaza_core::caps::{Caps, HashFunction, Info};
+use plaza_core::jid::Jid;
+use plaza_core::ns;
+use plaza_core::xml::read::Node;
+use plaza_registry::accounts::{self, NewKeys};
+use plaza_registry::errands::{self, ErrandConfig};
+use plaza_registry::rosters::{self, Subscription};
+use plaza_registry::services::{self, Component, ComponentKind, ServiceConfig, ServiceLimits};
+use plaza_registry::store::memory::MemoryStore;
+use plaza_registry::things;
+use plaza_registry::wait::block_on;
+use plaza_registry::{provisioning, pubsub};
+
+use super::tests::{feed, shards};
+use super::{Effect, ReplyTo, SessionId, Shard, ShardConfig};
+use crate::home::Homes;
+use crate::mesh::ShardId;
+use crate::ring::Key;
+
+pub(super) const SERVICE: &str = "pubsub.things.example";
+pub(super) const REGISTRY: &str = "things.things.example";
+
+pub(super) fn jid(text: &str) -> Jid {
+    Jid::parse(text).unwrap()
+}
+
+/// Two shards over one store, with services.
+pub(super) struct World {
+    pub(super) shards: Vec<Shard>,
+    pub(super) homes: Homes,
+    pub(super) store: MemoryStore,
+    pub(super) config: ErrandConfig,
+}
+
+impl World {
+    pub(super) fn new() -> Self {
+        let (plain, homes) = shards(2);
+        let pubsub = Component { jid: jid(SERVICE), name: String::new(), kind: ComponentKind::Pubsub };
+        let things = Component { jid: jid(REGISTRY), name: String::new(), kind: ComponentKind::Things };
+        let services = vec![pubsub, things];
+        let config = Arc::new(ShardConfig {
+            services: services.clone(),
+            outbox_bytes_max: 1 << 20,
+            outbox_bytes_full: 1 << 20,
+            outbox_bytes_high: 1 << 19,
+            ..(*plain[0].config).clone()
+        });
+        let make = |id| Shard::new(ShardId(id), 2, homes.clone(), Arc::clone(&config));
+        let services = Arc::new(ServiceConfig {
+            name: "Plaza".into(),
+            version: "0".into(),
+            node: "https://plaza.example".into(),
+            domains: config.domains.clone(),
+            components: services,
+            roster_items_max: 20,
+            limits: ServiceLimits::default(),
+            pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, config.domains.clone()),
+            archive: config.archive,
+            things: things::Config::new(things::Limits::DEFAULT, None),
+            registration: plaza_registry::registration::Registrar::off(),
+            provisioning: provisioning::Config::new(provisioning::Limits::DEFAULT, [7; 32]),
+        });
+        let config = ErrandConfig { roster_items_max: 20, requests_max: 20, offline: config.offline, services };
+        Self { shards: vec![make(0), make(1)], homes, store: MemoryStore::new(), config }
+    }
+
+    /// Makes an account at home on a shard; its bare JID.
+    pub(super) fn account(&self, name: &str, shard: u16) -> Jid {
+        let at = |n: u32| jid(&format!("{name}{n}@things.example"));
+        let account = (0..).map(at).find(|jid| self.homes.shard(self.homes.hash(jid.as_jid())) == ShardId(shard));
+        let account = account.unwrap();
+        let keys = NewKeys::derive("pencil", &[1; 32], 1).unwrap();
+        block_on(accounts::create(&self.store, account.as_jid(), keys, false, 0)).unwrap();
+        account
+    }
+
+    /// `owner` has `contact` in its roster so, and the other way round.
+    pub(super) fn stand(&self, owner: &Jid, contact: &Jid, ours: Subscription, theirs: Subscription) {
+        for (one, other, stands) in [(owner, contact, ours), (contact, owner, theirs)] {
+            let put = rosters::update(&self.store, one.as_jid(), other.as_jid(), 20, |item| {
+                item.subscription = stands;
+                item.groups = vec!["friends".to_owned()];
+            });
+            block_on(put).unwrap();
+        }
+    }
+
+    pub(super) fn shard(&mut self, account: &Jid) -> &mut Shard {
+        let home = self.homes.shard(self.homes.hash(account.as_jid()));
+        &mut self.shards[usize::from(home.0)]
+    }
+
+    /// Logs in.
+    pub(super) fn bind(&mut self, account: &Jid, resource: &str) -> SessionId {
+        let key = Key { index: 0, generation: 0 };
+        if !self.shard(account).login(key, account.as_jid()) {
+            self.settle();
+        }
+        self.shard(account).bind(key, account, Some(resource), 0).unwrap().0
+    }
+
+    /// Logs in and says that it is there, and what it wants to be told of.
+    pub(super) fn there(&mut self, account: &Jid, resource: &str, nodes: &[&str]) -> SessionId {
+        let id = self.bind(account, resource);
+        self.say(account, id, &presence(&self.shards[0], nodes));
+        id
+    }
+
+    pub(super) fn say(&mut self, account: &Jid, id: SessionId, text: &str) {
+        feed(self.shard(account), id, text);
+        self.settle();
+    }
+
+    /// All that a session was sent since it was last asked.
+    pub(super) fn sent(&mut self, account: &Jid, id: SessionId) -> String {
+        let shard = self.shard(account);
+        let text = String::from_utf8(shard.take_outbox(id)).unwrap();
+        shard.written(id);
+        text
+    }
+
+    /// What a session was told since it was last asked: its messages.
+    pub(super) fn told(&mut self, account: &Jid, id: SessionId) -> Vec<String> {
+        let shard = self.shard(account);
+        let text = String::from_utf8(shard.take_outbox(id)).unwrap();
+        shard.written(id);
+        let messages = text.split("<message").skip(1).map(|rest| rest.split("</message>").next().unwrap().to_owned());
+        messages.collect()
+    }
+
+    pub(super) fn publish(&mut self, owner: &Jid, id: SessionId, to: &str, node: &str, item: &str) {
+        let publish = format!("<publish node='{node}'><item id='{item}'><e xmlns='urn:e'/></item></publish>");
+        self.ask(owner, id, to, &publish);
+    }
+
+    pub(super) fn ask(&mut self, owner: &Jid, id: SessionId, to: &str, inside: &str) {
+        let (ns, to) = (ns::PUBSUB, if to.is_empty() { String::new() } else { format!(" to='{to}'") });
+        self.say(owner, id, &format!("<iq type='set' id='1'{to}><pubsub xmlns='{ns}'>{inside}</pubsub></iq>"));
+    }
+
+    /// Runs all that is to be done.
+    pub(super) fn settle(&mut self) {
+        let mut is_quiet = false;
+        while !std::mem::replace(&mut is_quiet, true) {
+            for at in 0..self.shards.len() {
+                while let Some(effect) = self.shards[at].poll_effect() {
+                    is_quiet = false;
+                    self.carry_out(at, effect);
+                }
+                while self.shards[at].is_fanning() {
+                    is_quiet = false;
+                    self.shards[at].go_on_fanning(3);
+                }
+                let other = ShardId(1 - at as u16);
+                if let Ok(mut batch) = self.shards[at].take_batch(other, Box::default()) {
+                    is_quiet = false;
+                    self.shards[1 - at].handoff(ShardId(at as u16), &mut batch);
+                }
+            }
+        }
+    }
+
+    pub(super) fn carry_out(&mut self, at: usize, effect: Effect) {
+        let shard = &mut self.shards[at];
+        match effect {
+            Effect::Errand(account, errand) => {
+                let brought = block_on(errands::run(&self.config, &self.store, &account, *errand, 1_000));
+                shard.errand_done(&account, brought);
+            }
+            Effect::Service(request, reply_to) => {
+                let caller = request.caller.clone();
+                let services = Arc::clone(&self.config.services);
+                let reply = block_on(services::answer(services, self.store.clone(), *request));
+                shard.reply(&caller, reply_to, reply);
+            }
+            Effect::Recipients(mut recipients) => {
+                let page = block_on(recipients.next(&self.store));
+                shard.recipients_read(*recipients, page);
+            }
+            Effect::LastItems(wanted) => {
+                let (owner, resource, nodes) = *wanted;
+                let config = &self.config.services.pubsub;
+                let items = pubsub::last_items_of(config, &self.store, owner, &resource, &nodes, 1_000);
+                shard.last_items(block_on(items).unwrap());
+            }
+            Effect::Inquire(device, inquiry, seen) => {
+                let services = Arc::clone(&self.config.services);
+                let effects = services::inquire(&services, &self.store, inquiry.as_deref(), seen.as_deref(), 1_000);
+                let reply = services::Reply { effects: block_on(effects), ..services::Reply::default() };
+                shard.reply(&device, ReplyTo::Address(device.clone()), reply);
+            }
+            Effect::AskUntil(number) => shard.ask_until(number, 1),
+            Effect::Asked(ask, reply_to, acknowledged) => {
+                let caller = ask.caller().clone();
+                let services = Arc::clone(&self.config.services);
+                let reply = block_on(services::asked(services, self.store.clone(), *ask, acknowledged));
+                shard.reply(&caller, reply_to, reply);
+            }
+            Effect::Resume(_) | Effect::Login(..) => {}
+            Effect::End(..) | Effect::Displace(_) | Effect::Expire(_) | Effect::Tokens(..) | Effect::Watch(_) => {
+                panic!("nobody asked for that")
+            }
+        }
+    }
+}
+
+/// Presence that shows capabilities which every shard knows already.
+pub(super) fn presence(shard: &Shard, nodes: &[&str]) -> String {
+    let features: String = nodes.iter().map(|node| format!("<feature var='{node}+notify'/>")).collect();
+    let query = format!("<query xmlns='{}'><identity category='client' type='pc'/>{features}</query>", ns::DISCO_INFO);
+    let info = Info::read(&Node::parse(&query, ns::CLIENT).unwrap()).unwrap();
+    let ver = info.ver(HashFunction::Sha1);
+    shard.config.caps.learn(ver, &info);
+    let mut caps = Vec::new();
+    Caps::new("urn:test", ver).write(&mut caps);
+    format!("<presence>{}</presence>", String::from_utf8(caps).unwrap())
+}
