@@ -8,7 +8,7 @@ use std::hash::{BuildHasher, RandomState};
 use std::mem;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Buckets in each of two halves. A bucket takes some 32 bytes, so this is 4 MiB at most.
+/// Buckets in each of two halves. With the room that a table keeps free a bucket takes some 50 bytes, so this is 7 MiB at most.
 const HALF_MAX: usize = 65_536;
 
 /// Buckets of one kind, by what they are for; clones share them.

@@ -71,9 +71,7 @@ impl Control {
         let store = data.open_store(&settings)?;
         let tls = Arc::new(Tls::load(&settings).map_err(Failure::certificate)?);
         let helpers = Helpers::start(settings.helper_threads, settings.helper_queue_max);
-        let index = index::spawn(store.clone(), index::Limits::default())
-            .map_err(|error| Failure::Failed(format!("the search index did not start: {error}")))?;
-        let things = ThingsConfig::new(settings.things, Some(Arc::new(index)));
+        let things = ThingsConfig::new(settings.things, Some(Arc::new(index_of_things(&store, &settings)?)));
         let accounts = Accounts::new(store.clone(), helpers.clone(), &settings, things.clone());
         let managed = Things::new(store.clone(), &settings, things.clone());
         let socket = data.listen()?;
@@ -354,6 +352,13 @@ fn notify(state: &[NotifyState<'_>]) {
     if let Err(error) = sd_notify::notify(state) {
         warn!(%error, "the service manager can't be told");
     }
+}
+
+/// Starts the index of things, which fills itself from the store while all else begins.
+fn index_of_things(store: &EmbeddedStore, settings: &Settings) -> Result<index::Handle, Failure> {
+    let limits = index::Limits { page_things_max: settings.things.page_max as usize, ..index::Limits::default() };
+    let started = index::spawn(store.clone(), limits);
+    started.map_err(|error| Failure::Failed(format!("the index of things did not start: {error}")))
 }
 
 fn listen_for_metrics(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use crate::broker::Broker;
+use crate::broker::{Broker, USERS};
 use crate::wire::Wire;
 
 const REGISTRY: &str = "things.localhost";
@@ -62,6 +62,51 @@ fn what_was_acknowledged_survives_a_power_cut_in_every_generation() {
     }
     let listed = json(&broker, &["list"]);
     assert_eq!(listed["things"]["things"].as_array().unwrap().len(), all().count());
+    broker.stop();
+}
+
+#[test]
+fn public_things_are_found_in_every_generation_also_after_a_restart() {
+    let mut broker = Broker::start("[things]\nsearches_per_second_max = 1000");
+    let [(device, owner), ..] = broker.pairs()[..] else { panic!("pairs") };
+    let other = USERS.into_iter().find(|user| ![device, owner].contains(user)).unwrap();
+    let mut theirs = Wire::login(&broker, device, "d");
+    let register = |serial: usize, ns: &str, attrs: &str| {
+        format!("<register xmlns='{ns}' id='n{serial}' {attrs}>{}</register>", tags(serial))
+    };
+    for (serial, ns) in GENERATIONS.into_iter().enumerate() {
+        theirs.ask("set", REGISTRY, &register(serial, ns, "selfOwned='true'"));
+    }
+    for serial in [4, 5] {
+        theirs.ask("set", REGISTRY, &register(serial, GENERATIONS[2], ""));
+        let mut ours = Wire::login(&broker, owner, "o");
+        let public = serial == 4;
+        let mine = format!("<mine xmlns='{}' public='{public}'>{}</mine>", GENERATIONS[2], tags(serial));
+        assert!(ours.ask("set", REGISTRY, &mine).contains("<claimed "));
+    }
+    drop(theirs);
+    for restarted in [false, true] {
+        if restarted {
+            broker.restart();
+        }
+        for ns in GENERATIONS {
+            let mut anybody = Wire::login(&broker, other, "x");
+            let search = |attrs: &str, operators: &str| format!("<search xmlns='{ns}' {attrs}>{operators}</search>");
+            let maker = "<strMask name='man' value='maker*' wildcard='*'/>";
+            let found = anybody.ask("get", REGISTRY, &search("maxCount='4'", maker));
+            assert!(found.contains(&format!("<found xmlns='{ns}' more='true'><thing ")), "{found}");
+            assert_eq!(found.matches("<thing ").count(), 4, "{found}");
+            assert!(!found.contains("KEY"), "{found}");
+            let found = anybody.ask("get", REGISTRY, &search("offset='4'", maker));
+            assert!(found.contains("more='false'") && found.matches("<thing ").count() == 1, "{found}");
+            let found = anybody.ask("get", REGISTRY, &search("", "<numGtEq name='SN' value='4'/>"));
+            assert_eq!(found.matches("<thing ").count(), 1, "{found}");
+            let whose = found.contains(&format!("owner='{owner}@localhost'"));
+            assert_eq!(whose, ns == GENERATIONS[0], "{found}");
+            let key = anybody.ask("get", REGISTRY, &search("", "<strEq name='KEY' value='k1'/>"));
+            assert!(key.contains(&format!("<found xmlns='{ns}' more='false'></found>")), "{key}");
+        }
+    }
     broker.stop();
 }
 
