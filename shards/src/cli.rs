@@ -17,10 +17,12 @@ use crate::cert::{CertError, TlsSnapshot};
 use crate::config::{Config, ConfigError, SAMPLE, Settings, TlsMode};
 use crate::control::Control;
 use crate::control::accounts::{Accounts, PAGE};
+use crate::control::apikeys::Keys;
 use crate::control::command::{
-    AccountCommand, AccountLine, Answer, Command, Refusal, Reply, Secret, ThingCommand, ThingInfo,
+    AccountCommand, AccountLine, Answer, ApiKeyAccount, ApiKeyCommand, ApiKeyLine, Command, Refusal, Reply, Secret,
+    ThingCommand, ThingInfo,
 };
-use crate::control::data::DataDir;
+use crate::control::data::{self, DataDir};
 use crate::control::socket::Client;
 use crate::control::things::Things;
 
@@ -78,6 +80,9 @@ pub enum Verb {
     /// Manage things and whose they are, whether the broker runs or not
     #[command(subcommand)]
     Thing(ThingVerb),
+    /// Manage the API keys that makers create their devices' accounts with, whether the broker runs or not
+    #[command(subcommand, name = "apikey")]
+    ApiKey(ApiKeyCommand),
     /// Check configuration, certificate and host, without starting anything
     Check(ServeArgs),
     /// Show how the running broker is doing, shard by shard
@@ -207,6 +212,7 @@ pub fn run(verb: Verb, options: &Options) -> Result<(), Failure> {
         Verb::Serve(_) => Ok(()),
         Verb::Account(command) => account(command, options),
         Verb::Thing(ThingVerb::Manage(command)) => thing(command, options),
+        Verb::ApiKey(command) => apikey(command, options),
         Verb::Check(args) => check(&args, options),
         Verb::Status => status(options),
         Verb::Config(ConfigVerb::Defaults) if options.json => print(&json!(Config::default()), ""),
@@ -321,6 +327,65 @@ fn account(mut command: AccountCommand, options: &Options) -> Result<(), Failure
             let reply = whole(command, |command| Ok(block_on(accounts.run(command))?.reply));
             store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
             print_reply(&reply?, options.json)
+        }
+    }
+}
+
+fn apikey(command: ApiKeyCommand, options: &Options) -> Result<(), Failure> {
+    let settings = options.settings(&ServeArgs::default())?;
+    let data = DataDir::existing(&settings.data)?;
+    let reply = match connect(&data.socket())? {
+        Some(mut client) => whole_of_keys(command, |command| match client.ask(&Command::ApiKey(command)) {
+            Ok(Answer::Ok(reply)) => Ok(reply),
+            Ok(Answer::Error(refusal)) => Err(refusal.into()),
+            Err(error) => Err(Failure::Failed(format!("the broker does not answer: {error}"))),
+        }),
+        None => {
+            let store = data.open_store(&settings)?;
+            let keys = Keys::new(store.clone(), &data::secret(&store)?, settings.domains.clone());
+            let reply = whole_of_keys(command, |command| Ok(block_on(keys.run(command))?));
+            store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
+            reply
+        }
+    };
+    print_reply(&reply?, options.json)
+}
+
+/// Runs a command; a list without a limit, to its last page.
+fn whole_of_keys(
+    mut command: ApiKeyCommand,
+    mut run: impl FnMut(ApiKeyCommand) -> Result<Reply, Failure>,
+) -> Result<Reply, Failure> {
+    let (mut all_keys, mut all_accounts): (Vec<ApiKeyLine>, Vec<ApiKeyAccount>) = (Vec::new(), Vec::new());
+    loop {
+        let (next, after) = match &mut command {
+            ApiKeyCommand::List { after, limit: None } => {
+                (ApiKeyCommand::List { after: after.clone(), limit: Some(PAGE) }, after)
+            }
+            ApiKeyCommand::Accounts { key, after, limit: None } => {
+                (ApiKeyCommand::Accounts { key: key.clone(), after: after.clone(), limit: Some(PAGE) }, after)
+            }
+            ApiKeyCommand::Create { .. }
+            | ApiKeyCommand::List { .. }
+            | ApiKeyCommand::Show { .. }
+            | ApiKeyCommand::Accounts { .. }
+            | ApiKeyCommand::Revoke { .. } => return run(command),
+        };
+        let page = run(next)?;
+        if let Reply::ApiKeys { keys, more } = page {
+            all_keys.extend(keys);
+            if !more {
+                return Ok(Reply::ApiKeys { keys: all_keys, more });
+            }
+            *after = all_keys.last().map(|line| line.key.clone());
+        } else if let Reply::ApiKeyAccounts { accounts, more } = page {
+            all_accounts.extend(accounts);
+            if !more {
+                return Ok(Reply::ApiKeyAccounts { accounts: all_accounts, more });
+            }
+            *after = all_accounts.last().map(|account| account.address.clone());
+        } else {
+            return Ok(page);
         }
     }
 }
@@ -515,6 +580,26 @@ mod tests {
             panic!("not add")
         };
         assert_eq!((address.as_str(), password), ("lamp@localhost", None));
+    }
+
+    #[test]
+    fn keys_are_made_and_listed() {
+        let Some(Verb::ApiKey(ApiKeyCommand::Create { owner, accounts: 9, per_minute: 0, expires: None, domain })) =
+            parse("plaza apikey create ops@maker.example --accounts 9 --domain a.example").verb
+        else {
+            panic!("not create")
+        };
+        assert_eq!((owner.as_str(), domain), ("ops@maker.example", vec!["a.example".to_owned()]));
+        let line = |n: usize| ApiKeyAccount { address: format!("{n}@localhost"), created: 0 };
+        let mut asked = Vec::new();
+        let list = ApiKeyCommand::Accounts { key: "k".into(), after: None, limit: None };
+        let reply = whole_of_keys(list, |command| {
+            let ApiKeyCommand::Accounts { after, .. } = command else { panic!("not a list") };
+            asked.push(after);
+            Ok(Reply::ApiKeyAccounts { accounts: vec![line(asked.len())], more: asked.len() < 2 })
+        });
+        assert_eq!(reply.unwrap(), Reply::ApiKeyAccounts { accounts: vec![line(1), line(2)], more: false });
+        assert_eq!(asked, [None, Some("1@localhost".into())]);
     }
 
     #[test]

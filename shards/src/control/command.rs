@@ -4,6 +4,7 @@
 use std::fmt::{self, Display};
 
 use clap::{Args, Subcommand, ValueEnum};
+use plaza_core::date::DateTime;
 use plaza_registry::accounts::AccountError;
 use plaza_registry::store::StoreError;
 use plaza_registry::things::AssignError;
@@ -18,6 +19,8 @@ pub enum Command {
     Account(AccountCommand),
     /// Something about things.
     Thing(ThingCommand),
+    /// Something about API keys.
+    ApiKey(ApiKeyCommand),
     /// How it is doing.
     Status,
 }
@@ -186,6 +189,66 @@ pub enum AccountCommand {
     },
 }
 
+/// Something about API keys, with which makers create their devices' accounts (XEP-0348).
+#[derive(Debug, Clone, PartialEq, Eq, Subcommand, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum ApiKeyCommand {
+    /// Make a key; its secret is printed once
+    Create {
+        /// Whom to ask about it, such as ops@maker.example
+        owner: String,
+        /// Accounts that may be created with it, all in all
+        #[arg(long, value_name = "N")]
+        accounts: u64,
+        /// Accounts that may be created with it in a minute; 0: as many as one likes
+        #[arg(long, value_name = "N", default_value_t = 0)]
+        #[serde(default)]
+        per_minute: u32,
+        /// From when on it may not be used any more: a day such as 2030-12-31, or a moment (XEP-0082)
+        #[arg(long, value_name = "DAY")]
+        #[serde(default)]
+        expires: Option<String>,
+        /// Domain in which accounts may be created with it; may be given several times. Left out: any
+        #[arg(long, value_name = "NAME")]
+        #[serde(default)]
+        domain: Vec<String>,
+    },
+    /// List keys
+    List {
+        /// Begin after this key
+        #[arg(long, value_name = "KEY")]
+        #[serde(default)]
+        after: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        #[serde(default)]
+        limit: Option<usize>,
+    },
+    /// Show a key and how many accounts were created with it
+    Show {
+        /// The key
+        key: String,
+    },
+    /// List the accounts there are that were created with a key
+    Accounts {
+        /// The key
+        key: String,
+        /// Begin after this address
+        #[arg(long, value_name = "ADDRESS")]
+        #[serde(default)]
+        after: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "N")]
+        #[serde(default)]
+        limit: Option<usize>,
+    },
+    /// Let no more accounts be created with a key; those that were stay
+    Revoke {
+        /// The key
+        key: String,
+    },
+}
+
 /// Whether an account may keep an archive of its messages (XEP-0313). Accounts begin with `off`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -310,6 +373,34 @@ pub enum Reply {
         /// Which node of it.
         node: Node,
     },
+    /// An API key was made.
+    ApiKeyCreated {
+        /// Its id, which is sent along with what is signed.
+        key: String,
+        /// What is signed with. Told once.
+        secret: Secret,
+    },
+    /// An API key.
+    ApiKey(ApiKeyLine),
+    /// API keys, in order of their ids.
+    ApiKeys {
+        /// Of this page.
+        keys: Vec<ApiKeyLine>,
+        /// Whether more come after the last of these.
+        more: bool,
+    },
+    /// Accounts that were created with an API key, in order of their addresses.
+    ApiKeyAccounts {
+        /// Of this page.
+        accounts: Vec<ApiKeyAccount>,
+        /// Whether more come after the last of these.
+        more: bool,
+    },
+    /// No more accounts are created with an API key.
+    ApiKeyRevoked {
+        /// Which.
+        key: String,
+    },
     /// How the broker is doing.
     Status(Status),
 }
@@ -385,6 +476,39 @@ impl Display for ThingInfo {
         }
         Ok(())
     }
+}
+
+/// An API key, in a list or alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKeyLine {
+    /// Its id.
+    pub key: String,
+    /// Whom to ask about it.
+    pub owner: String,
+    /// Accounts created with it.
+    pub accounts: u64,
+    /// Accounts that may be.
+    pub accounts_max: u64,
+    /// Accounts that may be in a minute; 0: as many as one likes.
+    pub per_minute: u32,
+    /// It may not be used any more.
+    pub revoked: bool,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
+    /// Seconds since the Unix epoch.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub expires: Option<u64>,
+    /// Domains it is for; none: all.
+    pub domains: Vec<String>,
+}
+
+/// An account that was created with an API key.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ApiKeyAccount {
+    /// Its address.
+    pub address: String,
+    /// Seconds since the Unix epoch.
+    pub created: u64,
 }
 
 /// An account in a list.
@@ -547,8 +671,38 @@ impl Display for Reply {
                 let name = ThingName { address: address.clone(), node: node.clone() };
                 write!(out, "{name} is nobody's; it can be claimed when it has registered anew")
             }
+            Self::ApiKeyCreated { key, secret: Secret(secret) } => {
+                write!(out, "key    {key}\nsecret {secret}   (shown once)")
+            }
+            Self::ApiKey(line) => line.fmt(out),
+            Self::ApiKeys { keys, .. } => {
+                let lines: Vec<String> = keys.iter().map(ApiKeyLine::to_string).collect();
+                out.write_str(&lines.join("\n"))
+            }
+            Self::ApiKeyAccounts { accounts, .. } => {
+                let lines: Vec<&str> = accounts.iter().map(|account| account.address.as_str()).collect();
+                out.write_str(&lines.join("\n"))
+            }
+            Self::ApiKeyRevoked { key } => write!(out, "revoked {key}"),
             Self::Status(status) => status.fmt(out),
         }
+    }
+}
+
+impl Display for ApiKeyLine {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(out, "{}  {} of {} accounts", self.key, self.accounts, self.accounts_max)?;
+        if self.per_minute > 0 {
+            write!(out, ", {} a minute", self.per_minute)?;
+        }
+        if let Some(expires) = self.expires {
+            write!(out, ", until {}", DateTime::from_unix_millis(expires.saturating_mul(1_000)))?;
+        }
+        if !self.domains.is_empty() {
+            write!(out, ", in {}", self.domains.join(", "))?;
+        }
+        write!(out, "  {}", self.owner)?;
+        if self.revoked { out.write_str("  revoked") } else { Ok(()) }
     }
 }
 
@@ -640,7 +794,15 @@ mod tests {
         let after = Some(ThingName { address: "a@localhost".into(), node: node.clone() });
         let things = Command::Thing(ThingCommand::List { device: None, owner: None, after, limit: Some(1) });
         let show = Command::Thing(ThingCommand::Show { address: "lamp".into(), node });
-        for command in [add(Some("secret")), add(None), Command::Account(list), things, show, Command::Status] {
+        let key = ApiKeyCommand::Create {
+            owner: "ops@maker.example".into(),
+            accounts: 9,
+            per_minute: 0,
+            expires: None,
+            domain: vec!["localhost".into()],
+        };
+        let key = Command::ApiKey(key);
+        for command in [add(Some("secret")), add(None), Command::Account(list), things, show, key, Command::Status] {
             let line = serde_json::to_string(&command).unwrap();
             assert_eq!(serde_json::from_str::<Command>(&line).unwrap(), command, "{line}");
         }
@@ -659,6 +821,16 @@ mod tests {
         check(r#""status""#, Command::Status);
         let disown = ThingCommand::Disown { address: "lamp".into(), node: Node::default() };
         check(r#"{"thing":{"disown":{"address":"lamp"}}}"#, Command::Thing(disown));
+        let show = Command::ApiKey(ApiKeyCommand::Show { key: "4d5a".into() });
+        check(r#"{"apikey":{"show":{"key":"4d5a"}}}"#, show);
+        let create = ApiKeyCommand::Create {
+            owner: "a@b".into(),
+            accounts: 9,
+            per_minute: 0,
+            expires: None,
+            domain: Vec::new(),
+        };
+        check(r#"{"apikey":{"create":{"owner":"a@b","accounts":9}}}"#, Command::ApiKey(create));
         assert!(serde_json::from_str::<Command>(r#"{"account":{"add":{}}}"#).is_err());
         assert!(serde_json::from_str::<Command>(r#""halt""#).is_err());
     }
@@ -669,6 +841,35 @@ mod tests {
         assert!(!format!("{:?} {created:?}", add(Some("secret"))).contains("secret"));
         assert!(!format!("{created:?}").contains("once"));
         assert!(created.to_string().contains("once"));
+        let key = Reply::ApiKeyCreated { key: "4d5a".into(), secret: "s3cret".into() };
+        assert!(!format!("{key:?}").contains("s3cret") && key.to_string().contains("s3cret"));
+    }
+
+    #[test]
+    fn a_key_is_a_line() {
+        let key = ApiKeyLine {
+            key: "4d5a".into(),
+            owner: "ops@maker.example".into(),
+            accounts: 3,
+            accounts_max: 10,
+            per_minute: 0,
+            revoked: false,
+            created: 0,
+            expires: None,
+            domains: Vec::new(),
+        };
+        assert_eq!(key.to_string(), "4d5a  3 of 10 accounts  ops@maker.example");
+        let narrow = ApiKeyLine {
+            per_minute: 5,
+            revoked: true,
+            expires: Some(1_924_905_600),
+            domains: vec!["a.example".into()],
+            ..key
+        };
+        assert_eq!(
+            narrow.to_string(),
+            "4d5a  3 of 10 accounts, 5 a minute, until 2030-12-31T00:00:00.000Z, in a.example  ops@maker.example  revoked"
+        );
     }
 
     #[test]

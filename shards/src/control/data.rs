@@ -116,7 +116,7 @@ impl DataDir {
 ///
 /// # Errors
 /// [`Failure::Failed`] if the store can't.
-pub(super) fn secret<S: Store>(store: &S) -> Result<[u8; 32], Failure> {
+pub fn secret<S: Store>(store: &S) -> Result<[u8; 32], Failure> {
     let secret: Result<_, Refusal> = block_on(async { Ok(plaza_registry::broker::secret(store, random()?).await?) });
     secret.map_err(|refusal| Failure::Failed(format!("can't prepare the store: {refusal}")))
 }

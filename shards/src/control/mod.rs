@@ -28,6 +28,7 @@ use crate::metrics::ShardMetrics;
 use crate::server::{AccountChange, Broker, BrokerConfig, StartError};
 
 pub mod accounts;
+pub mod apikeys;
 pub mod command;
 pub mod data;
 mod http;
@@ -35,6 +36,7 @@ pub mod socket;
 pub mod things;
 
 use accounts::{Accounts, Done};
+use apikeys::Keys;
 use command::{Answer, Command, Refusal, Reply, Status};
 use data::{DataDir, FirstStart};
 use things::Things;
@@ -53,6 +55,7 @@ pub struct Control {
     store: EmbeddedStore,
     accounts: Accounts<EmbeddedStore>,
     things: Things<EmbeddedStore>,
+    apikeys: Keys<EmbeddedStore>,
     socket: std::os::unix::net::UnixListener,
     metrics: Option<std::net::TcpListener>,
     broker: Broker,
@@ -77,6 +80,7 @@ impl Control {
         let socket = data.listen()?;
         let metrics = settings.metrics.map(listen_for_metrics).transpose()?;
         let server_secret = data::secret(&store)?;
+        let apikeys = Keys::new(store.clone(), &server_secret, settings.domains.clone());
 
         let settings = Arc::new(settings);
         let speaks_tls = settings.listeners.iter().any(|listener| listener.tls != TlsMode::None);
@@ -91,7 +95,19 @@ impl Control {
         .map_err(|error| Failure::Failed(error.to_string()))?;
         // Last, so that its password is told whenever it was made.
         let first_start = data::first_administrator(&accounts)?;
-        Ok(Self { settings, data, tls, store, accounts, things: managed, socket, metrics, broker, first_start })
+        Ok(Self {
+            settings,
+            data,
+            tls,
+            store,
+            accounts,
+            things: managed,
+            apikeys,
+            socket,
+            metrics,
+            broker,
+            first_start,
+        })
     }
 
     /// The administrator made at this start, if one was.
@@ -141,6 +157,7 @@ impl Control {
             broker: RefCell::new(Some(self.broker)),
             accounts: self.accounts,
             things: self.things,
+            apikeys: self.apikeys,
             settings: self.settings,
             tls: self.tls,
             started: Instant::now(),
@@ -151,7 +168,8 @@ impl Control {
             tokio::task::spawn_local(http::serve(metrics, running.clone()));
         }
         tokio::task::spawn_local(watchdog());
-        tokio::task::spawn_local(sweep_archives(self.store, running.settings.archive));
+        tokio::task::spawn_local(sweep_archives(self.store.clone(), running.settings.archive));
+        tokio::task::spawn_local(prune_nonces(self.store));
         running.log_start(metrics_address);
         notify(&[NotifyState::Ready]);
 
@@ -171,6 +189,7 @@ struct Running {
     tls: Arc<Tls>,
     accounts: Accounts<EmbeddedStore>,
     things: Things<EmbeddedStore>,
+    apikeys: Keys<EmbeddedStore>,
     /// Gone once stopping.
     broker: RefCell<Option<Broker>>,
     shards: Vec<Arc<ShardMetrics>>,
@@ -185,6 +204,10 @@ impl Running {
             Command::Status => Answer::Ok(Reply::Status(self.status())),
             Command::Account(command) => self.tell(self.accounts.run(command).await),
             Command::Thing(command) => self.tell(self.things.run(command).await),
+            Command::ApiKey(command) => match self.apikeys.run(command).await {
+                Ok(reply) => Answer::Ok(reply),
+                Err(refusal) => Answer::Error(refusal),
+            },
         }
     }
 
@@ -333,6 +356,19 @@ async fn sweep_archives(store: EmbeddedStore, config: ArchiveConfig) {
         match archive::sweep(&store, &config, unix_millis).await {
             Ok(archives) => debug!(archives, "archives swept"),
             Err(error) => warn!(%error, "archives not swept"),
+        }
+    }
+}
+
+/// Forgets nonces of signatures that would not be taken any more (XEP-0348).
+async fn prune_nonces(store: EmbeddedStore) {
+    let mut hours = tokio::time::interval(SWEEP_INTERVAL);
+    loop {
+        hours.tick().await;
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+        match plaza_registry::apikeys::prune(&store, now.as_secs()).await {
+            Ok(nonces) => debug!(nonces, "nonces forgotten"),
+            Err(error) => warn!(%error, "nonces not forgotten"),
         }
     }
 }
