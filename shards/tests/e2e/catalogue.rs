@@ -44,11 +44,10 @@ fn tested() -> Cases {
 #[test]
 fn the_table_of_bad_input_names_the_modules_that_hold_each_case() {
     let (documented, tested) = (documented(), tested());
-    let last = *documented.keys().last().unwrap();
-    assert_eq!(documented.len(), last as usize, "a row for each case");
     for (case, modules) in &documented {
         assert_eq!(modules, tested.get(case).unwrap_or(&BTreeSet::new()), "case {case}");
     }
-    let undocumented: Vec<_> = tested.keys().filter(|case| (last + 1..=LAST_CASE).contains(*case)).collect();
+    let undocumented: Vec<_> =
+        tested.keys().filter(|case| **case <= LAST_CASE && !documented.contains_key(case)).collect();
     assert!(undocumented.is_empty(), "not in the table: {undocumented:?}");
 }

@@ -25,6 +25,7 @@ mod javascript;
 mod managed;
 mod photos;
 mod pubsub;
+mod registration;
 mod sasl2;
 mod scene;
 mod services;
