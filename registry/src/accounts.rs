@@ -12,7 +12,7 @@ use plaza_core::sasl::scram::{Hash, Keys, derive};
 
 use crate::apikeys;
 use crate::record::{Reader, flag, put_bytes, put_count};
-use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
+use crate::store::{Batch, CommitError, Guard, Lookup, Store, StoreError, Table, Write, key};
 use crate::{provisioning, things};
 
 /// Version of an account's record.
@@ -170,6 +170,56 @@ fn erase(table: Table, bare: JidRef<'_>) -> Option<Write> {
         // What says which key made it is forgotten where that is known.
         Table::Claims | Table::Certificates | Table::ApiKeys | Table::Broker => return None,
     })
+}
+
+/// What became of an account that was to be imported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Imported {
+    /// It was created.
+    Created,
+    /// It was there, with these keys.
+    Same,
+    /// It was there, with others, and stays as it is.
+    Different,
+}
+
+/// Creates accounts that are not there, many at once: they share the store's syncs. `now`: seconds since the Unix epoch.
+///
+/// # Errors
+/// [`StoreError`]; then some were created, perhaps, and who imports them again is told so.
+pub async fn import<S: Store>(store: &S, rows: &[(Jid, NewKeys)], now: u64) -> Result<Vec<Imported>, StoreError> {
+    let create = |(bare, keys): &(Jid, NewKeys)| {
+        let NewKeys { sha1, sha256 } = keys.clone();
+        let account = Account { sha1, sha256, disabled: false, admin: false, created: now };
+        let (table, key) = (Table::Accounts, key::account(bare.as_jid()));
+        let guards = vec![Guard::Absent { table, key: key.clone() }];
+        store.commit(Batch { guards, writes: vec![Write::Put { table, key, value: encode(&account) }] })
+    };
+    // All are sent before any is waited for.
+    let commits: Vec<_> = rows.iter().map(create).collect();
+    let mut imported = Vec::with_capacity(rows.len());
+    for (commit, (bare, keys)) in commits.into_iter().zip(rows) {
+        imported.push(match commit.await {
+            Ok(()) => Imported::Created,
+            Err(CommitError::Store(error)) => return Err(error),
+            Err(CommitError::Guard(_)) => {
+                let found = load(store, bare.as_jid()).await?;
+                let same = found.is_some_and(|found| found.sha1 == keys.sha1 && found.sha256 == keys.sha256);
+                if same { Imported::Same } else { Imported::Different }
+            }
+        });
+    }
+    Ok(imported)
+}
+
+/// Loads many accounts in one trip.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn load_all<S: Store>(store: &S, bare: &[Jid]) -> Result<Vec<Option<Account>>, StoreError> {
+    let lookup = |bare: &Jid| Lookup { table: Table::Accounts, key: key::account(bare.as_jid()), below: false };
+    let found = store.look_up(bare.iter().map(lookup).collect()).await?;
+    found.into_iter().map(|found| found.map(|found| decode(&found.value)).transpose()).collect()
 }
 
 /// Replaces the keys. Tokens that were given for the old password go with it.
@@ -394,6 +444,24 @@ mod tests {
             let nobodys = matches!(table, Table::Broker | Table::Claims | Table::Certificates | Table::ApiKeys);
             assert_eq!(keys_of(table, lamp).is_empty(), nobodys, "{table:?}");
         }
+    }
+
+    #[test]
+    fn an_import_creates_what_is_not_there_and_changes_nothing() {
+        let store = MemoryStore::new();
+        let rows: Vec<_> = (0..5).map(|n| (jid(&format!("lamp{n}@things.example")), keys(n))).collect();
+        block_on(create(&store, rows[1].0.as_jid(), keys(1), true, 7)).unwrap();
+        block_on(create(&store, rows[2].0.as_jid(), keys(9), false, 7)).unwrap();
+        let imported = block_on(import(&store, &rows, 8)).unwrap();
+        use Imported::{Created, Different, Same};
+        assert_eq!(imported, [Created, Same, Different, Created, Created]);
+        assert_eq!(block_on(import(&store, &rows, 9)).unwrap(), [Same, Same, Different, Same, Same]);
+        let names: Vec<_> = rows.iter().map(|(bare, _)| bare.clone()).chain([jid("nobody@things.example")]).collect();
+        let found = block_on(load_all(&store, &names)).unwrap();
+        let created = |n: usize| found[n].as_ref().map(|account| (account.created, account.sha1.salt[0]));
+        assert_eq!([created(0), created(1), created(2), created(5)], [Some((8, 0)), Some((7, 1)), Some((7, 9)), None]);
+        store.refuse(Some(StoreError::Busy));
+        assert_eq!(block_on(import(&store, &rows, 9)), Err(StoreError::Busy));
     }
 
     #[test]

@@ -26,6 +26,8 @@ use crate::control::data::{self, DataDir};
 use crate::control::socket::Client;
 use crate::control::things::Things;
 
+mod import;
+
 /// Plaza, an XMPP broker for the Internet of Things.
 #[derive(Debug, Parser)]
 #[command(version, about = "Plaza, an XMPP broker for the Internet of Things", after_help = EXIT_STATUS)]
@@ -308,6 +310,9 @@ fn print_reply(reply: &Reply, json: bool) -> Result<(), Failure> {
 }
 
 fn account(mut command: AccountCommand, options: &Options) -> Result<(), Failure> {
+    if let AccountCommand::Import { file } = &command {
+        return import_accounts(file, options);
+    }
     read_password(&mut command)?;
     let settings = options.settings(&ServeArgs::default())?;
     let data = DataDir::existing(&settings.data)?;
@@ -329,6 +334,35 @@ fn account(mut command: AccountCommand, options: &Options) -> Result<(), Failure
             print_reply(&reply?, options.json)
         }
     }
+}
+
+fn import_accounts(file: &Path, options: &Options) -> Result<(), Failure> {
+    let settings = options.settings(&ServeArgs::default())?;
+    let data = DataDir::existing(&settings.data)?;
+    let reply = match connect(&data.socket())? {
+        Some(mut client) => {
+            let mut run = |command| match client.ask(&Command::Account(command)) {
+                Ok(Answer::Ok(reply)) => Ok(Ok(reply)),
+                Ok(Answer::Error(refusal)) => Ok(Err(refusal)),
+                Err(error) => Err(Failure::Failed(format!("the broker does not answer: {error}"))),
+            };
+            import::import(file, settings.scram_iterations, &mut run)?
+        }
+        None => {
+            let store = data.open_store(&settings)?;
+            let things = things::Config::new(settings.things, None);
+            let accounts = Accounts::new(store.clone(), Helpers::start(1, 1), &settings, things);
+            let mut run = |command| Ok(block_on(accounts.run(command)).map(|done| done.reply));
+            let imported = import::import(file, settings.scram_iterations, &mut run);
+            store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
+            imported?
+        }
+    };
+    print_reply(&reply, options.json)?;
+    if matches!(reply, Reply::Imported { refused: 1.., .. }) {
+        return Err(Failure::Failed("not every line became an account".to_owned()));
+    }
+    Ok(())
 }
 
 fn apikey(command: ApiKeyCommand, options: &Options) -> Result<(), Failure> {

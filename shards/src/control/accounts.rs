@@ -2,8 +2,11 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use plaza_core::jid::Jid;
-use plaza_registry::accounts::{self, AccountError, NewKeys};
+use plaza_core::sasl::scram::{Hash, Keys};
+use plaza_registry::accounts::{self, AccountError, Imported, NewKeys};
 use plaza_registry::archive;
 use plaza_registry::helpers::Helpers;
 use plaza_registry::pubsub;
@@ -11,10 +14,13 @@ use plaza_registry::services::ComponentKind;
 use plaza_registry::store::{CommitError, Store, StoreError};
 use plaza_registry::things;
 
-use super::command::{AccountCommand, AccountLine, ArchivePolicy, Refusal, Reply, Secret};
+use super::command::{AccountCommand, AccountLine, ArchivePolicy, PutOutcome, PutRow, Refusal, Reply, Salts, Secret};
+use super::import::read_keys;
 use crate::config::Settings;
 use crate::server::{AccountChange, services_of};
 
+/// Most accounts created by one command.
+const PUT_MAX: usize = 1_000;
 /// Most accounts in one answer; a longer list comes in pages.
 pub const PAGE: usize = 1_000;
 
@@ -38,20 +44,22 @@ pub struct Done {
     pub change: Option<(Jid, AccountChange)>,
     /// Other accounts, whose things changed.
     pub things_of: Vec<Jid>,
+    /// Accounts that are new, if there are many.
+    pub created: Vec<Jid>,
 }
 
 impl Done {
     fn of(reply: Reply, bare: Jid, change: AccountChange) -> Self {
-        Self { reply, change: Some((bare, change)), things_of: Vec::new() }
+        Self { reply, change: Some((bare, change)), things_of: Vec::new(), created: Vec::new() }
     }
 
     /// Something of an account's things.
     pub(super) fn with_things(reply: Reply, account: Jid) -> Self {
-        Self { reply, change: None, things_of: vec![account] }
+        Self { reply, change: None, things_of: vec![account], created: Vec::new() }
     }
 
     pub(super) fn quietly(reply: Reply) -> Self {
-        Self { reply, change: None, things_of: Vec::new() }
+        Self { reply, change: None, things_of: Vec::new(), created: Vec::new() }
     }
 }
 
@@ -112,6 +120,9 @@ impl<S: Store> Accounts<S> {
                 let reply = Reply::Disabled { address: bare.as_str().to_owned() };
                 Ok(Done::of(reply, bare, AccountChange::Disabled))
             }
+            AccountCommand::Import { .. } => Err(Refusal::bad_request("a file is read by the command line")),
+            AccountCommand::Put { rows } => self.put(&rows).await,
+            AccountCommand::Salts { addresses } => self.salts(&addresses).await.map(Done::quietly),
             AccountCommand::Archive { address, policy } => {
                 let bare = self.address(&address)?;
                 let done = match policy {
@@ -141,6 +152,61 @@ impl<S: Store> Accounts<S> {
     /// [`StoreError`].
     pub async fn is_empty(&self) -> Result<bool, StoreError> {
         Ok(accounts::list(&self.store, None, 1).await?.is_empty())
+    }
+
+    /// Creates those that are not there.
+    async fn put(&self, rows: &[PutRow]) -> Result<Done, Refusal> {
+        if rows.len() > PUT_MAX {
+            return Err(Refusal::bad_request(format!("at most {PUT_MAX} accounts at once")));
+        }
+        let (mut outcomes, mut taken) = (vec![PutOutcome::Same; rows.len()], Vec::new());
+        for (place, (row, outcome)) in rows.iter().zip(&mut outcomes).enumerate() {
+            match self.put_row(row) {
+                Ok(account) => taken.push((place, account)),
+                Err(text) => *outcome = PutOutcome::Refused(text),
+            }
+        }
+        let (places, accounts): (Vec<usize>, Vec<(Jid, NewKeys)>) = taken.into_iter().unzip();
+        let imported = accounts::import(&self.store, &accounts, now()).await?;
+        let mut created = Vec::new();
+        for ((place, (bare, _)), imported) in places.into_iter().zip(accounts).zip(imported) {
+            let Some(outcome) = outcomes.get_mut(place) else { continue };
+            *outcome = match imported {
+                Imported::Created => {
+                    created.push(bare);
+                    PutOutcome::Created
+                }
+                Imported::Same => PutOutcome::Same,
+                Imported::Different => PutOutcome::Refused(format!("there is an account {bare} with another password")),
+            };
+        }
+        Ok(Done { created, ..Done::quietly(Reply::Put { outcomes }) })
+    }
+
+    fn put_row(&self, row: &PutRow) -> Result<(Jid, NewKeys), String> {
+        let bare = self.address(&row.address).map_err(|refusal| refusal.text)?;
+        if self.domains.iter().all(|domain| domain.as_str() != bare.as_jid().domain()) {
+            return Err(format!("{} is not a domain of this broker", bare.as_jid().domain()));
+        }
+        let sha1 = read_keys(Hash::Sha1, &row.sha1.0).ok_or("not keys for SCRAM-SHA-1")?;
+        let sha256 = read_keys(Hash::Sha256, &row.sha256.0).ok_or("not keys for SCRAM-SHA-256")?;
+        Ok((bare, NewKeys { sha1, sha256 }))
+    }
+
+    /// With what the keys of these accounts were made; an address that is none has none.
+    async fn salts(&self, addresses: &[String]) -> Result<Reply, Refusal> {
+        if addresses.len() > PUT_MAX {
+            return Err(Refusal::bad_request(format!("at most {PUT_MAX} accounts at once")));
+        }
+        let parsed: Vec<Option<Jid>> = addresses.iter().map(|address| self.address(address).ok()).collect();
+        let known: Vec<Jid> = parsed.iter().flatten().cloned().collect();
+        let mut found = accounts::load_all(&self.store, &known).await?.into_iter();
+        let of = |keys: &Keys| (keys.iterations, STANDARD.encode(&keys.salt));
+        let salts = parsed.iter().map(|parsed| {
+            let account = parsed.as_ref().and_then(|_| found.next().flatten())?;
+            Some(Salts { sha1: of(&account.sha1), sha256: of(&account.sha256) })
+        });
+        Ok(Reply::Salts { salts: salts.collect() })
     }
 
     async fn list(&self, after: Option<&Jid>, limit: usize) -> Result<Reply, Refusal> {

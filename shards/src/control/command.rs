@@ -2,6 +2,7 @@
 //! over the control socket, and whoever runs it answers with an [`Answer`], which the command line prints.
 
 use std::fmt::{self, Display};
+use std::path::PathBuf;
 
 use clap::{Args, Subcommand, ValueEnum};
 use plaza_core::date::DateTime;
@@ -180,6 +181,24 @@ pub enum AccountCommand {
         /// Address
         address: String,
     },
+    /// Create accounts by the million, from a file of CSV or JSON lines, with passwords or SCRAM keys
+    #[serde(skip)]
+    Import {
+        /// The file; begun again, it goes on where it was
+        file: PathBuf,
+    },
+    /// Create these accounts that are not there; what the command line makes of a file.
+    #[command(skip)]
+    Put {
+        /// At most 1 000.
+        rows: Vec<PutRow>,
+    },
+    /// With what salts and rounds the keys of these accounts were made, so that a password can be compared with them.
+    #[command(skip)]
+    Salts {
+        /// At most 1 000.
+        addresses: Vec<String>,
+    },
     /// Let an account keep an archive of its messages, or erase it
     Archive {
         /// Address
@@ -288,6 +307,9 @@ impl AccountCommand {
         match self {
             Self::Add { password, .. } | Self::Passwd { password, .. } => password.as_mut(),
             Self::Remove { .. }
+            | Self::Import { .. }
+            | Self::Put { .. }
+            | Self::Salts { .. }
             | Self::List { .. }
             | Self::Disable { .. }
             | Self::Enable { .. }
@@ -372,6 +394,25 @@ pub enum Reply {
         address: String,
         /// Which node of it.
         node: Node,
+    },
+    /// What became of accounts that were to be created, in order.
+    Put {
+        /// Of each.
+        outcomes: Vec<PutOutcome>,
+    },
+    /// With what the keys of accounts were made, in order; `null` where there is no account.
+    Salts {
+        /// Of each.
+        salts: Vec<Option<Salts>>,
+    },
+    /// What became of a file of accounts.
+    Imported {
+        /// Accounts that were created.
+        created: u64,
+        /// Accounts that were there with the same password or keys.
+        same: u64,
+        /// Lines that are no account, or one that is there with another password.
+        refused: u64,
     },
     /// An API key was made.
     ApiKeyCreated {
@@ -476,6 +517,39 @@ impl Display for ThingInfo {
         }
         Ok(())
     }
+}
+
+/// An account to be created, with its keys as RFC 5803 has them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PutRow {
+    /// Its address.
+    pub address: String,
+    /// Its keys for SCRAM-SHA-1.
+    pub sha1: Secret,
+    /// Its keys for SCRAM-SHA-256.
+    pub sha256: Secret,
+}
+
+/// What became of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PutOutcome {
+    /// It was created.
+    Created,
+    /// It was there, with these keys.
+    Same,
+    /// It was not, and why.
+    Refused(String),
+}
+
+/// With what an account's keys were made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Salts {
+    /// Rounds and salt in Base64, for SCRAM-SHA-1.
+    pub sha1: (u32, String),
+    /// Rounds and salt in Base64, for SCRAM-SHA-256.
+    pub sha256: (u32, String),
 }
 
 /// An API key, in a list or alone.
@@ -670,6 +744,10 @@ impl Display for Reply {
             Self::Disowned { address, node } => {
                 let name = ThingName { address: address.clone(), node: node.clone() };
                 write!(out, "{name} is nobody's; it can be claimed when it has registered anew")
+            }
+            Self::Put { .. } | Self::Salts { .. } => Ok(()),
+            Self::Imported { created, same, refused } => {
+                write!(out, "{created} accounts created, {same} were there, {refused} lines refused")
             }
             Self::ApiKeyCreated { key, secret: Secret(secret) } => {
                 write!(out, "key    {key}\nsecret {secret}   (shown once)")

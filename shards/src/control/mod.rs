@@ -32,6 +32,7 @@ pub mod apikeys;
 pub mod command;
 pub mod data;
 mod http;
+pub mod import;
 pub mod socket;
 pub mod things;
 
@@ -220,6 +221,7 @@ impl Running {
                         broker.account_changed(&bare, change);
                     }
                     done.things_of.iter().for_each(|bare| broker.account_changed(bare, AccountChange::Things));
+                    done.created.iter().for_each(|bare| broker.account_changed(bare, AccountChange::Created));
                 }
                 Answer::Ok(done.reply)
             }

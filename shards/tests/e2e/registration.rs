@@ -428,3 +428,29 @@ fn registration_is_what_the_operator_wants() {
     drop(anna);
     off.stop();
 }
+
+#[test]
+fn accounts_are_imported_by_the_file() {
+    let broker = Broker::start("");
+    // Somebody asked for one of them before: its home remembers that there was none.
+    assert!(Wire::open(broker.plain).scram("lamp1", "pencil1").contains("<not-authorized/>"));
+    let file = broker.scratch().join("accounts.csv");
+    let lines: String = (0..50).map(|number| format!("lamp{number}@localhost,pencil{number}\n")).collect();
+    std::fs::write(&file, format!("jid,password\n{lines}anna@localhost,no\n")).unwrap();
+    let import = |expected: (u64, u64, u64)| {
+        let output = broker.try_cli(&["account", "import", file.to_str().unwrap(), "--json"]);
+        let reply: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        let number = |field: &str| reply["imported"][field].as_u64().unwrap();
+        assert_eq!((number("created"), number("same"), number("refused")), expected, "{output:?}");
+        assert_eq!(output.status.code(), Some(1), "a line was refused");
+        assert!(String::from_utf8_lossy(&output.stderr).contains("line 52: there is an account anna@localhost"));
+    };
+    import((50, 0, 1));
+    for number in [1, 49] {
+        let last = Wire::open(broker.plain).scram(&format!("lamp{number}"), &format!("pencil{number}"));
+        assert!(last.contains("<success"), "{last}");
+    }
+    assert!(Wire::open(broker.plain).scram("anna", PASSWORD).contains("<success"));
+    import((0, 50, 1));
+    broker.stop();
+}
