@@ -1381,6 +1381,34 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn a_home_that_knew_of_no_account_is_told_when_there_is_one() {
+        let (mut shards, homes) = shards_with(2, |config| config.facts_bytes_max = 1 << 20);
+        let lamp = Jid::parse("lamp@things.example").unwrap();
+        let home = usize::from(homes.shard(homes.hash(lamp.as_jid())).0);
+        let key = Key { index: 0, generation: 0 };
+        let asks = |shard: &mut Shard| {
+            assert!(!shard.login(key, lamp.as_jid()));
+            let mut asked = false;
+            while let Some(effect) = shard.poll_effect() {
+                asked |= matches!(effect, Effect::Errand(..));
+            }
+            asked
+        };
+        assert!(asks(&mut shards[home]));
+        shards[home].errand_done(&lamp, plaza_registry::errands::Return::Load(Ok(None)));
+        assert!(!asks(&mut shards[home]), "it remembers that there is none");
+        let other = 1 - home;
+        shards[other].account_created(lamp.as_jid());
+        let to = ShardId(home as u16);
+        let mut batch = shards[other].take_batch(to, Box::default()).unwrap();
+        shards[home].handoff(ShardId(other as u16), &mut batch);
+        assert!(asks(&mut shards[home]), "it asks again");
+        shards[home].errand_done(&lamp, plaza_registry::errands::Return::Load(Ok(None)));
+        shards[home].account_created(lamp.as_jid());
+        assert!(asks(&mut shards[home]), "so it does when it was created here");
+    }
+
+    #[test]
     fn a_client_that_does_not_read_bounds_what_others_of_its_account_say() {
         let (mut shards, _) = shards(1);
         let shard = &mut shards[0];
