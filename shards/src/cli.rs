@@ -25,6 +25,7 @@ use crate::control::command::{
 use crate::control::data::{self, DataDir};
 use crate::control::socket::Client;
 use crate::control::things::Things;
+use crate::label::{self, LabelArgs};
 
 mod import;
 
@@ -79,7 +80,7 @@ pub enum Verb {
     /// Manage accounts, whether the broker runs or not
     #[command(subcommand)]
     Account(AccountCommand),
-    /// Manage things and whose they are, whether the broker runs or not
+    /// Manage things and whose they are, whether the broker runs or not, and make what is printed on them
     #[command(subcommand)]
     Thing(ThingVerb),
     /// Manage the API keys that makers create their devices' accounts with, whether the broker runs or not
@@ -100,6 +101,8 @@ pub enum ThingVerb {
     /// What a broker can be asked.
     #[command(flatten)]
     Manage(ThingCommand),
+    /// Make labels by which things are claimed: QR codes, and sheets of them to print. Needs no broker
+    Label(Box<LabelArgs>),
 }
 
 /// What to do with configuration.
@@ -214,6 +217,7 @@ pub fn run(verb: Verb, options: &Options) -> Result<(), Failure> {
         Verb::Serve(_) => Ok(()),
         Verb::Account(command) => account(command, options),
         Verb::Thing(ThingVerb::Manage(command)) => thing(command, options),
+        Verb::Thing(ThingVerb::Label(args)) => label::run(&args, options.json),
         Verb::ApiKey(command) => apikey(command, options),
         Verb::Check(args) => check(&args, options),
         Verb::Status => status(options),

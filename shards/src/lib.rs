@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod driver;
 pub mod home;
+pub mod label;
 pub mod mesh;
 pub mod metrics;
 pub mod ring;
