@@ -138,7 +138,7 @@ pub async fn create<S: Store>(
 pub async fn remove<S: Store>(store: &S, bare: JidRef<'_>) -> Result<(), AccountError> {
     for _ in 0..ATTEMPTS_MAX {
         let (still, mut writes) = apikeys::forget(bare, apikeys::origin(store, bare).await?);
-        writes.extend(Table::ALL.into_iter().filter_map(|table| erase(table, bare)).chain([things::uncount(bare)]));
+        writes.extend(all_of(bare));
         writes.extend(provisioning::forget(store, bare).await?);
         let guards = vec![Guard::Present { table: Table::Accounts, key: key::account(bare) }, still];
         match store.commit(Batch { guards, writes }).await {
@@ -149,6 +149,23 @@ pub async fn remove<S: Store>(store: &S, bare: JidRef<'_>) -> Result<(), Account
         }
     }
     Err(StoreError::Busy.into())
+}
+
+/// What deletes an account and everything of it.
+fn all_of(bare: JidRef<'_>) -> impl Iterator<Item = Write> {
+    Table::ALL.into_iter().filter_map(move |table| erase(table, bare)).chain([things::uncount(bare)])
+}
+
+/// Removes what lies under an address that has no account, such as what somebody from elsewhere owns here.
+///
+/// # Errors
+/// [`AccountError::Exists`] or [`AccountError::Store`].
+pub(crate) async fn remove_rest<S: Store>(store: &S, bare: JidRef<'_>) -> Result<(), AccountError> {
+    let guards = vec![Guard::Absent { table: Table::Accounts, key: key::account(bare) }];
+    store.commit(Batch { guards, writes: all_of(bare).collect() }).await.map_err(|error| match error {
+        CommitError::Guard(_) => AccountError::Exists,
+        CommitError::Store(error) => AccountError::Store(error),
+    })
 }
 
 /// What deletes all that an account has in a table, its own record included; `None` where accounts have nothing.

@@ -46,7 +46,7 @@ fn encode(avatar: &Avatar) -> Vec<u8> {
     record
 }
 
-fn decode(record: &[u8]) -> Result<Avatar, StoreError> {
+pub(crate) fn decode(record: &[u8]) -> Result<Avatar, StoreError> {
     let mut reader = Reader::open(record, VERSION)?;
     let (media_type, image) = (reader.text()?.to_owned(), reader.bytes()?.to_vec());
     reader.close()?;

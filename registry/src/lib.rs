@@ -26,6 +26,7 @@ pub mod resumables;
 pub mod rosters;
 pub mod services;
 pub mod store;
+pub mod subject;
 pub mod subscriptions;
 #[cfg(test)]
 mod testing;

@@ -132,15 +132,20 @@ pub async fn load<S: Store>(
         .map(|(key, record)| {
             let number = key.strip_prefix(&*prefix).and_then(|number| number.try_into().ok());
             let number = number.map(u64::from_be_bytes).ok_or(StoreError::Corrupt)?;
-            let mut reader = Reader::open(&record, VERSION)?;
-            let came = reader.u64()?;
-            let bytes = reader.count()?;
-            let stanza = reader.bytes()?.to_vec();
-            reader.close()?;
+            let (came, bytes, stanza) = decode(&record)?;
+            let stanza = stanza.to_vec();
             let expired = unix_millis.saturating_sub(came) > limits.age_millis_max;
             Ok(OfflineMessage { number, bytes, stanza, expired })
         })
         .collect()
+}
+
+/// When a message came, in milliseconds since 1970, the bytes it was counted with, and the message.
+pub(crate) fn decode(record: &[u8]) -> Result<(u64, u64, &[u8]), StoreError> {
+    let mut reader = Reader::open(record, VERSION)?;
+    let message = (reader.u64()?, reader.count()?, reader.bytes()?);
+    reader.close()?;
+    Ok(message)
 }
 
 /// Forgets the messages of these numbers; `head` no longer counts them.

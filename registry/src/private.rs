@@ -99,7 +99,7 @@ fn encode(xml: &str) -> Vec<u8> {
     record
 }
 
-fn decode(record: &[u8]) -> Result<String, StoreError> {
+pub(crate) fn decode(record: &[u8]) -> Result<String, StoreError> {
     let xml = record.strip_prefix(&[VERSION]).ok_or(StoreError::Corrupt)?;
     String::from_utf8(xml.to_vec()).map_err(|_| StoreError::Corrupt)
 }

@@ -112,7 +112,7 @@ fn encode(session: &Resumable) -> Vec<u8> {
     record
 }
 
-fn decode(record: &[u8]) -> Result<Resumable, StoreError> {
+pub(crate) fn decode(record: &[u8]) -> Result<Resumable, StoreError> {
     let mut reader = Reader::open(record, VERSION)?;
     let flags = reader.u8()?;
     let jid = Jid::parse(reader.text()?).map_err(|_| StoreError::Corrupt)?;

@@ -106,6 +106,12 @@ impl Tokens {
         [found.and_then(|found| found.new).map(token), found.and_then(|found| found.current).map(token)]
     }
 
+    /// The clients that have some: which, when each was seen, and until when its last one is good, in seconds since 1970.
+    pub(crate) fn clients(&self) -> impl Iterator<Item = (ClientId, u64, Option<u64>)> {
+        let until = |client: &Client| [client.current, client.new].into_iter().flatten().map(|kept| kept.expires).max();
+        self.clients.iter().map(move |client| (client.id, client.seen, until(client)))
+    }
+
     /// Bytes on the heap.
     pub fn heap_bytes(&self) -> usize {
         size_of_val(&*self.clients)

@@ -108,7 +108,7 @@ fn read_hash(reader: &mut Reader<'_>) -> Result<Option<AvatarHash>, StoreError> 
     }
 }
 
-fn decode(record: &[u8]) -> Result<Vcard, StoreError> {
+pub(crate) fn decode(record: &[u8]) -> Result<Vcard, StoreError> {
     let mut reader = Reader::open(record, VERSION)?;
     let avatar = read_hash(&mut reader)?;
     let xml = reader.text()?.to_owned();

@@ -154,7 +154,7 @@ fn encode(entry: &Entry) -> Vec<u8> {
 }
 
 /// The other's address and the stanza.
-fn decode(record: &[u8]) -> Result<(&str, &[u8]), StoreError> {
+pub(crate) fn decode(record: &[u8]) -> Result<(&str, &[u8]), StoreError> {
     let mut reader = Reader::open(record, VERSION)?;
     let with = reader.text()?;
     Ok((with, reader.rest()))

@@ -8,14 +8,14 @@ use plaza_core::jid::{Jid, JidRef};
 use crate::store::{StoreError, key};
 
 const SEPARATOR: u8 = 0;
-const NODE: u8 = b'n';
-const AFFILIATION: u8 = b'a';
-const AFFILIATION_OF: u8 = b'A';
-const SUBSCRIPTION: u8 = b's';
-const SUBSCRIPTION_OF: u8 = b'S';
+pub(super) const NODE: u8 = b'n';
+pub(super) const AFFILIATION: u8 = b'a';
+pub(super) const AFFILIATION_OF: u8 = b'A';
+pub(super) const SUBSCRIPTION: u8 = b's';
+pub(super) const SUBSCRIPTION_OF: u8 = b'S';
 const ORDER: u8 = b'o';
-const ITEM: u8 = b'i';
-const CREATOR: u8 = b'c';
+pub(super) const ITEM: u8 = b'i';
+pub(super) const CREATOR: u8 = b'c';
 const TOTAL: u8 = b't';
 
 /// The keys of one service.

@@ -21,6 +21,7 @@ mod options;
 mod owner;
 mod publish;
 mod record;
+pub(crate) mod subject;
 mod subscribe;
 #[cfg(test)]
 mod tests;
@@ -282,18 +283,31 @@ pub async fn forget<S: Store>(
 ) -> Result<(), StoreError> {
     let contacts = rosters::load(store, account).await?.into_iter().map(|item| Host::Account(item.jid));
     let services = services.iter().cloned().map(Host::Service);
-    let facts = Facts::default();
     for host in services.chain(contacts) {
-        let forgotten = Call::new(config, store, &host, account, &facts, unix_millis).forget().await;
-        match forgotten.map_err(|refusal| refusal.error.condition) {
-            Ok(()) => {}
-            // The contact's account was removed meanwhile, with all its nodes.
-            Err(Condition::ServiceUnavailable) => {}
-            Err(Condition::ResourceConstraint) => return Err(StoreError::Busy),
-            Err(_) => return Err(StoreError::Failed),
-        }
+        forget_at(config, store, &host, account, unix_millis).await?;
     }
     Ok(())
+}
+
+/// Takes an entity out of all nodes of one service, or of one account.
+///
+/// # Errors
+/// [`StoreError`]: not all of it is done, and may be done again.
+pub async fn forget_at<S: Store>(
+    config: &Config,
+    store: &S,
+    host: &Host,
+    entity: JidRef<'_>,
+    unix_millis: u64,
+) -> Result<(), StoreError> {
+    let facts = Facts::default();
+    let forgotten = Call::new(config, store, host, entity, &facts, unix_millis).forget().await;
+    match forgotten.map_err(|refusal| refusal.error.condition) {
+        // If so, the contact's account was removed meanwhile, with all its nodes.
+        Ok(()) | Err(Condition::ServiceUnavailable) => Ok(()),
+        Err(Condition::ResourceConstraint) => Err(StoreError::Busy),
+        Err(_) => Err(StoreError::Failed),
+    }
 }
 
 /// The payload of an item that anybody may read: `None` if there is none, or if its node is not open to all.

@@ -65,6 +65,13 @@ pub(crate) fn archive_owner(key: &[u8]) -> Result<&str, StoreError> {
     account_jid(key.get(..SLOT_BYTES + end).unwrap_or_default())
 }
 
+/// Whose a key is, and what stands behind that: nothing, where an account has one record only.
+pub(crate) fn split_owner(key: &[u8]) -> Result<(&str, &[u8]), StoreError> {
+    let end = key.iter().skip(SLOT_BYTES).position(|&byte| byte == SEPARATOR).map_or(key.len(), |at| SLOT_BYTES + at);
+    let owner = account_jid(key.get(..end).unwrap_or_default())?;
+    Ok((owner, key.get(end + 1..).unwrap_or_default()))
+}
+
 /// Key of an archive's head, the first of its keys.
 pub(crate) fn archive_head(owner: JidRef<'_>) -> Vec<u8> {
     [&*archive(owner), b"h"].concat()

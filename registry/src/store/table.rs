@@ -28,7 +28,7 @@ impl Table {
     const COUNT: usize = 19;
 
     /// Its name in an engine. Never changed: data is stored under it.
-    pub(super) const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Accounts => "accounts",
             Self::Rosters => "rosters",

@@ -25,6 +25,7 @@ pub(crate) use self::change::uncount;
 pub use self::change::{acknowledged, asked_for_decision};
 pub use self::life::Notice;
 pub use self::notices::{Told, untold};
+pub(crate) use self::operate::let_go;
 pub use self::operate::{AssignError, assign, forget, release};
 pub(crate) use self::record::read_thing;
 pub use self::record::{

@@ -93,6 +93,24 @@ pub async fn release<S: Store>(
     Ok(())
 }
 
+/// Makes a thing nobody's if it is still this owner's, as [`release`] does.
+///
+/// # Errors
+/// [`AssignError::Store`].
+pub(crate) async fn let_go<S: Store>(
+    config: &Config,
+    store: &S,
+    (jid, node): (&Jid, &NodeName),
+    owner: JidRef<'_>,
+    now: u64,
+) -> Result<(), AssignError> {
+    match change(config, store, None, (jid, node), Event::Disown { owner }, now).await {
+        // Somebody else was faster.
+        Ok(_) | Err(NotChanged::Refused(_)) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Lets go of all that an account has here, before it is removed: its own things are unregistered, those that it owns become
 /// nobody's. Gives the accounts whose things changed, but for its own.
 ///
@@ -119,12 +137,7 @@ pub async fn forget<S: Store>(
         let behind = after.as_ref().map(|(jid, node)| (jid, node));
         let page = owned(store, account.as_jid(), behind, PAGE).await?;
         for (jid, node) in &page {
-            let event = Event::Disown { owner: account.as_jid() };
-            match change(config, store, None, (jid, node), event, now).await {
-                // Somebody else was faster.
-                Ok(_) | Err(NotChanged::Refused(_)) => {}
-                Err(error) => return Err(error.into()),
-            }
+            let_go(config, store, (jid, node), account.as_jid(), now).await?;
             if changed.last() != Some(jid) {
                 changed.push(jid.clone());
             }
