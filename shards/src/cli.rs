@@ -24,6 +24,7 @@ use crate::control::command::{
 };
 use crate::control::data::{self, DataDir};
 use crate::control::socket::Client;
+use crate::control::subject::SubjectVerb;
 use crate::control::things::Things;
 use crate::label::{self, LabelArgs};
 
@@ -80,6 +81,9 @@ pub enum Verb {
     /// Manage accounts, whether the broker runs or not
     #[command(subcommand)]
     Account(AccountCommand),
+    /// All that is kept of somebody: tell it, or erase it
+    #[command(subcommand)]
+    Subject(SubjectVerb),
     /// Manage things and whose they are, whether the broker runs or not, and make what is printed on them
     #[command(subcommand)]
     Thing(ThingVerb),
@@ -216,6 +220,7 @@ pub fn run(verb: Verb, options: &Options) -> Result<(), Failure> {
     match verb {
         Verb::Serve(_) => Ok(()),
         Verb::Account(command) => account(command, options),
+        Verb::Subject(verb) => subject(&verb, options),
         Verb::Thing(ThingVerb::Manage(command)) => thing(command, options),
         Verb::Thing(ThingVerb::Label(args)) => label::run(&args, options.json),
         Verb::ApiKey(command) => apikey(command, options),
@@ -336,6 +341,29 @@ fn account(mut command: AccountCommand, options: &Options) -> Result<(), Failure
             let reply = whole(command, |command| Ok(block_on(accounts.run(command))?.reply));
             store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
             print_reply(&reply?, options.json)
+        }
+    }
+}
+
+fn subject(verb: &SubjectVerb, options: &Options) -> Result<(), Failure> {
+    let settings = options.settings(&ServeArgs::default())?;
+    let data = DataDir::existing(&settings.data)?;
+    match connect(&data.socket())? {
+        Some(mut client) => verb.run(|command| match client.ask(&Command::Subject(command)) {
+            Ok(Answer::Ok(reply)) => Ok(reply),
+            Ok(Answer::Error(refusal)) => Err(refusal.into()),
+            Err(error) => Err(Failure::Failed(format!("the broker does not answer: {error}"))),
+        }),
+        None => {
+            let store = data.open_store(&settings)?;
+            let things = things::Config::new(settings.things, None);
+            let accounts = Accounts::new(store.clone(), Helpers::start(1, 1), &settings, things);
+            let done = verb.run(|command| {
+                let (part, _) = block_on(accounts.subject(command))?;
+                Ok(Reply::Subject(part))
+            });
+            store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
+            done
         }
     }
 }

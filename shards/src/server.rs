@@ -84,6 +84,8 @@ pub enum AccountChange {
     Archive,
     /// Its things are others'.
     Things,
+    /// Something that is kept of it was removed.
+    Facts,
 }
 
 type ShardThread = ExecutorJoinHandle<io::Result<()>>;
@@ -254,7 +256,11 @@ impl Broker {
         let condition = match change {
             AccountChange::Disabled | AccountChange::Removed => Some(stream::Condition::NotAuthorized),
             AccountChange::Password => Some(stream::Condition::Reset),
-            AccountChange::Created | AccountChange::Enabled | AccountChange::Archive | AccountChange::Things => None,
+            AccountChange::Created
+            | AccountChange::Enabled
+            | AccountChange::Archive
+            | AccountChange::Things
+            | AccountChange::Facts => None,
         };
         for inbox in &self.inboxes {
             // Every shard is told; all but the home know nothing of the account.

@@ -136,6 +136,33 @@ fn a_broker_lives_from_first_start_to_sigterm() {
 }
 
 #[test]
+fn what_is_kept_of_somebody_is_told_and_erased_with_a_receipt_with_a_broker_and_without() {
+    let mut running = Running::start();
+    let json = |output: &Output| serde_json::from_str::<Value>(&text(output)).expect("JSON");
+    for name in ["lamp", "owner"] {
+        text(&running.ask(&["account", "add", name, "--password", "secret"]));
+    }
+    let export = json(&running.ask(&["subject", "export", "lamp"]));
+    assert_eq!(export["address"], "lamp@localhost");
+    assert_eq!(export["kept"]["account"][0]["disabled"], false);
+    let receipt_file = running.config.with_file_name("receipt.json");
+    let path = receipt_file.to_str().expect("UTF-8");
+    let receipt = json(&running.ask(&["subject", "erase", "lamp@localhost", "--receipt", path]));
+    assert_eq!((&receipt["account_removed"], receipt["sha256"].as_str().map(str::len)), (&true.into(), Some(64)));
+    let kept: Value = serde_json::from_slice(&fs::read(&receipt_file).expect("a receipt")).expect("JSON");
+    assert_eq!(kept, receipt);
+    assert_eq!(text(&running.ask(&["account", "list"])), "admin@localhost  admin\nowner@localhost\n");
+    assert_eq!(json(&running.ask(&["subject", "export", "lamp"]))["kept"], serde_json::json!({}));
+
+    running.signal("-TERM");
+    running.log_line("stopped");
+    assert_eq!(running.child.wait().expect("ends").code(), Some(0));
+    assert_eq!(json(&running.ask(&["subject", "export", "owner"]))["kept"]["account"][0]["admin"], false);
+    assert_eq!(json(&running.ask(&["subject", "erase", "owner"]))["account_removed"], true);
+    assert_eq!(text(&running.ask(&["account", "list"])), "admin@localhost  admin\n");
+}
+
+#[test]
 fn the_data_is_its_owners_alone() {
     use std::os::unix::fs::PermissionsExt;
     let running = Running::start();

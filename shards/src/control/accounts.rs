@@ -26,13 +26,13 @@ pub const PAGE: usize = 1_000;
 
 /// Accounts of the domains we serve.
 pub struct Accounts<S> {
-    store: S,
+    pub(super) store: S,
     helpers: Helpers,
-    domains: Vec<Jid>,
+    pub(super) domains: Vec<Jid>,
     iterations: u32,
     /// Its turns are not those of the shards: of two changes of a node at once, one is worked out again.
-    pubsub: pubsub::Config,
-    things: things::Config,
+    pub(super) pubsub: pubsub::Config,
+    pub(super) things: things::Config,
 }
 
 /// A command carried out.
@@ -225,7 +225,7 @@ impl<S: Store> Accounts<S> {
         Ok(Reply::Accounts { accounts: page.iter().zip(archives).map(line).collect(), more })
     }
 
-    fn address(&self, text: &str) -> Result<Jid, Refusal> {
+    pub(super) fn address(&self, text: &str) -> Result<Jid, Refusal> {
         address(&self.domains, text)
     }
 
@@ -262,7 +262,7 @@ fn refuse(result: Result<(), AccountError>, bare: &Jid) -> Result<(), Refusal> {
     result.map_err(|error| Refusal::account(error, bare.as_str()))
 }
 
-fn now() -> u64 {
+pub(super) fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
 }
 

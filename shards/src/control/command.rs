@@ -22,6 +22,8 @@ pub enum Command {
     Thing(ThingCommand),
     /// Something about API keys.
     ApiKey(ApiKeyCommand),
+    /// Something about all that is kept of somebody.
+    Subject(SubjectCommand),
     /// How it is doing.
     Status,
 }
@@ -125,6 +127,28 @@ impl Display for ThingName {
         }
         Ok(())
     }
+}
+
+/// A part of the walk through all that is kept, for what names an address (see [`plaza_registry::subject`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase", deny_unknown_fields)]
+pub enum SubjectCommand {
+    /// Tell it.
+    Export {
+        /// Address.
+        address: String,
+        /// Where to go on; left out at the beginning.
+        #[serde(default)]
+        from: Option<String>,
+    },
+    /// Tell it and remove it. The first part ends the account's sessions, the last one removes it.
+    Erase {
+        /// Address.
+        address: String,
+        /// Where to go on; left out at the beginning.
+        #[serde(default)]
+        from: Option<String>,
+    },
 }
 
 /// Something about accounts. An address without a domain is in the first domain of the configuration.
@@ -442,6 +466,8 @@ pub enum Reply {
         /// Which.
         key: String,
     },
+    /// A part of all that is kept of somebody.
+    Subject(SubjectPart),
     /// How the broker is doing.
     Status(Status),
 }
@@ -583,6 +609,39 @@ pub struct ApiKeyAccount {
     pub address: String,
     /// Seconds since the Unix epoch.
     pub created: u64,
+}
+
+/// A part of all that is kept of somebody.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SubjectPart {
+    /// The address, in normal form.
+    pub address: String,
+    /// What it owns: the name of what it is, and what it says.
+    pub own: Vec<(String, Value)>,
+    /// What there is of it and of what names it, counted.
+    pub traces: Vec<SubjectTrace>,
+    /// Records looked at.
+    pub records: u64,
+    /// Where to go on; none at the end.
+    pub next: Option<String>,
+    /// Whether an account was removed, at the end.
+    #[serde(default)]
+    pub account_removed: bool,
+}
+
+/// How much there is of one kind in one place.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SubjectTrace {
+    /// Table of the store.
+    pub table: String,
+    /// Whose, "" for the broker itself.
+    pub of: String,
+    /// What it is.
+    pub what: String,
+    /// Erasing removes it, or did.
+    pub removed: bool,
+    /// How many.
+    pub count: u64,
 }
 
 /// An account in a list.
@@ -762,6 +821,11 @@ impl Display for Reply {
                 out.write_str(&lines.join("\n"))
             }
             Self::ApiKeyRevoked { key } => write!(out, "revoked {key}"),
+            Self::Subject(part) => {
+                let count =
+                    |removed| part.traces.iter().filter(|one| one.removed == removed).map(|one| one.count).sum::<u64>();
+                write!(out, "{}: {} records, {} more that name it", part.address, count(true), count(false))
+            }
             Self::Status(status) => status.fmt(out),
         }
     }

@@ -34,6 +34,7 @@ pub mod data;
 mod http;
 pub mod import;
 pub mod socket;
+pub mod subject;
 pub mod things;
 
 use accounts::{Accounts, Done};
@@ -203,6 +204,15 @@ impl Running {
     async fn execute(&self, command: Command) -> Answer {
         match command {
             Command::Status => Answer::Ok(Reply::Status(self.status())),
+            Command::Subject(command) => match self.accounts.subject(command).await {
+                Ok((part, changes)) => {
+                    if let Some(broker) = self.broker.borrow().as_ref() {
+                        changes.iter().for_each(|(bare, change)| broker.account_changed(bare, *change));
+                    }
+                    Answer::Ok(Reply::Subject(part))
+                }
+                Err(refusal) => Answer::Error(refusal),
+            },
             Command::Account(command) => self.tell(self.accounts.run(command).await),
             Command::Thing(command) => self.tell(self.things.run(command).await),
             Command::ApiKey(command) => match self.apikeys.run(command).await {

@@ -146,9 +146,11 @@ mod tests {
             let serving = spawn_local(serve(listener, |command| async move {
                 match command {
                     Command::Account(AccountCommand::Remove { address }) => Answer::Ok(Reply::Removed { address }),
-                    Command::Account(_) | Command::Thing(_) | Command::ApiKey(_) | Command::Status => {
-                        Answer::Error(Refusal::busy())
-                    }
+                    Command::Account(_)
+                    | Command::Thing(_)
+                    | Command::ApiKey(_)
+                    | Command::Subject(_)
+                    | Command::Status => Answer::Error(Refusal::busy()),
                 }
             }));
             let client = thread::spawn(move || client(&path));
