@@ -11,12 +11,16 @@ type Cases = BTreeMap<u32, BTreeSet<String>>;
 /// The cases in the table, with the modules said to hold them.
 fn documented() -> Cases {
     let table = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/bad-input.md")).unwrap();
-    let rows = table.lines().filter_map(|line| {
-        let cells: Vec<&str> = line.strip_prefix("| ")?.strip_suffix('|')?.split(" | ").collect();
-        let number = cells[0].parse().ok()?;
-        Some((number, cells[3].split_whitespace().map(str::to_owned).collect()))
-    });
-    rows.collect()
+    let rows: Vec<(u32, BTreeSet<String>)> = table
+        .lines()
+        .filter_map(|line| {
+            let cells: Vec<&str> = line.strip_prefix("| ")?.strip_suffix('|')?.split(" | ").collect();
+            let number = cells[0].parse().ok()?;
+            Some((number, cells[3].split_whitespace().map(str::to_owned).collect()))
+        })
+        .collect();
+    assert!(rows.is_sorted_by(|one, next| one.0 < next.0), "a row for each case, in order");
+    rows.into_iter().collect()
 }
 
 /// The cases that tests name: a number, a space and a name within quotes.

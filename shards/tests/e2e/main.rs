@@ -22,6 +22,7 @@ mod crash;
 mod flow;
 mod forged;
 mod javascript;
+mod labels;
 mod managed;
 mod photos;
 mod pubsub;
