@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::host::{self, Memory};
 use crate::plan::{Control, Failure, Phase, Plan, Scenario};
 use crate::ring::{pin, process_cpu_ns};
-use crate::stage::{Act, Deed, Topic, Unit};
+use crate::stage::{Act, Topic, Unit};
 use crate::stats::{Latencies, LatencySummary, Throughput};
 use crate::tls::BareHandshake;
 use crate::worker::{self, Yield};
@@ -264,20 +264,9 @@ impl Conductor<'_> {
             if self.is_over() {
                 break;
             }
-            let scene = match act.deed {
-                Deed::Traffic(topic) => self.go_on(act, topic, number, begun, scenes.last(), samples),
-                Deed::Join
-                | Deed::Resume { .. }
-                | Deed::Leave
-                | Deed::Cut
-                | Deed::Tell
-                | Deed::Deliver
-                | Deed::Store
-                | Deed::Collect
-                | Deed::Befriend
-                | Deed::Create
-                | Deed::Subscribe
-                | Deed::Settle => self.act(act, number, begun, samples),
+            let scene = match act.deed.topic() {
+                Some(topic) => self.go_on(act, topic, number, begun, scenes.last(), samples),
+                None => self.act(act, number, begun, samples),
             };
             scenes.extend(scene);
             if self.control.failures().0 > 0 {

@@ -11,6 +11,24 @@ use plaza_core::xml::Element;
 
 use crate::management::{self, Management};
 use crate::plan::{Mechanism, Plan, TlsMode};
+use crate::tls::Tls;
+
+mod sasl2;
+
+pub(crate) use sasl2::Fast;
+
+/// How a session comes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Entry {
+    /// SASL, then a resource is bound (RFC 6120 §6, §7).
+    Login,
+    /// SASL2, which binds a resource as well, and asks for a token (XEP-0388, XEP-0386, XEP-0484).
+    Enlist,
+    /// To the stream that was cut off (XEP-0198 v1.6.3 §5): with the token, in one round trip, if there is one.
+    Resume,
+    /// TLS and nothing more.
+    Handshake,
+}
 
 /// What the session must do after an element.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,6 +54,10 @@ enum State {
     Challenged { scram: ScramClient, mechanism: Mechanism },
     /// Waits for `<success/>`; SCRAM's must prove itself.
     Proving { scram: Option<ScramClient> },
+    /// Waits for the success of SASL2, which tells of session and token as well.
+    Enlisting { scram: Option<ScramClient> },
+    /// The token was shown: waits for success, which tells of the stream as well.
+    Returning { binding: Box<[u8]> },
     /// Waits for features after authentication.
     Binding,
     /// Waits for the answer to bind.
@@ -57,24 +79,41 @@ pub(crate) struct Login {
     ahead: bool,
     /// Stream management: of the stream to resume, or of this one once it is asked for.
     managed: Option<Box<Management>>,
-    resumes: bool,
+    entry: Entry,
+    /// The token: to be shown, or to be given.
+    fast: Option<Box<Fast>>,
+    /// What the certificate of the server is bound to, if TLS stands and there is such a thing.
+    end_point: Box<[u8]>,
 }
 
 impl Login {
-    /// A login that has sent nothing. `secure`: TLS stands already; `resume`: the stream to resume instead of binding.
-    pub(crate) fn new(secure: bool, resume: Option<Box<Management>>) -> Self {
-        Self { state: State::Opening, secure, ahead: false, resumes: resume.is_some(), managed: resume }
+    /// A login that has sent nothing. `secure`: TLS comes first; `managed`: the stream to resume instead of binding, and
+    /// `fast`: the token to do it with.
+    pub(crate) fn new(entry: Entry, secure: bool, managed: Option<Box<Management>>, fast: Option<Box<Fast>>) -> Self {
+        Self { state: State::Opening, secure, ahead: false, managed, entry, fast, end_point: Box::default() }
     }
 
-    /// What the session, now ready, knows of its managed stream.
-    pub(crate) fn take_managed(&mut self) -> Option<Box<Management>> {
-        self.managed.take()
+    /// What the session, now ready, knows of its managed stream, and the token it has.
+    pub(crate) fn take_stream(&mut self) -> (Option<Box<Management>>, Option<Box<Fast>>) {
+        (self.managed.take(), self.fast.take())
     }
 
-    /// TLS stands: a new stream follows.
-    pub(crate) fn secured(&mut self) {
+    /// TLS stands: appends what opens the stream, and says whether there is to be one.
+    pub(crate) fn secured(&mut self, plan: &Plan, session: u32, tls: &Tls, out: &mut Vec<u8>) -> bool {
+        if self.entry == Entry::Handshake {
+            return false;
+        }
         self.secure = true;
         self.state = State::Opening;
+        self.end_point = tls.end_point().unwrap_or_default();
+        Self::open(plan, out);
+        self.show_token(plan, session, out);
+        true
+    }
+
+    /// Whether it is to resume a stream.
+    fn resumes(&self) -> bool {
+        self.entry == Entry::Resume && self.managed.is_some()
     }
 
     /// Appends the stream header.
@@ -113,20 +152,27 @@ impl Login {
                 }
                 self.state = State::Binding;
                 Self::open(plan, out);
-                if plan.pipeline && !self.resumes {
+                if plan.pipeline && !self.resumes() {
                     self.ahead = true;
                     self.request_bind(session, false, out);
                     self.settle(plan, session, out);
                 }
                 Ok(LoginStep::Restart)
             }
+            State::Challenged { .. } if element.is("challenge", ns::SASL2) => self.on_challenge(plan, element, out),
+            State::Enlisting { .. } if element.is("success", ns::SASL2) => {
+                self.on_enlisted(plan, session, element, out)
+            }
+            // It was not waited for.
+            State::Returning { .. } if element.is("features", ns::STREAMS) => Ok(LoginStep::Wait),
+            State::Returning { .. } if element.is("success", ns::SASL2) => self.on_returned(element),
             State::Bind { .. } if self.ahead && element.is("features", ns::STREAMS) => Ok(LoginStep::Wait),
             State::Binding if element.is("features", ns::STREAMS) => {
                 let manages = element.children().any(|child| child.is("sm", ns::SM));
                 if plan.is_managed(session) && !manages {
                     return Err("the server does not offer stream management".to_owned());
                 }
-                if let Some(managed) = self.managed.as_deref().filter(|_| self.resumes) {
+                if let Some(managed) = self.managed.as_deref().filter(|_| self.entry == Entry::Resume) {
                     managed.resume(out);
                     self.state = State::Resuming;
                     return Ok(LoginStep::Wait);
@@ -178,7 +224,7 @@ impl Login {
                     managed.ok_or("stream management was not asked for")?.on_enabled(element)?;
                 } else if management::is_ours(element) {
                     managed.ok_or("stream management was not asked for")?.take(element, out)?;
-                } else {
+                } else if !element.is("features", ns::STREAMS) {
                     if let Some(managed) = managed {
                         managed.count_inbound();
                     }
@@ -194,7 +240,7 @@ impl Login {
                 let settled = !*roster && self.managed.as_deref().is_none_or(Management::is_enabled);
                 Ok(if settled { LoginStep::Bound } else { LoginStep::Wait })
             }
-            _ if element.is("failure", ns::SASL) => {
+            _ if element.is("failure", ns::SASL) || element.is("failure", ns::SASL2) => {
                 let condition = element.first_child().map_or("no reason given", |child| child.name);
                 Err(format!("the server refused to authenticate: {condition}"))
             }
@@ -206,6 +252,8 @@ impl Login {
             | State::Securing
             | State::Challenged { .. }
             | State::Proving { .. }
+            | State::Enlisting { .. }
+            | State::Returning { .. }
             | State::Binding
             | State::Bind { .. }
             | State::Session
@@ -216,6 +264,11 @@ impl Login {
     /// Appends what follows bind, in one go: stream management, the roster, initial presence.
     fn settle(&mut self, plan: &Plan, session: u32, out: &mut Vec<u8>) {
         self.managed = plan.is_managed(session).then(|| Box::new(Management::enable(plan.stage.resumable, out)));
+        self.greet(plan, out);
+    }
+
+    /// Appends the first stanzas of a session.
+    fn greet(&mut self, plan: &Plan, out: &mut Vec<u8>) {
         if plan.stage.roster {
             out.extend_from_slice(b"<iq type='get' id='roster'><query xmlns='jabber:iq:roster'/></iq>");
         }
@@ -251,25 +304,14 @@ impl Login {
             self.state = State::Securing;
             return Ok(LoginStep::Wait);
         }
+        if self.entry == Entry::Enlist {
+            return self.enlist(plan, session, element, out);
+        }
         let offered = element.children().find(|child| child.is("mechanisms", ns::SASL));
-        let offered = offered.map_or("", |child| child.content);
-        let mechanism = Mechanism::ALL
-            .into_iter()
-            .filter(|&mechanism| plan.mechanism.is_none_or(|only| only == mechanism))
-            .find(|mechanism| offered.contains(&format!(">{}<", mechanism.name())))
-            .ok_or_else(|| format!("no mechanism in common with {offered:?}"))?;
-        let user = format!("{}{}", plan.users, plan.account(session));
-        let initial = match mechanism {
-            Mechanism::Plain => {
-                self.state = State::Proving { scram: None };
-                format!("\0{user}\0{}", plan.password)
-            }
-            Mechanism::ScramSha256 | Mechanism::ScramSha1 => {
-                let hash = if mechanism == Mechanism::ScramSha1 { Hash::Sha1 } else { Hash::Sha256 };
-                let (scram, first) = ScramClient::start(hash, &user, &plan.password, &nonce()?, None);
-                self.state = State::Challenged { scram, mechanism };
-                first
-            }
+        let (mechanism, initial, scram) = first_message(plan, session, offered.map_or("", |child| child.content))?;
+        self.state = match scram {
+            Some(scram) => State::Challenged { scram, mechanism },
+            None => State::Proving { scram: None },
         };
         out.extend_from_slice(b"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='");
         out.extend_from_slice(mechanism.name().as_bytes());
@@ -292,10 +334,13 @@ impl Login {
         if known.is_none() {
             plan.salts.put(key, scram.salted_password());
         }
-        out.extend_from_slice(b"<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>");
+        out.extend_from_slice(b"<response xmlns='");
+        out.extend_from_slice(element.ns().as_bytes());
+        out.extend_from_slice(b"'>");
         out.extend_from_slice(BASE64_STANDARD.encode(answer).as_bytes());
         out.extend_from_slice(b"</response>");
-        self.state = State::Proving { scram: Some(scram) };
+        let scram = Some(scram);
+        self.state = if self.entry == Entry::Enlist { State::Enlisting { scram } } else { State::Proving { scram } };
         Ok(LoginStep::Wait)
     }
 
@@ -305,6 +350,23 @@ impl Login {
         out.extend_from_slice(b"</resource></bind></iq>");
         self.state = State::Bind { session: legacy };
     }
+}
+
+/// The mechanism to use of those offered, its first message, and the exchange it begins, if it is more than that.
+fn first_message(plan: &Plan, session: u32, offered: &str) -> Result<(Mechanism, String, Option<ScramClient>), String> {
+    let mechanism = Mechanism::ALL
+        .into_iter()
+        .filter(|&mechanism| plan.mechanism.is_none_or(|only| only == mechanism))
+        .find(|mechanism| offered.contains(&format!(">{}<", mechanism.name())))
+        .ok_or_else(|| format!("no mechanism in common with {offered:?}"))?;
+    let user = plan.user(session);
+    let hash = match mechanism {
+        Mechanism::Plain => return Ok((mechanism, format!("\0{user}\0{}", plan.password), None)),
+        Mechanism::ScramSha256 => Hash::Sha256,
+        Mechanism::ScramSha1 => Hash::Sha1,
+    };
+    let (scram, first) = ScramClient::start(hash, &user, &plan.password, &nonce()?, None);
+    Ok((mechanism, first, Some(scram)))
 }
 
 fn decode(text: &str) -> Result<String, String> {

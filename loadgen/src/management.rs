@@ -3,6 +3,7 @@
 //! Called by [`crate::login`] while a session logs in and by [`crate::session`] afterwards; outlives the connection.
 
 use plaza_core::ns;
+use plaza_core::xml::read::Node;
 use plaza_core::xml::{Element, write};
 
 /// What a session knows of its managed stream.
@@ -51,20 +52,19 @@ impl Management {
         self.outbound = self.outbound.wrapping_add(stanzas);
     }
 
-    /// Takes `<enabled/>`.
+    /// Takes `<enabled/>`, wherever it stands.
     ///
     /// # Errors
     /// In words: the stream can't be resumed.
-    pub(crate) fn on_enabled(&mut self, element: &Element<'_>) -> Result<(), String> {
+    pub(crate) fn on_enabled(&mut self, enabled: &impl Attributes) -> Result<(), String> {
         self.enabled = true;
         if !self.resumable {
             return Ok(());
         }
-        if !element.attr("resume").is_some_and(|resume| matches!(resume.raw, "true" | "1")) {
+        if !enabled.value("resume").is_some_and(|resume| matches!(&*resume, "true" | "1")) {
             return Err("the server enabled stream management without resumption".to_owned());
         }
-        let id = element.attr("id").filter(|id| !id.raw.is_empty()).ok_or("a resumable stream without an id")?;
-        self.id = id.value().into_owned();
+        self.id = enabled.value("id").filter(|id| !id.is_empty()).ok_or("a resumable stream without an id")?;
         Ok(())
     }
 
@@ -76,15 +76,15 @@ impl Management {
         out.extend_from_slice(b"/>");
     }
 
-    /// Takes `<resumed/>`.
+    /// Takes `<resumed/>`, wherever it stands.
     ///
     /// # Errors
     /// In words: it is another stream, or the server did not handle all that was sent.
-    pub(crate) fn on_resumed(&self, element: &Element<'_>) -> Result<(), String> {
-        if element.attr("previd").is_none_or(|previd| previd.value() != self.id) {
+    pub(crate) fn on_resumed(&self, resumed: &impl Attributes) -> Result<(), String> {
+        if resumed.value("previd").is_none_or(|previd| previd != self.id) {
             return Err("the server resumed another stream".to_owned());
         }
-        let h = read_h(element)?;
+        let h = resumed.value("h").and_then(|h| h.parse::<u32>().ok()).ok_or("<resumed/> without a count")?;
         if h != self.outbound {
             return Err(format!("{} stanzas were sent, the server handled {h}", self.outbound));
         }
@@ -113,6 +113,24 @@ impl Management {
             }
             name => Err(format!("<{name}/> of stream management does not belong here")),
         }
+    }
+}
+
+/// Something with attributes: an element of the stream, or one inside another (XEP-0198 v1.6.3 §8).
+pub(crate) trait Attributes {
+    /// The value of an attribute.
+    fn value(&self, name: &str) -> Option<String>;
+}
+
+impl Attributes for Element<'_> {
+    fn value(&self, name: &str) -> Option<String> {
+        self.attr(name).map(|attr| attr.value().into_owned())
+    }
+}
+
+impl Attributes for Node {
+    fn value(&self, name: &str) -> Option<String> {
+        self.attr(name).map(str::to_owned)
     }
 }
 

@@ -103,6 +103,8 @@ impl Part {
             | Deed::Collect
             | Deed::Settle
             | Deed::Join
+            | Deed::Enlist
+            | Deed::Shake
             | Deed::Resume { .. }
             | Deed::Leave
             | Deed::Cut => {}
@@ -115,7 +117,7 @@ impl Part {
         let sequence = self.sent / u64::from(members.max(1));
         for member in self.leader + 1..self.leader + plan.group {
             let payload = Payload { sender: self.me, receiver: member, sequence, sent_ns };
-            write_message(&plan.jid(member), payload, plan.bytes, out);
+            write_message(&plan.address(member), payload, plan.bytes, out);
         }
         self.sent += u64::from(members);
         tally.owed += plan.fan_out();
@@ -283,6 +285,8 @@ impl Part {
                 | Deed::Tell
                 | Deed::Store
                 | Deed::Join
+                | Deed::Enlist
+                | Deed::Shake
                 | Deed::Resume { missed: false }
                 | Deed::Leave
                 | Deed::Cut,
@@ -309,26 +313,10 @@ impl Part {
         let Some(status) = status.filter(|_| self.me != self.leader) else {
             return Ok(()); // Somebody came, or it is the leader's own.
         };
-        match plan.act(tally.act).map(|act| act.deed) {
-            Some(Deed::Traffic(Topic::Presence)) => {}
-            Some(Deed::Traffic(Topic::Chat | Topic::Event)) => {
-                return Err("presence that nobody should hear now".to_owned());
-            }
-            Some(
-                Deed::Join
-                | Deed::Resume { .. }
-                | Deed::Leave
-                | Deed::Cut
-                | Deed::Tell
-                | Deed::Deliver
-                | Deed::Store
-                | Deed::Collect
-                | Deed::Befriend
-                | Deed::Create
-                | Deed::Subscribe
-                | Deed::Settle,
-            )
-            | None => return Ok(()),
+        match plan.act(tally.act).and_then(|act| act.deed.topic()) {
+            Some(Topic::Presence) => {}
+            Some(Topic::Chat | Topic::Event) => return Err("presence that nobody should hear now".to_owned()),
+            None => return Ok(()),
         }
         traffic::check_from(element, &plan.jid(self.leader))?;
         let payload = Payload::read(status.content.as_bytes()).map_err(|damage| damage.to_string())?;
@@ -482,7 +470,7 @@ mod tests {
 
     #[test]
     fn a_resumed_session_hears_its_message_once_and_from_its_leader() {
-        let (plan, mut tally) = staged(Stage::resume(), |deed| deed == Deed::Resume { missed: true });
+        let (plan, mut tally) = staged(Stage::resume(false, false), |deed| deed == Deed::Resume { missed: true });
         let mut part = Part::new(&plan, 1);
         assert!(hear(&mut part, &plan, &mut tally, &message(&plan, 2, 1, 0)).unwrap_err().contains("expected from"));
         assert!(hear(&mut part, &plan, &mut tally, &message(&plan, 0, 2, 0)).unwrap_err().contains("for 2"));
@@ -494,7 +482,7 @@ mod tests {
 
     #[test]
     fn a_message_where_there_should_be_none_is_a_failure() {
-        let (plan, mut tally) = staged(Stage::resume(), |deed| deed == Deed::Resume { missed: false });
+        let (plan, mut tally) = staged(Stage::resume(false, false), |deed| deed == Deed::Resume { missed: false });
         let mut part = Part::new(&plan, 1);
         let said = hear(&mut part, &plan, &mut tally, &message(&plan, 0, 1, 0));
         assert!(said.unwrap_err().contains("nobody should hear"));
@@ -517,7 +505,7 @@ mod tests {
 
     #[test]
     fn what_a_leader_tells_its_members_is_done_once_acknowledged() {
-        let (plan, mut tally) = staged(Stage::resume(), |deed| deed == Deed::Tell);
+        let (plan, mut tally) = staged(Stage::resume(false, false), |deed| deed == Deed::Tell);
         let (mut part, mut out) = (Part::new(&plan, 0), Vec::new());
         let mut managed = Management::enable(true, &mut Vec::new());
         managed.count_outbound(2);

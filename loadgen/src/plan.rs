@@ -145,7 +145,17 @@ impl Plan {
 
     /// The bare JID of a session's account.
     pub(crate) fn bare_jid(&self, session: u32) -> String {
-        format!("{}{}@{}", self.users, self.account(session), self.domain)
+        format!("{}@{}", self.user(session), self.domain)
+    }
+
+    /// The name of a session's account.
+    pub(crate) fn user(&self, session: u32) -> String {
+        format!("{}{}", self.users, self.account(session))
+    }
+
+    /// Where to write to a session: to its account, if the server chose the resource.
+    pub(crate) fn address(&self, session: u32) -> String {
+        if self.stage.tagged { self.bare_jid(session) } else { self.jid(session) }
     }
 
     /// The service that has the node of a leader.

@@ -204,8 +204,10 @@ impl Report {
         let cpu_us =
             |name: &str| self.broker.acts.iter().find(|scene| scene.name == name).and_then(|scene| scene.server_cpu_us);
         let ratios = comparisons.iter().filter_map(|comparison| {
-            let below = cpu_us(comparison.below).filter(|&us| us > 0.0)?;
-            Some(SceneRatio { name: comparison.name, ratio: cpu_us(comparison.above)? / below })
+            let common = comparison.beyond.map_or(Some(0.0), cpu_us)?;
+            let below = (cpu_us(comparison.below)? - common).max(0.0);
+            let ratio = (cpu_us(comparison.above)? - common) / below;
+            ratio.is_finite().then_some(SceneRatio { name: comparison.name, ratio })
         });
         self.scene_ratios = ratios.collect();
     }
@@ -668,12 +670,17 @@ mod tests {
             latency: latencies.summary(),
         };
         report.broker.latency = None;
-        report.broker.acts = vec![scene("cheap", Some(2.0)), scene("dear", Some(5.0)), scene("unknown", None)];
+        report.broker.acts =
+            vec![scene("cheap", Some(2.0)), scene("dear", Some(5.0)), scene("base", Some(1.0)), scene("unknown", None)];
         report.compare_scenes(&[
-            Comparison { name: "dear ÷ cheap", above: "dear", below: "cheap" },
-            Comparison { name: "cheap ÷ unknown", above: "cheap", below: "unknown" },
+            Comparison { name: "dear ÷ cheap", above: "dear", below: "cheap", beyond: None },
+            Comparison { name: "cheap ÷ unknown", above: "cheap", below: "unknown", beyond: None },
+            Comparison { name: "beyond the unknown", above: "dear", below: "cheap", beyond: Some("unknown") },
+            Comparison { name: "beyond the base", above: "dear", below: "cheap", beyond: Some("base") },
+            Comparison { name: "nothing beyond", above: "dear", below: "cheap", beyond: Some("cheap") },
         ]);
-        assert_eq!(report.scene_ratios.len(), 1);
+        let ratios: Vec<_> = report.scene_ratios.iter().map(|ratio| (ratio.name, ratio.ratio)).collect();
+        assert_eq!(ratios, [("dear ÷ cheap", 2.5), ("beyond the base", 4.0)]);
         let page = html(&report).unwrap();
         assert!(page.contains("<td>dear ÷ cheap</td><td>2.500</td>"));
         assert_eq!(page.matches("<svg").count(), 5);

@@ -324,6 +324,12 @@ impl Ring {
         self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(Op::Shutdown.tag(slot)));
     }
 
+    /// Ends the slot's connection in our direction: the peer reads to the end of what was sent, and then closes.
+    pub(crate) fn finish(&mut self, slot: u32) {
+        let entry = opcode::Shutdown::new(Fixed(slot), libc::SHUT_WR).build();
+        self.push(&entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(Op::Shutdown.tag(slot)));
+    }
+
     /// Closes the slot's connection.
     pub(crate) fn close(&mut self, slot: u32) {
         let entry = opcode::Close::new(Fixed(slot)).build();

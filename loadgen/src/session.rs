@@ -7,7 +7,7 @@ use std::sync::Arc;
 use plaza_core::limits::ScanLimits;
 use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces};
 
-use crate::login::{Login, LoginStep};
+use crate::login::{Entry, Fast, Login, LoginStep};
 use crate::management::{self, Management};
 use crate::part::Part;
 use crate::plan::{Plan, TlsMode};
@@ -55,6 +55,8 @@ enum State {
     Hello,
     /// TLS handshake; the login begins or goes on after it.
     Securing(Box<Login>),
+    /// A handshake was all there was to do: what is left of it goes out, and the connection ends.
+    Shaken,
     /// Negotiates; `true`: a stream header is the next thing to arrive.
     LoggingIn(Box<Login>, bool),
     Ready,
@@ -91,6 +93,10 @@ pub(crate) struct Session {
     pub part: Option<Box<Part>>,
     /// What it knows of its managed stream; kept when the connection is cut.
     managed: Option<Box<Management>>,
+    /// How it comes in.
+    entry: Entry,
+    /// Its token, once it has one; kept likewise.
+    fast: Option<Box<Fast>>,
     /// Bytes for the socket.
     out: Vec<u8>,
     /// A partial element.
@@ -115,6 +121,8 @@ impl Session {
             talk: None,
             part: None,
             managed: None,
+            entry: Entry::Login,
+            fast: None,
             out: Vec::new(),
             carry: Vec::new(),
             cipher: Vec::new(),
@@ -125,13 +133,14 @@ impl Session {
         }
     }
 
-    /// Its connect was asked for; `resume`: it comes back to the stream that was cut.
-    pub(crate) fn begin(&mut self, now_ns: u64, resume: bool) {
+    /// Its connect was asked for.
+    pub(crate) fn begin(&mut self, now_ns: u64, entry: Entry) {
         self.bury();
         self.out.clear();
         self.namespaces = StreamNamespaces::default();
-        if !resume {
-            self.managed = None;
+        self.entry = entry;
+        if entry != Entry::Resume {
+            (self.managed, self.fast) = (None, None);
         }
         self.state = State::Connecting;
         self.started_ns = now_ns;
@@ -149,12 +158,17 @@ impl Session {
 
     /// Whether its end would be no surprise.
     pub(crate) fn may_end(&self) -> bool {
-        matches!(self.state, State::Closing | State::Dead | State::Vacant)
+        matches!(self.state, State::Closing | State::Shaken | State::Dead | State::Vacant)
     }
 
     /// Whether its end is awaited.
     pub(crate) fn is_closing(&self) -> bool {
         matches!(self.state, State::Closing)
+    }
+
+    /// Whether it came for a handshake and has had it.
+    pub(crate) fn is_shaken(&self) -> bool {
+        matches!(self.state, State::Shaken)
     }
 
     /// The connection is about to be cut: nothing is said or heard any more.
@@ -192,15 +206,16 @@ impl Session {
     /// TLS's.
     pub(crate) fn connected(&mut self, plan: &Plan, bench: &mut Bench, session: u32) -> Result<(), Fault> {
         self.stock(bench);
-        let resume = self.managed.take();
+        let login = |managed, fast, secure| Box::new(Login::new(self.entry, secure, managed, fast));
         if plan.raw {
             self.out.extend_from_slice(&session.to_le_bytes());
             self.state = State::Hello;
         } else if plan.tls == TlsMode::Direct {
-            self.secure(plan, Box::new(Login::new(true, resume)))?;
+            let login = login(self.managed.take(), self.fast.take(), true);
+            self.secure(plan, login)?;
         } else {
             Login::open(plan, &mut self.out);
-            self.state = State::LoggingIn(Box::new(Login::new(false, resume)), true);
+            self.state = State::LoggingIn(login(self.managed.take(), self.fast.take(), false), true);
         }
         Ok(())
     }
@@ -350,9 +365,10 @@ impl Session {
         if tls.is_established()
             && let State::Securing(login) = &mut self.state
         {
-            login.secured();
-            Login::open(plan, &mut say);
-            if let State::Securing(login) = std::mem::replace(&mut self.state, State::Dead) {
+            let goes_on = login.secured(plan, session, tls, &mut say);
+            if let State::Securing(login) = std::mem::replace(&mut self.state, State::Shaken)
+                && goes_on
+            {
                 self.state = State::LoggingIn(login, true);
             }
         }
@@ -449,7 +465,7 @@ impl Session {
                             Ok(LoginStep::Wait) => {}
                             Ok(LoginStep::Restart) => *header = true,
                             Ok(LoginStep::Bound) => {
-                                self.managed = login.take_managed();
+                                (self.managed, self.fast) = login.take_stream();
                                 self.state = State::Ready;
                             }
                             Ok(LoginStep::StartTls) => break Ok(LoginStep::StartTls),
@@ -463,6 +479,7 @@ impl Session {
                         | State::Connecting
                         | State::Hello
                         | State::Securing(_)
+                        | State::Shaken
                         | State::Closing
                         | State::Dead => {}
                     }

@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use crate::login::Entry;
 #[cfg(doc)]
 use crate::plan::Plan;
 
@@ -44,7 +45,12 @@ impl Who {
 pub(crate) enum Deed {
     /// Log in; done when bound.
     Join,
-    /// Come back by `<resume/>` (XEP-0198 v1.6.3 §5); done when resumed, and, if there was a message meanwhile, heard it.
+    /// Log in by SASL2 and ask for a token ([`Entry::Enlist`]); done when bound.
+    Enlist,
+    /// TLS and nothing more ([`Entry::Handshake`]); done when the server has closed the connection as well.
+    Shake,
+    /// Come back to the stream (XEP-0198 v1.6.3 §5), by a token if there is one; done when resumed, and, if there was a
+    /// message meanwhile, heard it.
     Resume {
         /// Whether there was one.
         missed: bool,
@@ -76,33 +82,34 @@ pub(crate) enum Deed {
 impl Deed {
     /// Whether it leads to what is compared, and what an earlier run left may still be heard.
     pub(crate) const fn is_preparation(self) -> bool {
-        match self {
-            Self::Join | Self::Leave | Self::Befriend | Self::Create | Self::Subscribe => true,
-            Self::Resume { .. }
-            | Self::Cut
-            | Self::Tell
-            | Self::Deliver
-            | Self::Store
-            | Self::Collect
-            | Self::Settle
-            | Self::Traffic(_) => false,
-        }
+        matches!(self, Self::Join | Self::Enlist | Self::Leave | Self::Befriend | Self::Create | Self::Subscribe)
     }
 
     /// Whether participants begin a few at a time.
     pub(crate) const fn is_paced(self) -> bool {
-        match self {
-            Self::Befriend | Self::Create | Self::Subscribe => true,
-            Self::Join
-            | Self::Resume { .. }
-            | Self::Leave
-            | Self::Cut
-            | Self::Tell
-            | Self::Deliver
-            | Self::Store
-            | Self::Collect
-            | Self::Settle
-            | Self::Traffic(_) => false,
+        matches!(self, Self::Befriend | Self::Create | Self::Subscribe)
+    }
+
+    /// Whether participants end their connection: then its end is what they are done with.
+    pub(crate) const fn is_parting(self) -> bool {
+        matches!(self, Self::Leave | Self::Cut | Self::Shake)
+    }
+
+    /// What leaders go on with in an act of traffic.
+    pub(crate) const fn topic(self) -> Option<Topic> {
+        if let Self::Traffic(topic) = self { Some(topic) } else { None }
+    }
+
+    /// How participants that connect come in.
+    pub(crate) const fn entry(self) -> Entry {
+        if matches!(self, Self::Resume { .. }) {
+            Entry::Resume
+        } else if matches!(self, Self::Enlist) {
+            Entry::Enlist
+        } else if matches!(self, Self::Shake) {
+            Entry::Handshake
+        } else {
+            Entry::Login
         }
     }
 }
@@ -162,6 +169,8 @@ pub(crate) struct Comparison {
     pub above: &'static str,
     /// Name of the act below it.
     pub below: &'static str,
+    /// Name of an act whose CPU is part of both and left out of both.
+    pub beyond: Option<&'static str>,
 }
 
 /// A scenario in acts.
@@ -175,6 +184,8 @@ pub(crate) struct Stage {
     pub managed: Option<Who>,
     /// Streams shall be resumable (§5).
     pub resumable: bool,
+    /// Members' sessions are bound by Bind 2, so that their resources are the server's to choose (XEP-0386 v1.1.0 §3.2.1).
+    pub tagged: bool,
     /// Messages that each member gets while it is away.
     pub messages: u64,
     /// Ask for the roster when logging in (RFC 6121 §2.2).
@@ -190,26 +201,45 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// `resume`: sessions log in, are cut off, and come back by resumption, at last to a message sent meanwhile.
-    pub(crate) fn resume() -> Self {
+    /// `resume`: sessions log in, are cut off, and come back by resumption, at last to a message sent meanwhile. `fast`:
+    /// they come back in one round trip, by tokens they get at a login of their own. `tls`: then there are handshakes, so
+    /// that what is beyond them can be compared as well.
+    pub(crate) fn resume(fast: bool, tls: bool) -> Self {
         const LOGIN: &str = "full login";
         const RESUME: &str = "resumption";
-        let acts = vec![
+        const HANDSHAKE: &str = "bare handshake";
+        let mut acts = vec![
             Act::measured("first login", Who::All, Deed::Join, Unit::Sessions),
             Act::between("leaving", Who::Members, Deed::Leave),
             Act::measured(LOGIN, Who::Members, Deed::Join, Unit::Sessions),
+        ];
+        if fast {
+            acts.extend([
+                Act::between("leaving again", Who::Members, Deed::Leave),
+                Act::measured("login for a token", Who::Members, Deed::Enlist, Unit::Sessions),
+            ]);
+        }
+        acts.extend([
             Act::between("cut off", Who::Members, Deed::Cut),
             Act::measured(RESUME, Who::Members, Deed::Resume { missed: false }, Unit::Sessions),
             Act::between("cut off again", Who::Members, Deed::Cut),
             Act::between("messages meanwhile", Who::Leaders, Deed::Tell),
             Act::measured("resumption to a message", Who::Members, Deed::Resume { missed: true }, Unit::Sessions),
             Act::measured("message to the resumed", Who::Members, Deed::Deliver, Unit::Stanzas),
-        ];
-        let comparisons = vec![
-            // Per server-CPU-second: resumptions ÷ logins, which is CPU per login ÷ CPU per resumption.
-            Comparison { name: "resumptions ÷ full logins", above: LOGIN, below: RESUME },
-        ];
-        Self { acts, comparisons, managed: Some(Who::All), resumable: true, roster: true, ..Self::default() }
+        ]);
+        // Per server-CPU-second: resumptions ÷ logins, which is CPU per login ÷ CPU per resumption.
+        let ratio = Comparison { name: "resumptions ÷ full logins", above: LOGIN, below: RESUME, beyond: None };
+        let mut comparisons = vec![ratio];
+        if tls {
+            acts.extend([
+                Act::between("leaving for good", Who::Members, Deed::Leave),
+                Act::measured(HANDSHAKE, Who::Members, Deed::Shake, Unit::Sessions),
+            ]);
+            let name = "the same beyond the handshake";
+            comparisons.push(Comparison { name, beyond: Some(HANDSHAKE), ..ratio });
+        }
+        let managed = Some(Who::All);
+        Self { acts, comparisons, managed, resumable: true, tagged: fast, roster: true, ..Self::default() }
     }
 
     /// `offline`: leaders write `messages` to each of their members while these are away; then they come and get them.
@@ -237,7 +267,8 @@ impl Stage {
             Act::measured(PRESENCE, Who::Leaders, Deed::Traffic(Topic::Presence), Unit::Stanzas),
             Act::measured(MESSAGE, Who::Leaders, Deed::Traffic(Topic::Chat), Unit::Stanzas),
         ];
-        let comparisons = vec![Comparison { name: "CPU, presence ÷ message", above: PRESENCE, below: MESSAGE }];
+        let comparisons =
+            vec![Comparison { name: "CPU, presence ÷ message", above: PRESENCE, below: MESSAGE, beyond: None }];
         Self { acts, comparisons, roster: true, ..Self::default() }
     }
 
@@ -272,7 +303,8 @@ impl Stage {
             Act::between("publications answered", Who::Leaders, Deed::Settle),
             Act::measured(MESSAGE, Who::Leaders, Deed::Traffic(Topic::Chat), Unit::Stanzas),
         ];
-        let comparisons = vec![Comparison { name: "CPU, notification ÷ message", above: EVENT, below: MESSAGE }];
+        let comparisons =
+            vec![Comparison { name: "CPU, notification ÷ message", above: EVENT, below: MESSAGE, beyond: None }];
         Self { acts, comparisons, service, ..Self::default() }
     }
 }
@@ -294,9 +326,10 @@ mod tests {
 
     #[test]
     fn comparisons_name_acts_that_are_measured() {
-        for stage in [Stage::resume(), Stage::offline(1), Stage::contacts(), Stage::pubsub(None)] {
-            for Comparison { above, below, .. } in &stage.comparisons {
-                for name in [above, below] {
+        let resume = [(false, false), (false, true), (true, true)].map(|(fast, tls)| Stage::resume(fast, tls));
+        for stage in resume.into_iter().chain([Stage::offline(1), Stage::contacts(), Stage::pubsub(None)]) {
+            for Comparison { above, below, beyond, .. } in &stage.comparisons {
+                for name in [above, below].into_iter().chain(beyond) {
                     assert!(stage.acts.iter().any(|act| act.name == *name && act.unit.is_some()), "{name}");
                 }
             }

@@ -61,6 +61,21 @@ impl Tls {
         self.established
     }
 
+    /// What `tls-server-end-point` binds to: the hash of the server's certificate (RFC 5929 §4.1). `None` if it is signed
+    /// with another hash than SHA-256 or SHA-384, or with SHA-1, where the binding says SHA-256.
+    pub(crate) fn end_point(&self) -> Option<Box<[u8]>> {
+        let certificate = self.connection.peer_certificates()?.first()?;
+        let algorithm = signature_algorithm(certificate)?;
+        let suite = if SIGNED_WITH_SHA256.contains(&algorithm) {
+            aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256
+        } else if SIGNED_WITH_SHA384.contains(&algorithm) {
+            aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384
+        } else {
+            return None;
+        };
+        Some(suite.tls13()?.common.hash_provider.hash(certificate).as_ref().into())
+    }
+
     /// Takes records: plaintext is appended to `plain`, what must be sent to `wire`.
     ///
     /// # Errors
@@ -126,6 +141,34 @@ impl Tls {
             });
         }
     }
+}
+
+/// Object identifiers of signatures with SHA-256: ECDSA (RFC 5758 §3.2), RSA (RFC 4055 §5).
+const SIGNED_WITH_SHA256: [&[u8]; 2] =
+    [&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 2], &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 11]];
+/// The same with SHA-384.
+const SIGNED_WITH_SHA384: [&[u8]; 2] =
+    [&[0x2a, 0x86, 0x48, 0xce, 0x3d, 4, 3, 3], &[0x2a, 0x86, 0x48, 0x86, 0xf7, 0x0d, 1, 1, 12]];
+
+/// The object identifier of the algorithm that a certificate is signed with (RFC 5280 §4.1.1.2).
+fn signature_algorithm(certificate: &[u8]) -> Option<&[u8]> {
+    let (inside, _) = der(certificate, 0x30)?;
+    let (_, behind) = der(inside, 0x30)?;
+    let (algorithm, _) = der(behind, 0x30)?;
+    Some(der(algorithm, 0x06)?.0)
+}
+
+/// What is in a DER element with that tag, and what is behind it.
+fn der(bytes: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
+    let (&[found, first], rest) = bytes.split_first_chunk::<2>()?;
+    let (length, rest) = match first {
+        0..0x80 => (usize::from(first), rest),
+        _ => {
+            let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7f))?;
+            (digits.iter().try_fold(0_usize, |sum, &digit| Some(sum.checked_mul(256)? + usize::from(digit)))?, rest)
+        }
+    };
+    (found == tag).then(|| rest.split_at_checked(length))?
 }
 
 /// What to do after one step of a connection.
@@ -416,6 +459,23 @@ mod tests {
         }
         let cost = bare.mean_ns().unwrap();
         assert!((20_000..20_000_000).contains(&cost), "{cost} ns");
+    }
+
+    #[test]
+    fn the_end_point_is_the_hash_that_the_certificate_is_signed_with() {
+        for (algorithm, oids) in [
+            (&rcgen::PKCS_ECDSA_P256_SHA256, Some(SIGNED_WITH_SHA256)),
+            (&rcgen::PKCS_ECDSA_P384_SHA384, Some(SIGNED_WITH_SHA384)),
+            (&rcgen::PKCS_ED25519, None),
+        ] {
+            let key = rcgen::KeyPair::generate_for(algorithm).unwrap();
+            let certificate = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+            let certificate = certificate.self_signed(&key).unwrap();
+            let found = signature_algorithm(certificate.der()).unwrap();
+            assert_eq!(oids.is_some_and(|oids| oids.contains(&found)), oids.is_some());
+            assert_eq!(signature_algorithm(&certificate.der()[..40]), None);
+        }
+        assert_eq!(der(&[0x30, 0xff], 0x30), None);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::io;
 use std::net::SocketAddrV4;
 use std::time::Duration;
 
+use crate::login::Entry;
 use crate::part::Part;
 use crate::plan::{Control, Counters, Failure, Phase, Plan, Scenario};
 use crate::ring::{self, Bell, Event, Ring, RingSettings};
@@ -247,6 +248,8 @@ impl<'a> Worker<'a> {
                     self.begin_part(local, act.deed);
                 }
                 Deed::Join
+                | Deed::Enlist
+                | Deed::Shake
                 | Deed::Resume { .. }
                 | Deed::Collect
                 | Deed::Befriend
@@ -255,9 +258,14 @@ impl<'a> Worker<'a> {
                 | Deed::Leave
                 | Deed::Cut
                     if !act.who.includes(local, self.plan.group) => {}
-                Deed::Join | Deed::Resume { .. } | Deed::Collect | Deed::Befriend | Deed::Create | Deed::Subscribe => {
-                    self.queue.push_back(local)
-                }
+                Deed::Join
+                | Deed::Enlist
+                | Deed::Shake
+                | Deed::Resume { .. }
+                | Deed::Collect
+                | Deed::Befriend
+                | Deed::Create
+                | Deed::Subscribe => self.queue.push_back(local),
                 Deed::Leave => match session.close(self.plan, &mut self.bench) {
                     Ok(()) => self.mark(local),
                     Err(fault) => self.fail(local, fault),
@@ -356,29 +364,17 @@ impl<'a> Worker<'a> {
     fn say(&mut self, local: u32, count: u32, sent_ns: u64) {
         let Self { plan, sessions, bench, tally, .. } = self;
         let Some(session) = sessions.get_mut(local as usize) else { return };
-        let spoken = match plan.act(tally.act).map(|act| act.deed) {
-            Some(Deed::Traffic(topic)) => session.act(bench, |part, _, out| {
-                (0..count).for_each(|_| part.say(plan, tally, topic, sent_ns, out));
-            }),
-            Some(Deed::Store) => session.act(bench, |part, managed, out| {
+        let deed = plan.act(tally.act).map(|act| act.deed);
+        let spoken = if let Some(topic) = deed.and_then(Deed::topic) {
+            session.act(bench, |part, _, out| (0..count).for_each(|_| part.say(plan, tally, topic, sent_ns, out)))
+        } else if deed == Some(Deed::Store) {
+            session.act(bench, |part, managed, out| {
                 if let Some(managed) = managed {
                     part.store(plan, tally, sent_ns, managed, out);
                 }
-            }),
-            Some(
-                Deed::Join
-                | Deed::Resume { .. }
-                | Deed::Leave
-                | Deed::Cut
-                | Deed::Tell
-                | Deed::Deliver
-                | Deed::Collect
-                | Deed::Befriend
-                | Deed::Create
-                | Deed::Subscribe
-                | Deed::Settle,
-            )
-            | None => session.speak(bench, |talk, out| (0..count).for_each(|_| talk.say(plan, tally, sent_ns, out))),
+            })
+        } else {
+            session.speak(bench, |talk, out| (0..count).for_each(|_| talk.say(plan, tally, sent_ns, out)))
         };
         let backlog = session.output_bytes();
         match spoken {
@@ -414,7 +410,7 @@ impl<'a> Worker<'a> {
         while self.next < level && self.logging_in < self.concurrency {
             let local = self.next;
             self.next += 1;
-            self.begin_login(local, false);
+            self.begin_login(local, Entry::Login);
         }
         if let Some(deed) = self.deed().filter(|deed| deed.is_paced()) {
             while self.paced < PACED_MAX {
@@ -424,23 +420,23 @@ impl<'a> Worker<'a> {
             }
             return;
         }
-        let resume = matches!(self.deed(), Some(Deed::Resume { .. }));
+        let entry = self.deed().map_or(Entry::Login, Deed::entry);
         while self.logging_in < self.concurrency {
             let Some(local) = self.queue.pop_front() else { break };
             if self.sessions.get(local as usize).is_some_and(|session| session.sending) {
                 self.queue.push_back(local); // The old connection still has the buffer.
                 break;
             }
-            self.begin_login(local, resume);
+            self.begin_login(local, entry);
         }
     }
 
-    fn begin_login(&mut self, local: u32, resume: bool) {
+    fn begin_login(&mut self, local: u32, entry: Entry) {
         self.logging_in += 1;
         let global = self.global(local) as usize;
         let now_ns = self.tally.now_ns;
         if let Some(session) = self.sessions.get_mut(local as usize) {
-            session.begin(now_ns, resume);
+            session.begin(now_ns, entry);
         }
         let (home, slot) = (local / self.share, local % self.share);
         if let Some(Home { ring, target, sources, .. }) = self.homes.get_mut(home as usize) {
@@ -534,7 +530,11 @@ impl<'a> Worker<'a> {
                 let local = base + slot;
                 let Some(session) = self.sessions.get_mut(local as usize) else { return };
                 session.sending = false;
-                if error == 0 {
+                if error == 0 && session.is_shaken() && !session.has_output() {
+                    if let Some(home) = self.homes.get_mut(home) {
+                        home.ring.finish(slot);
+                    }
+                } else if error == 0 {
                     self.mark(local);
                 } else if !session.may_end() {
                     let error = io::Error::from_raw_os_error(error);
@@ -583,25 +583,12 @@ impl<'a> Worker<'a> {
     /// A session has logged in or come back.
     fn on_ready(&mut self, started_ns: u64) {
         match self.deed() {
-            Some(Deed::Join | Deed::Resume { missed: false }) => {
+            Some(Deed::Join | Deed::Enlist | Deed::Resume { missed: false }) => {
                 self.tally.record(started_ns);
                 self.tally.done += 1;
             }
             Some(Deed::Resume { missed: true }) => self.tally.record(started_ns), // Done when it hears the message.
-            Some(
-                Deed::Leave
-                | Deed::Cut
-                | Deed::Tell
-                | Deed::Deliver
-                | Deed::Store
-                | Deed::Collect
-                | Deed::Befriend
-                | Deed::Create
-                | Deed::Subscribe
-                | Deed::Settle
-                | Deed::Traffic(_),
-            )
-            | None => {}
+            Some(_) | None => {}
         }
     }
 
@@ -615,11 +602,15 @@ impl<'a> Worker<'a> {
             self.fail(local, Fault::from(reason));
             return;
         }
-        if session.is_closing() && matches!(self.deed(), Some(Deed::Leave | Deed::Cut)) {
+        if session.is_shaken() {
+            self.logging_in = self.logging_in.saturating_sub(1);
+            self.tally.record(session.started_ns);
+        }
+        let closing = session.is_closing() || session.is_shaken();
+        session.bury();
+        if closing && self.deed().is_some_and(Deed::is_parting) {
             self.tally.done += 1;
         }
-        let Some(session) = self.sessions.get_mut(local as usize) else { return };
-        session.bury();
         Counters::add(&self.counters.closed, 1);
         if let Some(home) = self.homes.get_mut(home) {
             home.ring.close(slot);

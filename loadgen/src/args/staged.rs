@@ -6,7 +6,7 @@ use clap::Args;
 
 use super::{Common, NO_RELAY, Pace, parse_bytes, positive};
 use crate::conductor::Course;
-use crate::plan::{Plan, Scenario};
+use crate::plan::{Plan, Scenario, TlsMode};
 use crate::stage::Stage;
 
 #[derive(Debug, Args)]
@@ -19,6 +19,9 @@ pub(super) struct ResumeArgs {
     /// Bytes of each message's body.
     #[arg(long, default_value_t = 200, value_parser = parse_bytes)]
     bytes: usize,
+    /// Come back in one round trip, authenticated with a token that was asked for before (XEP-0388, XEP-0484).
+    #[arg(long)]
+    fast: bool,
 }
 
 #[derive(Debug, Args)]
@@ -103,7 +106,12 @@ impl Common {
 
 impl ResumeArgs {
     pub(super) fn run(self) -> Result<bool, String> {
-        let (mut plan, course) = self.common.staged("resume", Stage::resume(), self.per_sender + 1)?;
+        let secure = self.common.tls != TlsMode::None;
+        if self.fast && !secure {
+            return Err("tokens are given and taken under TLS alone: --fast needs --tls".to_owned());
+        }
+        let stage = Stage::resume(self.fast, secure);
+        let (mut plan, course) = self.common.staged("resume", stage, self.per_sender + 1)?;
         plan.bytes = self.bytes;
         self.common.conclude("resume", plan, &course, NO_RELAY)
     }
