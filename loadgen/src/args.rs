@@ -5,12 +5,14 @@ use std::fs;
 use std::io::{self, Write};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4, ToSocketAddrs};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use clap::{Args, Parser, Subcommand};
 use plaza_core::sasl::scram::{self, Hash};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use crate::conductor::{Course, Logins, Outcome, conduct};
@@ -21,8 +23,10 @@ use crate::report::{self, Report, Rosters, Settings, Storm};
 use crate::stage::Stage;
 use crate::{ring, tls};
 
+mod city;
 mod staged;
 
+use city::CityArgs;
 use staged::{ContactsArgs, OfflineArgs, PubsubArgs, ResumeArgs};
 
 /// Drives an XMPP server with many client sessions, checks everything that arrives, and reports what it cost.
@@ -55,15 +59,17 @@ enum Command {
     Contacts(ContactsArgs),
     /// Notifications to the subscribers of a node (XEP-0060), beside as many messages.
     Pubsub(PubsubArgs),
+    /// A city of things: they sign up, are claimed, befriended, read and controlled, all through the broker.
+    City(CityArgs),
     /// Be the raw relay: pass bytes between connections 2k and 2k + 1, looking at none of them.
     Relay(RelayArgs),
     /// Print the accounts that a run needs, as CSV.
     Accounts(AccountArgs),
 }
 
-/// Where to, as whom, and how.
+/// Where to.
 #[derive(Debug, Args)]
-struct Common {
+struct Target {
     /// Address of the server, or name and port.
     #[arg(long, default_value = "127.0.0.1:5222")]
     server: String,
@@ -77,6 +83,13 @@ struct Common {
     /// verified.
     #[arg(long)]
     ca: Option<PathBuf>,
+}
+
+/// Where to, as whom, and how.
+#[derive(Debug, Args)]
+struct Common {
+    #[command(flatten)]
+    target: Target,
     /// Sessions.
     #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=4_000_000))]
     sessions: u32,
@@ -332,11 +345,48 @@ fn resolve(server: &str) -> Result<SocketAddrV4, String> {
     found.ok_or_else(|| format!("{server} has no IPv4 address"))
 }
 
+impl Target {
+    /// The configuration of TLS, if there is any, and the name a certificate must have.
+    fn security(&self) -> Result<(Option<Arc<ClientConfig>>, ServerName<'static>), String> {
+        let config = match self.tls {
+            TlsMode::None => None,
+            TlsMode::Starttls | TlsMode::Direct => {
+                Some(tls::client_config(self.ca.as_deref(), self.tls == TlsMode::Direct)?)
+            }
+        };
+        let name = match self.domain.parse::<IpAddr>() {
+            Ok(ip) => ServerName::from(ip),
+            Err(_) => ServerName::try_from(self.domain.clone()).map_err(|error| error.to_string())?,
+        };
+        Ok((config, name))
+    }
+}
+
+/// Source addresses for so many sessions: what was asked for, or enough for a server on loopback.
+fn sources_for(asked: Option<&Sources>, server: SocketAddrV4, sessions: u32) -> Vec<Ipv4Addr> {
+    match asked {
+        Some(sources) => sources.clone(),
+        None if ring::is_loopback(*server.ip()) && sessions > SESSIONS_PER_SOURCE => (0..sessions
+            .div_ceil(SESSIONS_PER_SOURCE))
+            .map(|index| Ipv4Addr::new(127, 0, 1 + (index / 250) as u8, 1 + (index % 250) as u8))
+            .collect(),
+        None => Vec::new(),
+    }
+}
+
+/// Checks that there is a process whose costs can be read.
+fn check_pid(pid: Option<u32>) -> Result<(), String> {
+    match pid.filter(|&pid| ring::process_cpu_ns(pid).is_none()) {
+        Some(pid) => Err(format!("there is no process {pid}, or it may not be read")),
+        None => Ok(()),
+    }
+}
+
 impl Common {
     /// The plan of a scenario; `group` sessions belong together.
     fn plan(&self, scenario: Scenario, group: u32) -> Result<Plan, String> {
-        let server = resolve(&self.server)?;
-        if self.raw && (!matches!(scenario, Scenario::Pairs | Scenario::Iq) || self.tls != TlsMode::None) {
+        let server = resolve(&self.target.server)?;
+        if self.raw && (!matches!(scenario, Scenario::Pairs | Scenario::Iq) || self.target.tls != TlsMode::None) {
             return Err("the raw relay passes bytes between pairs, in plaintext: it can do nothing else".to_owned());
         }
         let sessions = self.sessions / group * group;
@@ -347,16 +397,7 @@ impl Common {
             Scenario::Presence => sessions / group,
             Scenario::Idle | Scenario::Pairs | Scenario::Iq | Scenario::Ping | Scenario::Staged => sessions,
         };
-        let tls_config = match self.tls {
-            TlsMode::None => None,
-            TlsMode::Starttls | TlsMode::Direct => {
-                Some(tls::client_config(self.ca.as_deref(), self.tls == TlsMode::Direct)?)
-            }
-        };
-        let tls_name = match self.domain.parse::<IpAddr>() {
-            Ok(ip) => ServerName::from(ip),
-            Err(_) => ServerName::try_from(self.domain.clone()).map_err(|error| error.to_string())?,
-        };
+        let (tls_config, tls_name) = self.target.security()?;
         let cpus = self.cpus.clone().unwrap_or_default();
         let threads = self.threads.unwrap_or(cpus.len().max(1) as u32).min(sessions / group);
         let descriptors = ring::raise_descriptors().saturating_sub(64).max(1) as u32;
@@ -364,8 +405,8 @@ impl Common {
             scenario,
             raw: self.raw,
             server,
-            domain: self.domain.clone(),
-            tls: self.tls,
+            domain: self.target.domain.clone(),
+            tls: self.target.tls,
             tls_config,
             tls_name: Some(tls_name),
             sessions,
@@ -378,7 +419,7 @@ impl Common {
             presence: !self.no_presence,
             concurrency: self.concurrency,
             threads,
-            sources: self.sources_for(server, sessions),
+            sources: sources_for(self.sources.as_ref(), server, sessions),
             cpus,
             ring_sessions_max: self.ring_sessions.min(descriptors).min(sessions.div_ceil(self.rings)),
             window: 1,
@@ -390,21 +431,8 @@ impl Common {
         })
     }
 
-    fn sources_for(&self, server: SocketAddrV4, sessions: u32) -> Vec<Ipv4Addr> {
-        match &self.sources {
-            Some(sources) => sources.clone(),
-            None if ring::is_loopback(*server.ip()) && sessions > SESSIONS_PER_SOURCE => (0..sessions
-                .div_ceil(SESSIONS_PER_SOURCE))
-                .map(|index| Ipv4Addr::new(127, 0, 1 + (index / 250) as u8, 1 + (index % 250) as u8))
-                .collect(),
-            None => Vec::new(),
-        }
-    }
-
     fn course(&self, title: &str, plan: &Plan) -> Result<Course, String> {
-        if let Some(pid) = self.pid.filter(|&pid| ring::process_cpu_ns(pid).is_none()) {
-            return Err(format!("there is no process {pid}, or it may not be read"));
-        }
+        check_pid(self.pid)?;
         Ok(Course {
             title: title.to_owned(),
             warm_logins: 0,
@@ -438,7 +466,7 @@ impl Common {
         let relay_plan = beside.relay.then(|| raw(&plan, &beside)).transpose()?;
         let broker = conduct(&plan, course);
         self.write_salts(&plan.salts)?;
-        let mut report = Report::new(Settings::of(name, &plan, course, self.ca.is_some()), broker);
+        let mut report = Report::new(Settings::of(name, &plan, course, self.target.ca.is_some()), broker);
         if let Some((plan, relay)) = relay_plan.filter(|_| report.broker.failure_count == 0) {
             report.compare(measure_relay(&plan, course, &relay));
         }
@@ -560,6 +588,7 @@ impl Cli {
             Command::Offline(args) => args.run(),
             Command::Contacts(args) => args.run(),
             Command::Pubsub(args) => args.run(),
+            Command::City(args) => args.run(),
             Command::Relay(RelayArgs { listen, cpu }) => {
                 relay::run(listen, cpu).map_err(|error| format!("the relay: {error}"))?;
                 Ok(true)

@@ -90,13 +90,13 @@ impl Host {
     }
 }
 
-/// The command line, the password left out.
+/// The command line, passwords and keys left out.
 fn command() -> String {
     let mut words: Vec<String> = Vec::new();
     let mut hide = false;
     for word in std::env::args() {
         words.push(if std::mem::take(&mut hide) { "…".to_owned() } else { word.clone() });
-        hide = word == "--password";
+        hide = matches!(word.as_str(), "--password" | "--api-key");
     }
     words.join(" ")
 }

@@ -6,6 +6,7 @@
 #![deny(unsafe_code)]
 
 mod args;
+mod city;
 mod conductor;
 mod host;
 mod login;

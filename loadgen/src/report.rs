@@ -322,14 +322,16 @@ fn scene_figures(scene: &Scene, add: &mut impl FnMut(&str, String)) {
     }
 }
 
-fn latencies(latency: &LatencySummary) -> String {
+/// Percentiles in words.
+pub(crate) fn latencies(latency: &LatencySummary) -> String {
     format!(
         "p50 {:.0} µs, p99 {:.0} µs, p99.9 {:.0} µs, max {:.0} µs",
         latency.p50_us, latency.p99_us, latency.p999_us, latency.max_us
     )
 }
 
-fn mib(bytes: u64) -> String {
+/// Bytes in words.
+pub(crate) fn mib(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 
@@ -542,13 +544,15 @@ fn levels(outcome: &Outcome) -> Vec<Line<'static>> {
     if points.len() < 2 { Vec::new() } else { vec![Line { name: "server", color: BROKER, points }] }
 }
 
-const HEAD: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>plaza-loadgen</title><style>\
+/// The beginning of a page.
+pub(crate) const HEAD: &str = "<!doctype html><html lang=en><meta charset=utf-8><title>plaza-loadgen</title><style>\
 body{font:15px/1.5 system-ui,sans-serif;max-width:800px;margin:2em auto;padding:0 1em;color:#222}\
 table{border-collapse:collapse;width:100%}td{padding:.2em .6em;border-bottom:1px solid #ddd;vertical-align:top;\
 overflow-wrap:anywhere}td:first-child{color:#666;white-space:nowrap}figure{margin:1.5em 0}svg{max-width:100%;height:auto}\
 .ok{color:#176b2c}.bad{color:#a11;font-weight:bold}</style><body>";
 
-fn table(page: &mut String, title: &str, rows: &[(String, String)]) {
+/// Appends a table with a title.
+pub(crate) fn table(page: &mut String, title: &str, rows: &[(String, String)]) {
     push(page, format_args!("<h2>{}</h2><table>", escape(title)));
     for (name, value) in rows {
         push(page, format_args!("<tr><td>{}</td><td>{}</td></tr>", escape(name), escape(value)));
@@ -556,11 +560,13 @@ fn table(page: &mut String, title: &str, rows: &[(String, String)]) {
     page.push_str("</table>");
 }
 
-fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
+/// Appends formatted text.
+pub(crate) fn push(page: &mut String, text: std::fmt::Arguments<'_>) {
     page.write_fmt(text).expect("writing to a string cannot fail");
 }
 
-fn escape(text: &str) -> String {
+/// Text as it stands in a page.
+pub(crate) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
 }
 

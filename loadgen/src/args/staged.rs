@@ -106,7 +106,7 @@ impl Common {
 
 impl ResumeArgs {
     pub(super) fn run(self) -> Result<bool, String> {
-        let secure = self.common.tls != TlsMode::None;
+        let secure = self.common.target.tls != TlsMode::None;
         if self.fast && !secure {
             return Err("tokens are given and taken under TLS alone: --fast needs --tls".to_owned());
         }
@@ -148,7 +148,7 @@ impl PubsubArgs {
     pub(super) fn run(mut self) -> Result<bool, String> {
         let group = 1 + self.subscribers;
         self.common.sessions = self.common.sessions.max(group);
-        let named = self.service.unwrap_or_else(|| format!("pubsub.{}", self.common.domain));
+        let named = self.service.unwrap_or_else(|| format!("pubsub.{}", self.common.target.domain));
         let stage = Stage::pubsub((!self.personal).then_some(named));
         let (mut plan, mut course) = self.common.staged("pubsub", stage, group)?;
         self.pace.apply(&mut plan, &mut course)?;
