@@ -90,15 +90,28 @@ impl Host {
     }
 }
 
-/// The command line, passwords and keys left out.
+/// The command line, secrets left out.
 fn command() -> String {
-    let mut words: Vec<String> = Vec::new();
+    without_secrets(std::env::args())
+}
+
+/// Words without those behind an option that has a secret.
+fn without_secrets(words: impl Iterator<Item = String>) -> String {
+    const SECRETS: [&str; 2] = ["--password", "--api-key"];
+    let mut kept: Vec<String> = Vec::new();
     let mut hide = false;
-    for word in std::env::args() {
-        words.push(if std::mem::take(&mut hide) { "…".to_owned() } else { word.clone() });
-        hide = matches!(word.as_str(), "--password" | "--api-key");
+    for word in words {
+        let (option, value) =
+            word.split_once('=').map_or((word.as_str(), None), |(option, value)| (option, Some(value)));
+        let is_secret = SECRETS.contains(&option);
+        kept.push(match (hide, is_secret && value.is_some()) {
+            (true, _) => "…".to_owned(),
+            (false, true) => format!("{option}=…"),
+            (false, false) => word.clone(),
+        });
+        hide = !hide && is_secret && value.is_none();
     }
-    words.join(" ")
+    kept.join(" ")
 }
 
 fn commit() -> Option<String> {
@@ -110,6 +123,13 @@ fn commit() -> Option<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn secrets_on_the_command_line_are_not_told() {
+        let words = ["city", "--api-key", "k:s", "--password=p", "--devices", "3", "--password", "--api-key", "--raw"];
+        let told = without_secrets(words.into_iter().map(str::to_owned));
+        assert_eq!(told, "city --api-key … --password=… --devices 3 --password … --raw");
+    }
 
     #[test]
     fn our_own_process_can_be_read() {

@@ -85,9 +85,9 @@ pub(super) struct CityArgs {
     /// The same seed makes the same city.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// The generation of namespaces that clients speak.
-    #[arg(long, value_enum, default_value = "nf")]
-    namespaces: Namespaces,
+    /// Generations of namespaces, one of which each client speaks.
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "nf")]
+    namespaces: Vec<Namespaces>,
     /// Source addresses: 127.0.1.1-127.0.9.250 or a single one; picked by itself for a loopback server.
     #[arg(long, value_parser = parse_sources)]
     sources: Option<Sources>,
@@ -154,7 +154,7 @@ impl CityArgs {
             password: self.password.clone(),
             makers,
             seed: self.seed,
-            generation: self.namespaces.into(),
+            generations: self.namespaces.iter().map(|&namespaces| namespaces.into()).collect(),
             devices: self.devices,
             owners: self.owners,
             services: self.services,

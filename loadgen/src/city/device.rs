@@ -14,8 +14,8 @@ use plaza_core::xml::write;
 use super::funnel::{Stage, Timing};
 use super::town::{Draw, Kind, Thing, Town, Who};
 use super::wire::{
-    self, CONTROL, News, PING, Pulse, ROSTER, Requests, SECOND_NS, SENSOR, Turn, bare, categories, is_interface, is_of,
-    is_true, node_of, values, write_node, write_node_attrs,
+    self, CONTROL, Names, News, PING, Pulse, ROSTER, Requests, SECOND_NS, SENSOR, Turn, bare, categories, is_interface,
+    is_of, is_true, node_of, values, write_node, write_node_attrs,
 };
 
 /// How long a registration that was put off waits.
@@ -62,6 +62,7 @@ struct Own {
 pub(crate) struct Device<'t> {
     town: &'t Town,
     number: u32,
+    names: Names,
     things: Vec<Own>,
     requests: Requests<Ask>,
     /// Decisions by the literal text of the question.
@@ -79,6 +80,7 @@ impl<'t> Device<'t> {
         Self {
             town,
             number,
+            names: town.names(Who::Device(number)),
             things: things.map(own).collect(),
             requests: Requests::new(),
             decisions: HashMap::new(),
@@ -198,7 +200,7 @@ impl<'t> Device<'t> {
         let Some(thing) = self.thing(at) else { return };
         let mut payload = Vec::new();
         payload.extend_from_slice(b"<register");
-        write::attr(&mut payload, "xmlns", self.town.names.disco);
+        write::attr(&mut payload, "xmlns", self.names.disco);
         write_node_attrs(&mut payload, &thing.node);
         payload.push(b'>');
         write_tags(&mut payload, thing);
@@ -212,7 +214,7 @@ impl<'t> Device<'t> {
         let (Some(thing), Some(own)) = (self.thing(at), self.things.get(at)) else { return };
         let mut payload = Vec::new();
         payload.extend_from_slice(b"<update");
-        write::attr(&mut payload, "xmlns", self.town.names.disco);
+        write::attr(&mut payload, "xmlns", self.names.disco);
         write_node_attrs(&mut payload, &thing.node);
         payload.extend_from_slice(format!("><num name='READ' value='{}'/></update>", own.read).as_bytes());
         let registry = &self.town.registry;
@@ -224,7 +226,7 @@ impl<'t> Device<'t> {
         let failed = stanza.attr("type") == Some("error");
         let (condition, is_wait) = wire::condition(stanza);
         let disco = stanza.children.iter().find(|node| is_of(node, Interface::Discovery));
-        if disco.is_some_and(|node| node.ns != self.town.names.disco) {
+        if disco.is_some_and(|node| node.ns != self.names.disco) {
             turn.trouble("another generation", "than that of the request, from the registry");
         }
         match ask {
@@ -277,7 +279,7 @@ impl<'t> Device<'t> {
 
     /// The decision in an answer, if it is one about whom was asked.
     fn decision(&self, stanza: &Node, jid: &str, name: &str, turn: &mut Turn<'_>) -> Option<Node> {
-        let answer = stanza.child(name, self.town.names.device).filter(|answer| answer.attr("jid") == Some(jid));
+        let answer = stanza.child(name, self.names.device).filter(|answer| answer.attr("jid") == Some(jid));
         if answer.is_none() {
             let what = match stanza.attr("type") {
                 Some("error") => wire::condition(stanza).0,
@@ -356,7 +358,7 @@ impl<'t> Device<'t> {
     fn question(&self, who: &str, request: &Node, node: &NodeName) -> Vec<u8> {
         let name = decision(request);
         let mut payload = format!("<{name}").into_bytes();
-        write::attr(&mut payload, "xmlns", self.town.names.device);
+        write::attr(&mut payload, "xmlns", self.names.device);
         write::attr(&mut payload, "jid", who);
         if name == "canRead" {
             for category in categories(request) {
@@ -373,9 +375,9 @@ impl<'t> Device<'t> {
             }
         } else {
             for parameter in parameters(request) {
-                // Clients of these generations spell it as the first did.
-                payload.extend_from_slice(b"<parameter");
-                write::attr(&mut payload, "name", parameter);
+                let (element, attr) = self.names.parameter;
+                payload.extend_from_slice(format!("<{element}").as_bytes());
+                write::attr(&mut payload, attr, parameter);
                 payload.extend_from_slice(b"/>");
             }
         }
@@ -496,7 +498,7 @@ impl<'t> Device<'t> {
         }
         let mut payload = Vec::new();
         payload.extend_from_slice(b"<isFriend");
-        write::attr(&mut payload, "xmlns", self.town.names.device);
+        write::attr(&mut payload, "xmlns", self.names.device);
         write::attr(&mut payload, "jid", who);
         payload.extend_from_slice(b"/>");
         match self.decisions.get(&payload) {

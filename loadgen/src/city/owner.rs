@@ -14,8 +14,8 @@ use super::device;
 use super::funnel::Timing;
 use super::town::{Draw, Thing, Town, Who};
 use super::wire::{
-    self, News, PING, Pulse, ROSTER, Requests, SECOND_NS, Turn, bare, categories, is_of, is_true, node_of, values,
-    write_node,
+    self, Names, News, PING, Pulse, ROSTER, Requests, SECOND_NS, Turn, bare, categories, is_of, is_true, node_of,
+    values, write_node,
 };
 
 /// Claims under way at once.
@@ -40,6 +40,7 @@ enum Ask {
 pub(crate) struct Owner<'t> {
     town: &'t Town,
     number: u32,
+    names: Names,
     requests: Requests<Ask>,
     pulse: Pulse,
     is_ready: bool,
@@ -59,6 +60,7 @@ impl<'t> Owner<'t> {
         Self {
             town,
             number,
+            names: town.names(Who::Owner(number)),
             requests: Requests::new(),
             pulse: Pulse::STILL,
             is_ready: false,
@@ -146,7 +148,7 @@ impl<'t> Owner<'t> {
             let Some(thing) = self.town.things.get(index as usize) else { continue };
             let mut payload = Vec::new();
             payload.extend_from_slice(b"<mine");
-            write::attr(&mut payload, "xmlns", self.town.names.disco);
+            write::attr(&mut payload, "xmlns", self.names.disco);
             write::attr(&mut payload, "public", if thing.public { "true" } else { "false" });
             payload.push(b'>');
             device::write_tags(&mut payload, thing);
@@ -201,7 +203,7 @@ impl<'t> Owner<'t> {
 
     fn on_claimed(&mut self, index: u32, stanza: &Node, took_ns: u64, turn: &mut Turn<'_>) {
         let Some(thing) = self.town.things.get(index as usize) else { return };
-        let Some(claimed) = stanza.child("claimed", self.town.names.disco) else {
+        let Some(claimed) = stanza.child("claimed", self.names.disco) else {
             return turn.trouble("claim refused", "no <claimed/> in the answer");
         };
         let jid = device::jid(self.town, thing);

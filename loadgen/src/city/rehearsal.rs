@@ -347,8 +347,9 @@ impl<'t> Rehearsal<'t> {
 
 #[test]
 fn a_city_comes_as_far_as_it_is_planned_and_its_devices_come_back() {
-    for (seed, friends) in [(1, 1), (2, 2)] {
-        let town = Town::new(Census { seed, friends, ..census(30) });
+    let mixed = vec![Generation::Ieee, Generation::Nf, Generation::Nfi];
+    for (seed, friends, generations) in [(1, 1, vec![Generation::Nf]), (2, 2, mixed)] {
+        let town = Town::new(Census { seed, friends, generations, ..census(30) });
         let mut rehearsal = Rehearsal::new(&town);
         (0..town.accounts()).for_each(|account| rehearsal.come(account, 1));
         rehearsal.until(40 * SECOND_NS);

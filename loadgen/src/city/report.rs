@@ -1,5 +1,6 @@
 //! What became of a city, for people and for machines: a few lines, JSON, and one self-contained page with the funnel.
 
+use plaza_core::iot::Interface;
 use serde::Serialize;
 
 use super::Cost;
@@ -45,11 +46,13 @@ impl Report {
             count(Kind::Sensor),
             count(Kind::Concentrator)
         );
+        let spoken: Vec<&str> =
+            census.generations.iter().map(|&generation| Interface::Discovery.ns(generation)).collect();
         let settings = vec![
             ("server", format!("{} at {server}", census.domain)),
             ("registry", town.registry.clone()),
             ("seed", census.seed.to_string()),
-            ("namespaces", town.names.disco.to_owned()),
+            ("namespaces", spoken.join(", ")),
             ("devices", census.devices.to_string()),
             ("things", things),
             ("owners", census.owners.to_string()),

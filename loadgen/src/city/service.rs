@@ -12,7 +12,7 @@ use plaza_core::xml::write;
 use super::device;
 use super::funnel::{Stage, Timing};
 use super::town::{Kind, Thing, Town, Who};
-use super::wire::{self, News, PING, Pulse, ROSTER, Requests, SECOND_NS, Turn, bare, node_of, write_node};
+use super::wire::{self, Names, News, PING, Pulse, ROSTER, Requests, SECOND_NS, Turn, bare, node_of, write_node};
 
 /// How long somebody who was refused waits at first; then longer each time.
 const AGAIN_NS_MIN: u64 = 2 * SECOND_NS;
@@ -72,6 +72,7 @@ struct Target {
 pub(crate) struct Service<'t> {
     town: &'t Town,
     number: u32,
+    names: Names,
     requests: Requests<Ask>,
     pulse: Pulse,
     is_ready: bool,
@@ -87,6 +88,7 @@ impl<'t> Service<'t> {
         Self {
             town,
             number,
+            names: town.names(Who::Service(number)),
             requests: Requests::new(),
             pulse: Pulse::STILL,
             is_ready: false,
@@ -182,7 +184,7 @@ impl<'t> Service<'t> {
                 let id = self.read_ids.to_string();
                 let mut payload = Vec::new();
                 payload.extend_from_slice(b"<req");
-                write::attr(&mut payload, "xmlns", &self.town.names.sensor);
+                write::attr(&mut payload, "xmlns", &self.names.sensor);
                 payload.extend_from_slice(format!(" id='{id}' m='true' i='true'>").as_bytes());
                 write_node(&mut payload, &thing.node);
                 if index.is_multiple_of(3) {
@@ -203,7 +205,7 @@ impl<'t> Service<'t> {
                 let (value, again) = (target.controls.is_multiple_of(2), target.controls > 0);
                 let mut payload = Vec::new();
                 payload.extend_from_slice(b"<set");
-                write::attr(&mut payload, "xmlns", &self.town.names.control);
+                write::attr(&mut payload, "xmlns", &self.names.control);
                 payload.push(b'>');
                 write_node(&mut payload, &thing.node);
                 payload.extend_from_slice(format!("<b n='{parameter}' v='{value}'/></set>").as_bytes());
@@ -226,7 +228,7 @@ impl<'t> Service<'t> {
         let Some(thing) = self.town.things.get(index as usize) else { return };
         let mut payload = Vec::new();
         payload.extend_from_slice(b"<search");
-        write::attr(&mut payload, "xmlns", self.town.names.disco);
+        write::attr(&mut payload, "xmlns", self.names.disco);
         payload.extend_from_slice(b" offset='0' maxCount='20'>");
         for name in ["SN", "MAN"] {
             payload.extend_from_slice(b"<strEq");
@@ -326,7 +328,7 @@ impl<'t> Service<'t> {
                 Ok(()) => self.on_read(index, took_ns, turn),
             },
             Ask::Control(index) => {
-                if stanza.child("resp", &self.town.names.control).is_none() {
+                if stanza.child("resp", &self.names.control).is_none() {
                     return turn.trouble("wrong data", "no <resp/> to a control request");
                 }
                 let Some((target, visit)) = self.target(index) else { return };
@@ -354,7 +356,7 @@ impl<'t> Service<'t> {
             return;
         };
         turn.tell(News::Took(Timing::Search, took_ns));
-        let Some(found) = stanza.child("found", self.town.names.disco) else {
+        let Some(found) = stanza.child("found", self.names.disco) else {
             return turn.trouble("wrong data", "no <found/> in the answer to a search");
         };
         let jid = device::jid(self.town, thing);
@@ -443,7 +445,7 @@ impl<'t> Service<'t> {
     /// Whether an answer is what the thing has to say.
     fn check(&self, index: u32, id: &str, stanza: &Node) -> Result<(), String> {
         let thing = self.town.things.get(index as usize).ok_or("no such thing")?;
-        let resp = stanza.child("resp", &self.town.names.sensor).ok_or("no <resp/> to a read-out")?;
+        let resp = stanza.child("resp", &self.names.sensor).ok_or("no <resp/> to a read-out")?;
         if resp.attr("id") != Some(id) {
             return Err(format!("an answer to {:?}, not to {id}", resp.attr("id")));
         }

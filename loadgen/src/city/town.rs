@@ -125,8 +125,8 @@ pub(crate) struct Census {
     pub makers: Vec<ApiKey>,
     /// What the same city is made from.
     pub seed: u64,
-    /// The generation of the namespaces that clients speak.
-    pub generation: Generation,
+    /// The generations of the namespaces that clients speak, each its own; at least one.
+    pub generations: Vec<Generation>,
     /// Devices.
     pub devices: u32,
     /// Owners.
@@ -150,8 +150,6 @@ pub(crate) struct Town {
     pub census: Census,
     /// The address of registry and decision support.
     pub registry: String,
-    /// Namespaces.
-    pub names: Names,
     /// Devices.
     pub devices: Vec<Device>,
     /// Things.
@@ -185,6 +183,8 @@ pub(crate) enum Draw {
     Churn,
     /// A value that is read.
     Value,
+    /// The generation that a client speaks.
+    Generation,
 }
 
 /// One concentrator among so many devices.
@@ -195,7 +195,6 @@ impl Town {
     pub(crate) fn new(census: Census) -> Self {
         let mut town = Self {
             registry: format!("things.{}", census.domain),
-            names: Names::of(census.generation),
             devices: Vec::new(),
             things: Vec::new(),
             addresses: HashMap::new(),
@@ -294,6 +293,14 @@ impl Town {
         }
     }
 
+    /// The namespaces that somebody speaks.
+    pub(crate) fn names(&self, who: Who) -> Names {
+        let generations = &self.census.generations;
+        let draw = self.draw(Draw::Generation, u64::from(self.account(who)));
+        let spoken = usize::try_from(draw % (generations.len() as u64).max(1)).ok().and_then(|at| generations.get(at));
+        Names::of(spoken.copied().unwrap_or(Generation::DEFAULT))
+    }
+
     /// Who has a bare JID.
     pub(crate) fn resident(&self, jid: &str) -> Option<Who> {
         self.addresses.get(jid).copied()
@@ -375,7 +382,7 @@ pub(crate) mod tests {
             password: "secret".to_owned(),
             makers: vec![ApiKey::parse("key:secret").unwrap()],
             seed: 7,
-            generation: Generation::Nf,
+            generations: vec![Generation::Nf],
             devices,
             owners: 3,
             services: 2,

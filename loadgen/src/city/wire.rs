@@ -28,6 +28,8 @@ pub(crate) struct Names {
     pub sensor: String,
     /// Control.
     pub control: String,
+    /// The element and attribute that name a parameter in a question to decision support.
+    pub parameter: (&'static str, &'static str),
 }
 
 impl Names {
@@ -43,6 +45,8 @@ impl Names {
             device: Interface::Device.ns(generation),
             sensor: format!("{prefix}{SENSOR}"),
             control: format!("{prefix}{CONTROL}"),
+            // Clients of all but the last spell it as the first did.
+            parameter: if generation == Generation::Nfi { ("p", "n") } else { ("parameter", "name") },
         }
     }
 }
@@ -397,6 +401,7 @@ pub(crate) mod tests {
             assert_eq!(names.sensor, sensor);
             assert!(is_interface(&names.sensor, SENSOR) && is_interface(&names.control, CONTROL));
             assert!(!is_interface(&names.sensor, CONTROL));
+            assert_eq!(names.parameter.0 == "p", generation == Generation::Nfi);
         }
         assert!(!is_interface("urn:other:iot:sd:1.0", SENSOR));
     }
