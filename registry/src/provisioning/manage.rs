@@ -185,6 +185,11 @@ pub async fn forget<S: Store>(store: &S, account: JidRef<'_>) -> Result<Vec<Writ
     Ok(writes)
 }
 
+/// What takes away that things of a device were once an owner's, when the device is forgotten altogether.
+pub(crate) fn forget_former(owner: JidRef<'_>, device: JidRef<'_>) -> Write {
+    Write::DeletePrefix { table: Table::Questions, prefix: record::formers_key(owner, device) }
+}
+
 async fn rules_and_questions<S: Store>(store: &S, thing: &ThingRecord, owner: &Jid) -> Result<Vec<Write>, StoreError> {
     let rules =
         Write::DeletePrefix { table: Table::Rules, prefix: things::rules_prefix(thing.jid.as_jid(), &thing.node) };

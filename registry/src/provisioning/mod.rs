@@ -29,6 +29,7 @@ use self::challenges::Challenges;
 pub use self::decide::{Asked, Decision, Open, TOKENS_MAX, decide};
 pub(crate) use self::home::read as read_page;
 pub use self::home::{HomeThing, HomeThings, THINGS_HELD_MAX};
+pub(crate) use self::manage::forget_former;
 pub use self::manage::{forget, purge};
 pub use self::question::ask;
 pub use self::rule::{Level, Rule};

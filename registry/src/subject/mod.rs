@@ -11,7 +11,7 @@
 //!
 //! Spec: none of XMPP; Regulation (EU) 2016/679 Articles 15, 17 and 20 are what it is for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 use plaza_core::jid::{Jid, JidRef};
@@ -19,6 +19,7 @@ use plaza_core::thing::NodeName;
 use serde_json::Value;
 
 use crate::accounts::{self, AccountError};
+use crate::provisioning;
 use crate::pubsub::{self, Host};
 use crate::store::{Batch, CommitError, Pair, Run, Store, StoreError, Table, Write, key};
 use crate::things::{self, AssignError, ThingRecord};
@@ -30,6 +31,8 @@ mod traces;
 
 /// Records looked at for one page.
 const PAGE_RECORDS: usize = 4_096;
+/// Things read at once when their owners are looked for.
+const PAGE_THINGS: usize = 100;
 /// Bytes of their values at which a page ends: as JSON, what is told of them stays below what an answer may have.
 const PAGE_BYTES: usize = 1024 * 1024;
 
@@ -148,11 +151,7 @@ pub async fn erase<S: Store>(
         things::let_go(eraser.things, store, thing, subject.bare(), eraser.unix_millis).await.map_err(not_let_go)?;
     }
     if !writes.is_empty() {
-        store.commit(Batch { guards: Vec::new(), writes }).await.map_err(|error| match error {
-            CommitError::Store(error) => error,
-            // There is none.
-            CommitError::Guard(_) => StoreError::Failed,
-        })?;
+        commit(store, writes).await?;
     }
     page.changed.sort_unstable();
     page.changed.dedup();
@@ -173,7 +172,11 @@ pub struct Finished {
 /// # Errors
 /// [`StoreError`].
 pub async fn finish<S: Store>(eraser: &Eraser<'_>, store: &S, subject: JidRef<'_>) -> Result<Finished, StoreError> {
+    let owners = owners(store, subject).await?;
     let things_of = things::forget(eraser.things, store, subject, eraser.unix_millis).await.map_err(not_let_go)?;
+    // It was noted with those who owned its things that they did.
+    let writes = owners.iter().map(|owner| provisioning::forget_former(owner.as_jid(), subject)).collect();
+    commit(store, writes).await?;
     let account_removed = match accounts::remove(store, subject).await {
         Ok(()) => true,
         // It may be somebody from elsewhere, or was removed before.
@@ -187,6 +190,28 @@ pub async fn finish<S: Store>(eraser: &Eraser<'_>, store: &S, subject: JidRef<'_
         Err(AccountError::Store(error)) => Err(error),
         Err(AccountError::NotFound | AccountError::BadPassword) => Err(StoreError::Failed),
     }
+}
+
+/// Whose the subject's own things are.
+async fn owners<S: Store>(store: &S, subject: JidRef<'_>) -> Result<BTreeSet<Jid>, StoreError> {
+    let subject = subject.to_jid();
+    let (mut owners, mut after) = (BTreeSet::new(), None);
+    loop {
+        let page = things::load_all(store, &subject, after.as_ref(), PAGE_THINGS).await?;
+        owners.extend(page.iter().filter_map(ThingRecord::owner).cloned());
+        if page.len() < PAGE_THINGS {
+            return Ok(owners);
+        }
+        after = page.into_iter().next_back().map(|thing| thing.node);
+    }
+}
+
+async fn commit<S: Store>(store: &S, writes: Vec<Write>) -> Result<(), StoreError> {
+    store.commit(Batch { guards: Vec::new(), writes }).await.map_err(|error| match error {
+        CommitError::Store(error) => error,
+        // There is none.
+        CommitError::Guard(_) => StoreError::Failed,
+    })
 }
 
 fn not_let_go(error: AssignError) -> StoreError {
