@@ -180,7 +180,7 @@ fn funnel(steps: &[Step]) -> String {
         let (name, what) = step.stage.names();
         let top = row * ROW + 8;
         let share = (step.reached as f64 / step.goal.max(1) as f64).min(1.0);
-        let color = if step.reached >= step.goal { "#2c8c3c" } else { "#c0392b" };
+        let color = if step.reached >= step.goal { "#7cc98b" } else { "#e79a90" };
         let whole = RIGHT - LEFT;
         push(
             &mut svg,
@@ -189,7 +189,7 @@ fn funnel(steps: &[Step]) -> String {
                  <rect x='{LEFT}' y='{top}' width='{whole}' height='20' fill='#eee'/>\
                  <rect x='{LEFT}' y='{top}' width='{width:.1}' height='20' fill='{color}'/>\
                  <text x='{after}' y='{y}'>{reached} / {goal}</text>\
-                 <text x='{inside}' y='{y}' font-size='11' fill='#fff'>{what}</text>",
+                 <text x='{inside}' y='{y}' font-size='11' fill='#222'>{what}</text>",
                 x = LEFT - 8.0,
                 y = top + 15,
                 width = whole * share,
