@@ -105,7 +105,7 @@ pub async fn run<S: Store>(config: &ErrandConfig, store: &S, owner: &Jid, errand
         }
         Errand::Untold => Return::Untold(things::untold(store, owner).await),
         Errand::Heard(told) => {
-            let Told { node, notice, version } = *told;
+            let Told { node, notice, version, since: _ } = *told;
             Return::Heard(things::acknowledged(store, owner, &node, notice, version).await)
         }
         Errand::Serve(mut request) => {

@@ -22,6 +22,15 @@ pub struct Told {
     pub notice: Notice,
     /// [`super::ThingRecord::version`] then: what came since has to be told as well.
     pub version: u64,
+    /// The version in which the last of what it has to be told came.
+    pub since: u64,
+}
+
+impl Told {
+    /// Whether who was told this was told `other` by it.
+    pub fn covers(&self, other: &Self) -> bool {
+        self.notice == other.notice && self.node == other.node && other.since <= self.version
+    }
 }
 
 /// What the devices of an account have to be told, each with the payload of the set that tells it.
@@ -34,7 +43,8 @@ pub async fn untold<S: Store>(store: &S, jid: &Jid) -> Result<Vec<(Told, String)
     loop {
         let page = load_all(store, jid, after.as_ref(), PAGE).await?;
         for thing in page.iter().filter(|thing| thing.pending.any()) {
-            let told = |notice| Told { node: thing.node.clone(), notice, version: thing.version };
+            let told =
+                |notice| Told { node: thing.node.clone(), notice, version: thing.version, since: thing.pending.since };
             untold.extend(notices(thing).into_iter().map(|(notice, payload)| (told(notice), payload)));
         }
         if page.len() < PAGE || untold.len() >= UNTOLD_MAX {

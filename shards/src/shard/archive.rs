@@ -231,7 +231,8 @@ impl Shard {
             | Task::Wanted(..)
             | Task::Wants(_)
             | Task::Notices
-            | Task::Acknowledged(_) => self.put_task_back(index, task),
+            | Task::Acknowledged(_)
+            | Task::Fan(_) => self.put_task_back(index, task),
         }
         None
     }

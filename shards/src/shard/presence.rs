@@ -236,7 +236,7 @@ impl Shard {
     pub(super) fn broadcast_to_contacts(&mut self, id: SessionId, presence: PresenceType, text: &[u8]) {
         let Some(session) = self.get(id) else { return };
         let (account, from) = (session.account, session.jid.clone());
-        self.fan_out(account, |state| state.from, &Fan { presence, from: from.as_str(), text });
+        self.fan_out(account, &Fan { presence, from: from.as_str(), text });
     }
 
     /// Asks every contact whose presence the account may see where it is (RFC 6121 §4.3.1). Contacts at home in this
@@ -244,7 +244,7 @@ impl Shard {
     fn probe_contacts(&mut self, id: SessionId) {
         let Some(session) = self.get(id) else { return };
         let (account, from) = (session.account, session.jid.clone());
-        self.fan_out(account, |state| state.to, &Fan { presence: PresenceType::Probe, from: from.as_str(), text: b"" });
+        self.fan_out(account, &Fan { presence: PresenceType::Probe, from: from.as_str(), text: b"" });
     }
 
     /// Asks again what was not answered (RFC 6121 §3.1.3).
@@ -256,10 +256,16 @@ impl Shard {
         }
     }
 
-    /// One presence to many contacts, each told at its home: here at once, elsewhere in one handoff a shard.
-    fn fan_out(&mut self, account: u32, chosen: impl Fn(State) -> bool, fan: &Fan<'_>) {
+    /// One presence to many contacts, each told at its home: here at once, elsewhere in one handoff a shard. A probe goes to
+    /// those whose presence the account may see, all else to those that may see the account's. If it is not known who they
+    /// are, because what is known is being loaded anew, it goes when it is.
+    pub(super) fn fan_out(&mut self, account: u32, fan: &Fan<'_>) {
         // Nobody else touches the facts meanwhile: presence changes none.
-        let Some(facts) = self.accounts.get_mut(account).and_then(|account| account.facts.take()) else { return };
+        let Some(facts) = self.accounts.get_mut(account).and_then(|account| account.facts.take()) else {
+            let later = Later { presence: fan.presence, from: fan.from.into(), text: fan.text.into() };
+            return self.enqueue(account, Task::Fan(Box::new(later)));
+        };
+        let chosen = |state: State| if fan.presence == PresenceType::Probe { state.to } else { state.from };
         self.fans += 1;
         for (contact, _) in facts.contacts.iter().filter(|(_, state)| chosen(*state)) {
             if self.blocks(account, contact.as_str()) {
@@ -395,6 +401,20 @@ pub(super) struct Fan<'a> {
     pub(super) from: &'a str,
     /// The stanza but for `to`; empty for a probe.
     pub(super) text: &'a [u8],
+}
+
+/// A [`Fan`] that waits.
+#[derive(Debug)]
+pub(super) struct Later {
+    presence: PresenceType,
+    from: Box<str>,
+    text: Box<[u8]>,
+}
+
+impl Later {
+    pub(super) fn fan(&self) -> Fan<'_> {
+        Fan { presence: self.presence, from: &self.from, text: &self.text }
+    }
 }
 
 impl Fan<'_> {

@@ -106,7 +106,7 @@ impl Shard {
             for (told, payload) in untold {
                 let Some(session) = self.get_mut(id).filter(|session| session.priority.is_some()) else { break };
                 let unanswered = &mut session.extras().unanswered;
-                let is_told = |one: &Unanswered| matches!(&one.about, About::Notice(known) if known == told);
+                let is_told = |one: &Unanswered| matches!(&one.about, About::Notice(known) if known.covers(told));
                 if unanswered.len() >= UNANSWERED_MAX {
                     break;
                 }
@@ -309,6 +309,7 @@ fn has_untold(facts: &Facts) -> bool {
 #[cfg(test)]
 mod tests {
     use plaza_core::thing::NodeName;
+    use plaza_registry::rosters::Subscription;
     use plaza_registry::things::{self, State};
     use plaza_registry::wait::block_on;
 
@@ -491,6 +492,29 @@ mod tests {
             let said = pair.sent_to_owner();
             assert!(said.contains("type='result'") && said.contains("id='o'"), "{said}");
             assert_eq!(pair.state(), State::Unclaimed);
+        }
+    }
+
+    #[test]
+    fn contacts_hear_that_a_device_leaves_while_what_is_known_of_it_is_loaded_anew() {
+        for home in 0..2 {
+            let mut pair = Pair::new(home);
+            let (device, owner) = (pair.device.clone(), pair.owner.clone());
+            pair.world.stand(&device, &owner, Subscription::Both, Subscription::Both);
+            for account in [&device, &owner] {
+                pair.world.shard(account).forget_facts(account.as_jid());
+            }
+            let gone = format!("<presence to='{}' from='{}/d' type='unavailable'/>", owner.as_str(), device.as_str());
+            pair.world.shard(&device).end(pair.theirs);
+            pair.world.settle();
+            let said = pair.sent_to_owner();
+            assert_eq!(said, gone);
+            // It comes back, and its things change in the same moment.
+            pair.theirs = pair.world.bind(&device, "d");
+            super::super::tests::feed(pair.world.shard(&device), pair.theirs, "<presence/>");
+            pair.world.shard(&device).things_changed(device.as_jid());
+            pair.world.settle();
+            assert_eq!(pair.sent_to_owner().matches("<presence").count(), 1);
         }
     }
 

@@ -23,6 +23,7 @@ use plaza_registry::tokens::Upkeep;
 use super::archive::{Archived, Archiving, Sent};
 use super::batch::{Envelope, Handoff};
 use super::deliver::{Body, Origin};
+use super::presence::Later;
 use super::session::{SessionId, Waiter};
 use super::tokens::Keeping;
 use super::{Effect, Flow, ReplyTo, Shard};
@@ -82,6 +83,8 @@ pub(super) enum Task {
     Notices,
     /// A device has heard something.
     Acknowledged(Box<Told>),
+    /// A presence of the account's for its contacts.
+    Fan(Box<Later>),
 }
 
 /// Somebody who waits until accounts here have stored what they were sent.
@@ -141,7 +144,8 @@ impl Task {
             | Self::Wants(_)
             | Self::Wanted(..)
             | Self::Notices
-            | Self::Acknowledged(_) => false,
+            | Self::Acknowledged(_)
+            | Self::Fan(_) => false,
         }
     }
 
@@ -167,7 +171,8 @@ impl Task {
             | Self::Wants(_)
             | Self::Wanted(..)
             | Self::Notices
-            | Self::Acknowledged(_) => 0,
+            | Self::Acknowledged(_)
+            | Self::Fan(_) => 0,
         }
     }
 }
@@ -400,6 +405,9 @@ impl Shard {
             Task::Wants(session) if account.facts.is_some() => self.want_last(session),
             Task::Tell(_) | Task::Wants(_) => {}
             Task::Wanted(resource, nodes) => self.read_last(index, resource, nodes),
+            // Of an account that is gone, or about which the store cannot say, nobody is told.
+            Task::Fan(later) if account.facts.is_some() => self.fan_out(index, &later.fan()),
+            Task::Fan(_) => {}
             Task::Notices => self.read_notices(index),
             Task::Acknowledged(told) => self.send(index, Running::Acknowledged, Errand::Heard(told)),
             Task::Questions(session) => {
@@ -603,7 +611,10 @@ impl Shard {
             // They are told when it next becomes available.
             (Running::Notices, Return::Untold(Err(_))) => {}
             // What is left to be told is known from the store.
-            (Running::Acknowledged, Return::Heard(_)) => self.accounts.set_facts(index, None),
+            (Running::Acknowledged, Return::Heard(_)) => {
+                self.accounts.set_facts(index, None);
+                self.enqueue(index, Task::Notices);
+            }
             (Running::Serve { caller, reply_to }, Return::Serve(reply)) => self.reply(&caller, reply_to, *reply),
             (running, brought) => debug_assert!(false, "{brought:?} answers no {running:?}"),
         }
