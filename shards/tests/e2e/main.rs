@@ -24,6 +24,7 @@ mod forged;
 mod javascript;
 mod labels;
 mod managed;
+mod newcomer;
 mod photos;
 mod pubsub;
 mod registration;
