@@ -93,6 +93,49 @@ impl Interface {
     }
 }
 
+/// What devices and those that use them say to each other, past the broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Exchange {
+    /// Sensor data (XEP-0323).
+    SensorData,
+    /// Events: sensor data by subscription.
+    Events,
+    /// Control (XEP-0325).
+    Control,
+}
+
+impl Exchange {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::SensorData, Self::Events, Self::Control];
+
+    /// Its namespace in a generation.
+    pub const fn ns(self, generation: Generation) -> &'static str {
+        match (self, generation) {
+            (Self::SensorData, Generation::Xsf) => "urn:xmpp:iot:sensordata",
+            (Self::SensorData, Generation::Ieee) => "urn:ieee:iot:sd:1.0",
+            (Self::SensorData, Generation::Nf) => "urn:nf:iot:sd:1.0",
+            (Self::SensorData, Generation::Nfi) => "urn:nfi:iot:sd:1.0",
+            (Self::Events, Generation::Xsf) => "urn:xmpp:iot:events",
+            (Self::Events, Generation::Ieee) => "urn:ieee:iot:events:1.0",
+            (Self::Events, Generation::Nf) => "urn:nf:iot:events:1.0",
+            (Self::Events, Generation::Nfi) => "urn:nfi:iot:events:1.0",
+            (Self::Control, Generation::Xsf) => "urn:xmpp:iot:control",
+            (Self::Control, Generation::Ieee) => "urn:ieee:iot:ctr:1.0",
+            (Self::Control, Generation::Nf) => "urn:nf:iot:ctr:1.0",
+            (Self::Control, Generation::Nfi) => "urn:nfi:iot:ctr:1.0",
+        }
+    }
+
+    /// The exchange and generation of a namespace.
+    pub fn of(ns: &str) -> Option<(Self, Generation)> {
+        if !ns.starts_with("urn:") || !ns.contains(":iot:") {
+            return None;
+        }
+        let named = |exchange: Self| Generation::ALL.into_iter().find(|&generation| exchange.ns(generation) == ns);
+        Self::ALL.into_iter().find_map(|exchange| Some((exchange, named(exchange)?)))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -111,6 +154,19 @@ mod tests {
         }
         for other in ["urn:xmpp:ping", "urn:xmpp:iot:control", "jabber:client", "urn:nf:iot:disco:1.1", ""] {
             assert_eq!(Interface::of(other), None);
+        }
+    }
+
+    #[test]
+    fn a_namespace_names_its_exchange_and_generation() {
+        for exchange in Exchange::ALL {
+            for generation in Generation::ALL {
+                assert_eq!(Exchange::of(exchange.ns(generation)), Some((exchange, generation)));
+                assert_eq!(Interface::of(exchange.ns(generation)), None);
+            }
+        }
+        for other in ["urn:xmpp:ping", "urn:xmpp:iot:discovery", "urn:nf:iot:sd:1.1", ""] {
+            assert_eq!(Exchange::of(other), None);
         }
     }
 

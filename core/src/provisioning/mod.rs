@@ -7,6 +7,7 @@
 mod answer;
 mod owner;
 mod query;
+mod request;
 mod spelling;
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,7 @@ use std::fmt;
 pub use self::answer::{Permission, write_clear_cache, write_recommendation};
 pub use self::owner::{Origin, OwnerRequest, Part, Question, RuleAnswer, Things};
 pub use self::query::Query;
+pub use self::request::Request;
 pub use self::tokens::{
     TokenRequest, read_token_challenge_response, write_certificate, write_challenge, write_token, write_token_challenge,
 };

@@ -1,7 +1,7 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::iot::{Generation, Interface};
+use crate::iot::{Exchange, Generation, Interface};
 use crate::jid::Jid;
 use crate::stanza::{Condition, IqType};
 use crate::xml::Scanner;
@@ -404,6 +404,11 @@ proptest! {
     #[test]
     fn no_payload_makes_the_reader_panic(payload: String) {
         let _ = Query::read(&mut Scanner::new(), &payload);
+        let _ = Request::read(&mut Scanner::new(), &payload);
+        for (exchange, name) in [(Exchange::SensorData, "req"), (Exchange::Control, "set")] {
+            let payload = format!("<{name} xmlns='{}'>{payload}</{name}>", exchange.ns(Generation::Nf));
+            let _ = Request::read(&mut Scanner::new(), &payload);
+        }
     }
 
     #[test]
@@ -457,5 +462,164 @@ proptest! {
         }
         prop_assert_eq!(query.nodes.iter().map(NodeRef::to_name).collect::<Vec<_>>(), nodes);
         prop_assert_eq!(query.names.iter().map(|name| name.to_string()).collect::<Vec<_>>(), names);
+    }
+}
+
+/// What a request asks, for comparison: kind, categories, nodes as `id/source/partition`, names, tokens.
+fn requested(payload: &str) -> Option<(Kind, u8, Vec<String>, Vec<String>, [String; 3])> {
+    let mut scanner = Scanner::new();
+    let request = Request::read(&mut scanner, payload).unwrap_or_else(|error| panic!("{error:?}: {payload}"))?;
+    let node = |node: &NodeRef<'_>| format!("{}/{}/{}", node.id, node.source, node.partition);
+    let Tokens { service, device, user } = request.tokens.clone().into_owned();
+    Some((
+        request.kind,
+        request.categories.bits(),
+        request.nodes.iter().map(node).collect(),
+        request.names.iter().map(|name| name.clone().into_owned()).collect(),
+        [service, device, user].map(|tokens| tokens.into_owned()),
+    ))
+}
+
+#[test]
+fn what_is_asked_of_a_device_is_read_in_all_generations() {
+    let (no, m, all): ([&str; 0], u8, u8) = ([], 1, 0x3f);
+    // Element, attributes and children in the long form and the short one, and what they ask.
+    let long_nodes = "<node nodeId='1' sourceId='m' cacheType='p'/><node nodeId='2'/>";
+    let short_nodes = "<nd id='1' src='m' pt='p'/><nd id='2'/>";
+    let nodes = ["1/m/p", "2//"];
+    let (long_tokens, short_tokens) = ("serviceToken='a b' deviceToken='c' userToken='d'", "st='a b' dt='c' ut='d'");
+    let form = "<x xmlns='jabber:x:data' type='submit'><field var='FORM_TYPE'><value>t</value></field>\
+                <field var='Output'><value>1</value></field><field var='Level'/></x>";
+    type Case<'a> = (Exchange, &'a str, String, String, Kind, u8, &'a [&'a str], &'a [&'a str], bool);
+    let cases: Vec<Case<'_>> = vec![
+        (Exchange::SensorData, "req", " id='1' seqnr='1'>".into(), String::new(), Kind::Read, all, &no, &no, false),
+        (
+            Exchange::SensorData,
+            "req",
+            format!(" seqnr='1' momentary='true' historicalDay='1' from='x' {long_tokens}>"),
+            format!("{long_nodes}<field name='T'/><field name='H'/><field name='T'/>"),
+            Kind::Read,
+            0b10_0001,
+            &nodes,
+            &["T", "H"],
+            true,
+        ),
+        (
+            Exchange::SensorData,
+            "req",
+            format!(" id='1' m='true' h='1' p='false' {short_tokens}>"),
+            format!("{short_nodes}<f n='T'/><f n='H'/>"),
+            Kind::Read,
+            0b10_0001,
+            &nodes,
+            &["T", "H"],
+            true,
+        ),
+        (Exchange::SensorData, "req", " all='true'>".into(), "<nd/>".into(), Kind::Read, all, &["//"], &no, false),
+        (
+            Exchange::Events,
+            "subscribe",
+            format!(" id='1' m='true' maxInt='PT1M' req='true' {short_tokens}>"),
+            format!("{short_nodes}<f n='T' by='1'/>"),
+            Kind::Read,
+            m,
+            &nodes,
+            &["T"],
+            true,
+        ),
+        (Exchange::Events, "subscribe", ">".into(), "<field name='T'/>".into(), Kind::Read, all, &no, &["T"], false),
+        (
+            Exchange::Control,
+            "set",
+            format!(" {short_tokens}>"),
+            format!("{short_nodes}<b n='Output' v='true'/><dt n='At' v='x'/><e n='Mode' v='1' t='T'/>"),
+            Kind::Control,
+            m,
+            &nodes,
+            &["Output", "At", "Mode"],
+            true,
+        ),
+        (
+            Exchange::Control,
+            "set",
+            format!(" xml:lang='en' {long_tokens}>"),
+            format!("{long_nodes}<boolean name='Output' value='true'/><color name='C' value='x'/>"),
+            Kind::Control,
+            m,
+            &nodes,
+            &["Output", "C"],
+            true,
+        ),
+        (Exchange::Control, "set", ">".into(), form.into(), Kind::Control, m, &no, &["Output", "Level"], false),
+        (Exchange::Control, "set", ">".into(), String::new(), Kind::Control, m, &no, &no, false),
+        (Exchange::Control, "getForm", ">".into(), "<nd id='2'/>".into(), Kind::Control, m, &["2//"], &no, false),
+    ];
+    for generation in Generation::ALL {
+        for (exchange, name, attrs, children, kind, categories, nodes, names, with_tokens) in &cases {
+            let payload = format!("<{name} xmlns='{}'{attrs}{children}</{name}>", exchange.ns(generation));
+            let tokens = if *with_tokens { ["a b", "c", "d"] } else { [""; 3] };
+            let own = |texts: &[&str]| texts.iter().map(|&text| text.to_owned()).collect::<Vec<_>>();
+            let expected = (*kind, *categories, own(nodes), own(names), tokens.map(str::to_owned));
+            assert_eq!(requested(&payload), Some(expected), "{payload}");
+            assert_eq!(Request::kind_of(exchange.ns(generation), name), Some((*kind, generation)));
+        }
+    }
+}
+
+#[test]
+fn what_asks_nothing_of_a_device_is_told_apart() {
+    for generation in Generation::ALL {
+        let ns = |exchange: Exchange| exchange.ns(generation);
+        for (ns, name) in [
+            (ns(Exchange::SensorData), "resp"),
+            (ns(Exchange::SensorData), "fields"),
+            (ns(Exchange::SensorData), "cancel"),
+            (ns(Exchange::SensorData), "set"),
+            (ns(Exchange::Events), "unsubscribe"),
+            (ns(Exchange::Control), "setResponse"),
+            (ns(Exchange::Control), "req"),
+            (Interface::Device.ns(generation), "canRead"),
+            ("urn:xmpp:ping", "req"),
+        ] {
+            assert_eq!(requested(&format!("<{name} xmlns='{ns}'/>")), None);
+        }
+    }
+}
+
+#[test]
+fn what_can_be_read_in_two_ways_is_refused() {
+    let many = |element: &str, count: usize| -> String {
+        (0..count).map(|at| element.replace('#', &at.to_string())).collect::<String>()
+    };
+    let (bad, policy) = (Condition::BadRequest, Condition::PolicyViolation);
+    for generation in Generation::ALL {
+        let (sd, ctr) = (Exchange::SensorData.ns(generation), Exchange::Control.ns(generation));
+        let read = |attrs: &str, inside: &str| format!("<req xmlns='{sd}' {attrs}>{inside}</req>");
+        let set = |inside: &str| format!("<set xmlns='{ctr}'>{inside}</set>");
+        let cases = [
+            (read("m='perhaps'", ""), bad),
+            (read("", "<nd id='1' nodeId='2'/>"), bad),
+            (read("", "<nd id='' nodeId='2'/>"), bad),
+            (read("", "<f/>"), bad),
+            (read("", "<f n='a' name='b'/>"), bad),
+            (read("st='a' serviceToken='b'", ""), bad),
+            (set("<b v='true'/>"), bad),
+            (set("<b n='' v='true'/>"), bad),
+            (set("<b n='a' name='b' v='true'/>"), bad),
+            (set("<x xmlns='jabber:x:data'><field/></x>"), bad),
+            (read("", &many("<nd id='#'/>", NODES_MAX + 1)), policy),
+            (read("", &many("<f n='#'/>", NAMES_MAX + 1)), policy),
+            (read("", &(many("<nd id='#'/>", 200) + &many("<f n='#'/>", 200))), policy),
+            (set(&format!("<x xmlns='jabber:x:data'>{}</x>", many("<field var='#'/>", NAMES_MAX + 1))), policy),
+        ];
+        for (payload, condition) in cases {
+            assert_eq!(Request::read(&mut Scanner::new(), &payload).unwrap_err(), condition, "{payload:.200}");
+        }
+        // What is said twice alike is said once, and what is of another namespace counts for who does not look at that.
+        let twice = read("st='a' serviceToken='a'", "<nd id='1' nodeId='1'/><f n='a' name='a'/>");
+        assert_eq!(requested(&twice).unwrap().3, ["a"]);
+        let foreign = set("<b n='a' v='true'/><b xmlns='urn:x' n='b' v='true'/><nd xmlns='urn:x' id='1'/>");
+        let (_, _, nodes, names, _) = requested(&foreign).unwrap();
+        assert_eq!((nodes, names), (vec!["1//".to_owned()], vec!["a".to_owned(), "b".to_owned()]));
     }
 }
