@@ -13,6 +13,7 @@ use crate::accounts::{self, AccountError};
 use crate::pubsub::{self, Refusal};
 use crate::rosters;
 use crate::store::Store;
+use crate::things::{self, AssignError};
 
 /// Whether a request is this service's to answer.
 pub(super) fn is_asked(config: &ServiceConfig, request: &Request) -> bool {
@@ -76,7 +77,8 @@ fn is_own(claim: &Claim, caller: &Jid, domain: &str) -> bool {
     Jid::from_parts(&claim.username, domain).is_ok_and(|named| named.as_jid() == caller.as_jid().bare())
 }
 
-/// Removes the account of the one who asks with all that is its own; those in its roster are told (XEP-0077 §3.2).
+/// Removes the account of the one who asks with all that is its own; those in its roster are told (XEP-0077 §3.2), and what it
+/// owned is nobody's.
 async fn remove<S: Store>(
     config: &ServiceConfig,
     store: &S,
@@ -88,6 +90,14 @@ async fn remove<S: Store>(
     let items = rosters::load(store, owner).await.map_err(failed)?;
     let services: Vec<Jid> = config.components.iter().map(|component| component.jid.clone()).collect();
     pubsub::forget(&config.pubsub, store, &services, owner, request.unix_millis).await.map_err(failed)?;
+    let changed =
+        things::forget(&config.things, store, owner, request.unix_millis).await.map_err(|error| match error {
+            AssignError::Store(error) => failed(error),
+            // Who lets go of everything is told of nothing else.
+            AssignError::NotFound | AssignError::NoAccount | AssignError::Owned(_) => {
+                Condition::InternalServerError.into()
+            }
+        })?;
     accounts::remove(store, owner).await.map_err(|error| match error {
         AccountError::Store(error) => failed(error),
         AccountError::NotFound | AccountError::Exists | AccountError::BadPassword => {
@@ -95,6 +105,9 @@ async fn remove<S: Store>(
         }
     })?;
     effects.extend(items.into_iter().map(|item| Effect::ContactRemoved(Box::new(item))));
+    if !changed.is_empty() {
+        effects.push(Effect::ThingsChanged(changed));
+    }
     effects.push(Effect::AccountRemoved);
     Ok(())
 }
@@ -104,6 +117,7 @@ mod tests {
     use plaza_core::register::Offer;
     use plaza_core::sasl::scram::verify_password;
     use plaza_core::signed::{self, Fields};
+    use plaza_core::thing::NodeName;
     use plaza_core::xml::read::Node;
 
     use super::super::testing::{Client, error};
@@ -111,6 +125,7 @@ mod tests {
     use crate::registration::RegistrationConfig;
     use crate::registration::tests::{api_key, fill_in, registrar};
     use crate::testing::jid;
+    use crate::things::State;
     use crate::wait::block_on;
 
     const GET: &str = "<query xmlns='jabber:iq:register'/>";
@@ -196,6 +211,30 @@ mod tests {
         assert!(block_on(accounts::load(&owner.store, owner.jid.as_jid())).unwrap().is_none());
         let (answer, effects) = owner.ask(IqType::Set, "", REMOVE);
         assert_eq!((answer, effects), (error(Condition::RegistrationRequired), vec![]));
+    }
+
+    #[test]
+    fn what_an_account_owned_is_nobodys_when_it_is_removed_and_its_own_things_are_gone() {
+        let owner = owner();
+        let device = owner.other(false);
+        let keys = accounts::NewKeys::derive("pencil", &[1; 32], 1).unwrap();
+        block_on(accounts::create(&owner.store, device.jid.as_jid().bare(), keys, false, 0)).unwrap();
+        let register = "<register xmlns='urn:nf:iot:disco:1.0'><str name='SN' value='1'/></register>";
+        for client in [&owner, &device] {
+            assert_eq!(client.set("things.things.example", register), "");
+        }
+        let node = NodeName::default();
+        let name = (&device.jid.bare(), &node);
+        block_on(things::assign(&owner.config.things, &owner.store, name, &owner.jid.bare(), true, 0)).unwrap();
+        let (answer, effects) = owner.ask(IqType::Set, "", REMOVE);
+        assert_eq!(
+            (&*answer, effects),
+            ("", vec![Effect::ThingsChanged(vec![name.0.clone()]), Effect::AccountRemoved])
+        );
+        let load = |jid: &Jid| block_on(things::load(&owner.store, jid, &node)).unwrap();
+        assert_eq!(load(name.0).unwrap().state, State::Unclaimed);
+        assert_eq!(load(&owner.jid.bare()), None);
+        assert_eq!(block_on(things::owned(&owner.store, owner.jid.as_jid().bare(), None, 9)).unwrap(), []);
     }
 
     #[test]
