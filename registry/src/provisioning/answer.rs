@@ -89,7 +89,8 @@ pub fn answer(
     let Decision { permission, open, denied: _ } = decide(things, component, asked);
     let mut out = Vec::with_capacity(payload.len() + 64);
     query.write_answer(&mut out, permission.as_ref());
-    let inquiry = (!open.is_empty()).then(|| inquire(device, component, &query, &open)).flatten();
+    let address = if open.is_empty() { None } else { Jid::parse(component).ok() };
+    let inquiry = address.and_then(|component| inquire(device, &component, query.generation, asked, &open));
     Ok(Answered { payload: out, inquiry, seen: things.and_then(|things| see(things, device, &query)) })
 }
 
@@ -102,9 +103,19 @@ fn see(things: &HomeThings, device: JidRef<'_>, query: &Query<'_>) -> Option<Box
     Some(Box::new(Seen { device: device.bare().to_jid(), generation: query.generation, nodes }))
 }
 
-fn inquire(device: JidRef<'_>, component: &str, query: &Query<'_>, open: &[Open<'_>]) -> Option<Box<Inquiry>> {
+/// What the owner is to be asked about what is open of what was asked, if anything is.
+pub(super) fn inquire(
+    device: JidRef<'_>,
+    component: &Jid,
+    generation: Generation,
+    asked: Asked<'_>,
+    open: &[Open<'_>],
+) -> Option<Box<Inquiry>> {
+    if open.is_empty() {
+        return None;
+    }
     let parts = open.iter().map(|open| {
-        let node = query.nodes.get(open.node).unwrap_or(&NodeRef::DEVICE);
+        let node = asked.nodes.get(open.node).unwrap_or(&NodeRef::DEVICE);
         (node.to_name(), open.to_part())
     });
     let few = |tokens: &str| {
@@ -113,13 +124,13 @@ fn inquire(device: JidRef<'_>, component: &str, query: &Query<'_>, open: &[Open<
         few.dedup();
         few.join(" ").into()
     };
-    let Tokens { service, device: devices, user } = &query.tokens;
+    let Tokens { service, device: devices, user } = asked.tokens;
     Some(Box::new(Inquiry {
         device: device.bare().to_jid(),
-        component: Jid::parse(component).ok()?,
-        kind: query.kind,
-        generation: query.generation,
-        remote: query.asker().to_jid(),
+        component: component.clone(),
+        kind: asked.kind,
+        generation,
+        remote: asked.asker.to_jid(),
         tokens: Tokens { service: few(service), device: few(devices), user: few(user) },
         parts: parts.collect(),
     }))

@@ -24,6 +24,8 @@ const PAGE_BYTES: usize = 1 << 20;
 pub struct HomeThings {
     /// In the order of their keys.
     things: Box<[HomeThing]>,
+    /// One of them is enforced.
+    enforced: bool,
 }
 
 /// A thing.
@@ -121,12 +123,19 @@ impl HomeThings {
             thing.rules = rules.into();
             thing
         };
-        Self { things: things.into_iter().map(finish).collect() }
+        let things: Box<[HomeThing]> = things.into_iter().map(finish).collect();
+        let enforced = things.iter().any(|thing| thing.enforced);
+        Self { things, enforced }
     }
 
     /// All of them.
     pub fn iter(&self) -> impl Iterator<Item = &HomeThing> {
         self.things.iter()
+    }
+
+    /// Whether the broker applies the rules of some of them itself.
+    pub const fn is_enforced(&self) -> bool {
+        self.enforced
     }
 
     /// The thing of a node.

@@ -4,6 +4,9 @@
 //! [`HomeThings`] that its home shard holds. What no rule speaks of is denied, and [`ask`] asks the owner, whose answer
 //! becomes a rule ([`serve`]); the device is told to ask anew, and does when the stranger comes again.
 //!
+//! A thing may be enforced: then the broker decides about what others ask of it before it has it ([`enforce`]), by the same
+//! rules.
+//!
 //! Rules lie with the account of the thing, questions with its owner. A rule and the note that the device has to forget
 //! what it was told are one commit.
 
@@ -11,6 +14,7 @@ mod answer;
 mod certificate;
 mod challenges;
 mod decide;
+mod enforce;
 mod home;
 mod manage;
 mod question;
@@ -27,6 +31,7 @@ pub use self::answer::{Answered, Inquiry, Seen, answer, note};
 pub use self::certificate::{BadCertificate, Certificate};
 use self::challenges::Challenges;
 pub use self::decide::{Asked, Decision, Open, TOKENS_MAX, decide};
+pub use self::enforce::{Enforced, enforce};
 pub(crate) use self::home::read as read_page;
 pub use self::home::{HomeThing, HomeThings, THINGS_HELD_MAX};
 pub(crate) use self::manage::forget_former;

@@ -35,6 +35,8 @@ pub(super) enum Event<'a> {
     Acknowledge { notice: Notice, version: u64 },
     /// It asked for a decision, in this generation.
     Asked(Generation),
+    /// The operator has the broker apply its rules, or no longer.
+    Enforce(bool),
 }
 
 /// What a device is told unasked.
@@ -110,6 +112,7 @@ pub(super) fn step(
             Event::Unregister | Event::Acknowledge { .. } | Event::Asked(_) => Ok((Next::Same, Said::Done)),
             Event::Claim { .. }
             | Event::Assign { .. }
+            | Event::Enforce(_)
             | Event::Update { .. }
             | Event::UpdateBy { .. }
             | Event::Remove { .. }
@@ -200,6 +203,10 @@ pub(super) fn step(
         }
         Event::Asked(generation) => {
             after.device = Some(generation);
+            Said::Done
+        }
+        Event::Enforce(enforced) => {
+            after.enforced = enforced;
             Said::Done
         }
     };

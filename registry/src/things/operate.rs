@@ -111,6 +111,22 @@ pub(crate) async fn let_go<S: Store>(
     }
 }
 
+/// Has the broker apply a thing's rules to what others ask of it, or leaves that to its device again. Who takes the thing from
+/// its owner ends it.
+///
+/// # Errors
+/// [`AssignError::NotFound`], [`AssignError::Store`].
+pub async fn enforce<S: Store>(
+    config: &Config,
+    store: &S,
+    (jid, node): (&Jid, &NodeName),
+    enforced: bool,
+    now: u64,
+) -> Result<ThingRecord, AssignError> {
+    let changed = change(config, store, None, (jid, node), Event::Enforce(enforced), now).await?;
+    changed.thing.ok_or(AssignError::NotFound)
+}
+
 /// Lets go of all that an account has here, before it is removed: its own things are unregistered, those that it owns become
 /// nobody's. Gives the accounts whose things changed, but for its own.
 ///

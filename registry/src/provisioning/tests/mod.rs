@@ -1,6 +1,7 @@
 //! What things, owners and strangers do with each other, from the first question to what is left of it.
 
 mod decisions;
+mod enforced;
 mod owners;
 mod questions;
 

@@ -89,6 +89,7 @@ fn every_event_in_every_state_has_its_outcome() {
         ("owner disowns", Event::Disown { owner }),
         ("other disowns", Event::Disown { owner: other }),
         ("unregister", Event::Unregister),
+        ("enforce", Event::Enforce(true)),
     ];
     let claimed = [register, claim(&people.owner, true, &set)];
     let states = [
@@ -119,6 +120,7 @@ fn every_event_in_every_state_has_its_outcome() {
         ["-",          "-",           "-",          "unclaimed", "unclaimed", "unclaimed", "-"],
         ["-",          "-",           "-",          "-",       "-",       "-",       "-"],
         ["=",          "gone",        "gone",       "gone",    "gone",    "gone",    "gone"],
+        ["-",          "unclaimed",   "self-owned", "public",  "private", "removed", "unclaimed"],
     ];
     for ((event_name, event), row) in events.iter().zip(table) {
         for ((state_name, before), expected) in states.iter().zip(row) {

@@ -4,7 +4,7 @@ use plaza_core::stanza::Condition;
 use plaza_core::thing::NodeName;
 
 use super::super::testing::{LAMP, OTHER, OWNER, RACK, World};
-use super::super::{AssignError, State, assign, forget, load_all, owned, release};
+use super::super::{AssignError, State, assign, enforce, forget, load_all, owned, release};
 use crate::accounts;
 use crate::store::{Store, Table};
 use crate::testing::jid;
@@ -50,6 +50,27 @@ fn an_operator_gives_things_and_takes_them() {
     world.set(RACK, &format!("<register selfOwned='true'>{SET}</register>")).unwrap();
     assert_eq!(give(&world, RACK, OTHER, true), Ok(()));
     assert_eq!(block_on(owned(&world.store, jid(OTHER).bare().as_jid(), None, 9)).unwrap().len(), 2);
+}
+
+#[test]
+fn an_operator_has_a_thing_enforced_until_it_is_taken_from_its_owner() {
+    let world = World::new();
+    let set = |enforced| {
+        let name = (&jid(LAMP).bare(), &NodeName::default());
+        block_on(enforce(&world.config.things, &world.store, name, enforced, world.now)).map(|thing| thing.enforced)
+    };
+    assert_eq!(set(true), Err(AssignError::NotFound));
+    world.set(LAMP, &format!("<register>{SET}</register>")).unwrap();
+    for enforced in [true, true, false, true] {
+        assert_eq!(set(enforced), Ok(enforced));
+        assert_eq!(world.thing(LAMP, "").unwrap().enforced, enforced);
+    }
+    // Whose it is, and what it says of itself, changes nothing; who takes it from its owner does.
+    assert_eq!(give(&world, LAMP, OWNER, true), Ok(()));
+    world.set(LAMP, "<update><str name='NAME' value='x'/></update>").unwrap();
+    assert!(world.thing(LAMP, "").unwrap().enforced);
+    assert_eq!(take(&world, LAMP), Ok(()));
+    assert!(!world.thing(LAMP, "").unwrap().enforced);
 }
 
 #[test]
