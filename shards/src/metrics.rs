@@ -273,6 +273,7 @@ families! {
     bytes_out => "plaza_sent_bytes_total", Counter, "Bytes written to connections, TLS records included";
     pings => "plaza_pings_total", Counter, "XEP-0199 pings answered by the shard itself";
     decisions => "plaza_decisions_total", Counter, "Questions of devices, whether somebody may do something, answered from memory";
+    enforced => "plaza_enforced_denials_total", Counter, "Requests that a device did not get, since its things are enforced and no rule allows them";
     handoffs_out => "plaza_sent_handoffs_total", Counter, "Stanzas handed to another shard";
     handoff_batches_out => "plaza_sent_handoff_batches_total", Counter, "Batches these handoffs travelled in";
     handoffs_in => "plaza_received_handoffs_total", Counter, "Stanzas taken over from another shard";

@@ -251,7 +251,7 @@ impl Broker {
         &self.metrics
     }
 
-    /// Ends the sessions of an account that was changed from outside (RFC 6120 §4.9.3).
+    /// Tells an account's home that it was changed from outside; its sessions end if they may not go on (RFC 6120 §4.9.3).
     pub fn account_changed(&self, bare: &Jid, change: AccountChange) {
         let condition = match change {
             AccountChange::Disabled | AccountChange::Removed => Some(stream::Condition::NotAuthorized),
@@ -262,9 +262,18 @@ impl Broker {
             | AccountChange::Things
             | AccountChange::Facts => None,
         };
+        let command = match change {
+            AccountChange::Things | AccountChange::Facts => Command::ThingsChanged(bare.clone()),
+            AccountChange::Created
+            | AccountChange::Enabled
+            | AccountChange::Archive
+            | AccountChange::Disabled
+            | AccountChange::Removed
+            | AccountChange::Password => Command::AccountChanged(bare.clone(), condition),
+        };
         for inbox in &self.inboxes {
             // Every shard is told; all but the home know nothing of the account.
-            let mut command = Command::AccountChanged(bare.clone(), condition);
+            let mut command = command.clone();
             while let Err(back) = inbox.push(command) {
                 command = back;
                 std::thread::sleep(Duration::from_millis(1));

@@ -76,6 +76,17 @@ pub enum ThingCommand {
         #[serde(default)]
         node: Node,
     },
+    /// Apply a thing's rules to what others ask of it, whether its device asks for decisions or not
+    Enforce {
+        /// Address of the device
+        address: String,
+        /// `on`: what its owner has not allowed does not reach it. `off`: its device decides
+        policy: Enforcement,
+        /// Which node of it.
+        #[command(flatten)]
+        #[serde(default)]
+        node: Node,
+    },
     /// Take a thing from its owner, without asking the device
     Disown {
         /// Address of the device
@@ -85,6 +96,16 @@ pub enum ThingCommand {
         #[serde(default)]
         node: Node,
     },
+}
+
+/// Who applies a thing's rules. Things begin with `off`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Enforcement {
+    /// The broker does.
+    On,
+    /// Its device does, if it does.
+    Off,
 }
 
 /// A node behind a concentrator; all empty for a device itself.
@@ -412,6 +433,8 @@ pub enum Reply {
     Thing(Box<ThingInfo>),
     /// A thing has an owner now.
     Claimed(Box<ThingInfo>),
+    /// A thing's rules are applied by the broker, or no longer.
+    Enforced(Box<ThingInfo>),
     /// A thing is nobody's now.
     Disowned {
         /// Address of its device.
@@ -487,6 +510,9 @@ pub struct ThingInfo {
     pub public: bool,
     /// Taken out of the registry by its owner.
     pub removed: bool,
+    /// The broker applies its rules itself.
+    #[serde(default)]
+    pub enforced: bool,
     /// It registered with a key, and was not claimed yet.
     pub has_key: bool,
     /// What its device has not heard of yet.
@@ -534,6 +560,9 @@ impl Display for ThingInfo {
         write!(out, "{}  {}", self.name, self.whose())?;
         if self.has_key {
             out.write_str(", has a key")?;
+        }
+        if self.enforced {
+            out.write_str(", enforced")?;
         }
         if !self.pending.is_empty() {
             write!(out, "\n  not told yet: {}", self.pending.join(", "))?;
@@ -800,6 +829,14 @@ impl Display for Reply {
             }
             Self::Thing(thing) => thing.fmt(out),
             Self::Claimed(thing) => write!(out, "{} is {}", thing.name, thing.whose()),
+            Self::Enforced(thing) if thing.enforced => {
+                let whose = match thing.owner {
+                    Some(_) => "what its owner has not allowed does not reach it",
+                    None => "it has no owner, and nothing reaches it",
+                };
+                write!(out, "{} is enforced: {whose}", thing.name)
+            }
+            Self::Enforced(thing) => write!(out, "{} is not enforced: its device decides", thing.name),
             Self::Disowned { address, node } => {
                 let name = ThingName { address: address.clone(), node: node.clone() };
                 write!(out, "{name} is nobody's; it can be claimed when it has registered anew")
@@ -935,6 +972,8 @@ mod tests {
         let node = Node { id: "1".into(), ..Node::default() };
         let after = Some(ThingName { address: "a@localhost".into(), node: node.clone() });
         let things = Command::Thing(ThingCommand::List { device: None, owner: None, after, limit: Some(1) });
+        let enforce = ThingCommand::Enforce { address: "lamp".into(), policy: Enforcement::On, node: node.clone() };
+        let enforce = Command::Thing(enforce);
         let show = Command::Thing(ThingCommand::Show { address: "lamp".into(), node });
         let key = ApiKeyCommand::Create {
             owner: "ops@maker.example".into(),
@@ -944,7 +983,8 @@ mod tests {
             domain: vec!["localhost".into()],
         };
         let key = Command::ApiKey(key);
-        for command in [add(Some("secret")), add(None), Command::Account(list), things, show, key, Command::Status] {
+        let accounts = [add(Some("secret")), add(None), Command::Account(list)];
+        for command in accounts.into_iter().chain([things, show, enforce, key, Command::Status]) {
             let line = serde_json::to_string(&command).unwrap();
             assert_eq!(serde_json::from_str::<Command>(&line).unwrap(), command, "{line}");
         }
@@ -973,6 +1013,8 @@ mod tests {
             domain: Vec::new(),
         };
         check(r#"{"apikey":{"create":{"owner":"a@b","accounts":9}}}"#, Command::ApiKey(create));
+        let enforce = ThingCommand::Enforce { address: "lamp".into(), policy: Enforcement::Off, node: Node::default() };
+        check(r#"{"thing":{"enforce":{"address":"lamp","policy":"off"}}}"#, Command::Thing(enforce));
         assert!(serde_json::from_str::<Command>(r#"{"account":{"add":{}}}"#).is_err());
         assert!(serde_json::from_str::<Command>(r#""halt""#).is_err());
     }

@@ -5,11 +5,11 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use plaza_core::jid::Jid;
 use plaza_core::thing::{NodeName, TagValue};
 use plaza_registry::store::Store;
-use plaza_registry::things::{self, State, ThingRecord};
+use plaza_registry::things::{self, AssignError, State, ThingRecord};
 use serde_json::{Map, Value};
 
 use super::accounts::{Done, PAGE};
-use super::command::{Node, Refusal, RefusalCode, Reply, ThingCommand, ThingInfo, ThingName, ThingState};
+use super::command::{Enforcement, Node, Refusal, RefusalCode, Reply, ThingCommand, ThingInfo, ThingName, ThingState};
 use crate::config::Settings;
 
 /// Things of the accounts of a broker.
@@ -52,6 +52,17 @@ impl<S: Store> Things<S> {
                 let assigned = things::assign(&self.config, &self.store, (&jid, &node), &owner, !private, now()).await;
                 let thing = assigned.map_err(|error| Refusal::thing(error, &told(&jid, &node)))?;
                 Ok(Done::with_things(Reply::Claimed(Box::new(info(&thing))), jid))
+            }
+            ThingCommand::Enforce { address, policy, node } => {
+                let (jid, node, on) = (self.address(&address)?, name(node), policy == Enforcement::On);
+                let enforced = things::enforce(&self.config, &self.store, (&jid, &node), on, now()).await;
+                let thing = enforced.map_err(|error| match error {
+                    AssignError::NotFound => not_found(&jid, &node),
+                    error @ (AssignError::NoAccount | AssignError::Owned(_) | AssignError::Store(_)) => {
+                        Refusal::thing(error, &told(&jid, &node))
+                    }
+                })?;
+                Ok(Done::with_things(Reply::Enforced(Box::new(info(&thing))), jid))
             }
             ThingCommand::Disown { address, node } => {
                 let (jid, node) = (self.address(&address)?, name(node));
@@ -147,6 +158,7 @@ fn info(thing: &ThingRecord) -> ThingInfo {
         owner,
         public: thing.is_listed(),
         removed: matches!(thing.state, State::Claimed { removed: true, .. }),
+        enforced: thing.enforced,
         has_key: thing.key.is_some(),
         pending: pending.into_iter().filter(|(is, _)| *is).map(|(_, notice)| notice.to_owned()).collect(),
         created: thing.created / 1_000,
@@ -277,6 +289,32 @@ mod tests {
     }
 
     #[test]
+    fn a_things_rules_are_applied_by_the_broker_until_they_are_not() {
+        let things = things();
+        let run = |command| block_on(things.run(command));
+        let enforce = |policy| ThingCommand::Enforce { address: "rack".into(), policy, node: at("1") };
+        for (policy, on, says) in [
+            (
+                Enforcement::On,
+                true,
+                "rack@things.example id=1 src=m is enforced: it has no owner, and nothing reaches it",
+            ),
+            (Enforcement::Off, false, "rack@things.example id=1 src=m is not enforced: its device decides"),
+        ] {
+            let done = run(enforce(policy)).unwrap();
+            assert_eq!(done.things_of, [Jid::parse("rack@things.example").unwrap()]);
+            assert_eq!(done.reply.to_string(), says);
+            let shown = run(ThingCommand::Show { address: "rack".into(), node: at("1") }).unwrap().reply;
+            assert_eq!(shown.to_string().contains(", enforced"), on, "{shown}");
+            let other = run(ThingCommand::Show { address: "rack".into(), node: at("2") }).unwrap().reply;
+            assert!(!other.to_string().contains("enforced"), "{other}");
+        }
+        run(claim("owner", "1")).unwrap();
+        let done = run(enforce(Enforcement::On)).unwrap();
+        assert!(done.reply.to_string().contains("what its owner has not allowed"), "{}", done.reply);
+    }
+
+    #[test]
     fn what_cannot_be_done_is_refused() {
         let things = things();
         let code = |command| block_on(things.run(command)).expect_err("should be refused").code;
@@ -285,6 +323,8 @@ mod tests {
         assert_eq!(code(claim("owner", "3")), RefusalCode::NotFound);
         assert_eq!(code(claim("owner@", "1")), RefusalCode::BadRequest);
         assert_eq!(code(disown("1")), RefusalCode::NotFound);
+        let enforce = ThingCommand::Enforce { address: "rack".into(), policy: Enforcement::On, node: at("3") };
+        assert_eq!(code(enforce), RefusalCode::NotFound);
         block_on(things.run(claim("owner", "1"))).unwrap();
         assert_eq!(code(claim("other", "1")), RefusalCode::Exists);
     }

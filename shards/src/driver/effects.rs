@@ -119,7 +119,7 @@ impl Driver {
         self.tasks.spawn(async move {
             let effects = services::inquire(&config, &store, inquiry.as_deref(), seen.as_deref(), now).await;
             let reply = Reply { effects, ..Reply::default() };
-            outcomes.borrow_mut().push_back(Outcome::Reply(device.clone(), ReplyTo::Address(device), reply));
+            outcomes.borrow_mut().push_back(Outcome::Inquired(device, reply));
         });
     }
 
@@ -160,6 +160,7 @@ impl Driver {
                 Outcome::Password(key, matches) => self.on_password(key, matches),
                 Outcome::Registered(key, account, answer) => self.on_registered(key, &account, answer),
                 Outcome::Reply(caller, reply_to, reply) => self.shard.reply(&caller, reply_to, reply),
+                Outcome::Inquired(device, reply) => self.shard.inquired(&device, reply),
                 Outcome::Recipients(recipients, page) => self.shard.recipients_read(recipients, page),
                 Outcome::LastItems(items) => self.shard.last_items(items),
             }

@@ -61,6 +61,8 @@ pub enum Command {
     /// An account was changed from outside: what is known of it is not true any more, and its sessions end if there is a
     /// condition.
     AccountChanged(Jid, Option<stream::Condition>),
+    /// The things of an account were changed from outside.
+    ThingsChanged(Jid),
     /// Stop: no new connections, `system-shutdown` to all, until then.
     Stop(Instant),
 }
@@ -139,6 +141,7 @@ enum Outcome {
     Password(Key, Option<bool>),
     Registered(Key, Jid, Result<(), StanzaError>),
     Reply(Jid, ReplyTo, Reply),
+    Inquired(Jid, Reply),
     Recipients(Recipients, Result<Option<Vec<Recipient>>, StoreError>),
     LastItems(Vec<Notification>),
 }

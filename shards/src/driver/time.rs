@@ -188,6 +188,7 @@ impl Driver {
                     self.shard.terminate_account(bare.as_jid(), condition);
                 }
             }
+            Command::ThingsChanged(bare) => self.shard.account_things_changed(bare.as_jid()),
             Command::Stop(deadline) => self.stop(deadline),
         }
     }

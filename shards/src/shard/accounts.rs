@@ -27,6 +27,10 @@ pub(super) struct Account {
     pub(super) blocked: Option<Box<BlockList>>,
     /// It has an archive, or nobody knows whether it has. It came with the facts.
     pub(super) may_archive: bool,
+    /// A thing of it is enforced, or nobody knows whether one is. It came with the facts, and stays when they are forgotten.
+    pub(super) may_enforce: bool,
+    /// Questions to owners about it that are being asked.
+    pub(super) inquiries: u8,
     /// What waits for the store; `None` nearly always.
     pub(super) work: Option<Box<Work>>,
     /// The store says that there is no such account: to be asked by everybody, and found out by nobody, it is remembered
@@ -100,6 +104,9 @@ impl Accounts {
             facts: None,
             blocked: None,
             may_archive: true,
+            // Nobody logs in before the facts are there.
+            may_enforce: false,
+            inquiries: 0,
             work: None,
             absent: false,
             idle: false,
@@ -175,6 +182,9 @@ impl Accounts {
                 let blocked = std::mem::take(&mut facts.blocked);
                 account.blocked = (!blocked.is_empty()).then(|| Box::new(blocked));
             }
+            if let Some(facts) = &facts {
+                account.may_enforce = facts.things.as_ref().is_some_and(|things| things.is_enforced());
+            }
             account.may_archive = facts.as_ref().is_none_or(|facts| facts.archive.is_some());
             account.facts = facts;
             account.absent = false;
@@ -183,7 +193,17 @@ impl Accounts {
 
     /// There is no such account.
     pub(super) fn set_absent(&mut self, index: u32) {
-        self.replace(index, |account| (account.facts, account.blocked, account.absent) = (None, None, true));
+        self.replace(index, |account| {
+            (account.facts, account.blocked, account.absent) = (None, None, true);
+            account.may_enforce = false;
+        });
+    }
+
+    /// Whether a thing of an account is enforced is not known until its facts are loaded.
+    pub(super) fn doubt_enforced(&mut self, index: u32) {
+        if let Some(account) = self.get_mut(index) {
+            account.may_enforce = true;
+        }
     }
 
     /// Replaces whom an account blocks.

@@ -212,7 +212,9 @@ impl Shard {
         match task {
             Task::Sent(sent) if self.is_sent_for_archive(index, &sent) => return Some(Archiving::Sent(*sent)),
             Task::Inbound(inbound)
-                if !self.blocks(index, &inbound.from) && self.is_received_for_archive(index, &inbound) =>
+                if !self.blocks(index, &inbound.from)
+                    && !self.may_enforce(index)
+                    && self.is_received_for_archive(index, &inbound) =>
             {
                 return Some(Archiving::Received(inbound));
             }

@@ -58,6 +58,9 @@ impl Shard {
         if self.blocks(index, envelope.from) {
             return self.refuse_blocked(envelope);
         }
+        if let Some(flow) = self.hold_to_enforce(index, envelope, origin, body) {
+            return flow;
+        }
         if envelope.to.resource().is_some()
             && rules::reaches_resource(envelope.class)
             && let Some(recipient) = self.session_with(index, envelope.to)

@@ -11,6 +11,7 @@ mod blocking;
 mod caps;
 mod carbons;
 mod deliver;
+mod enforce;
 mod fanning;
 mod forged;
 mod interest;
@@ -145,7 +146,7 @@ pub enum Effect {
     /// The facts a login waits for ([`Shard::login`]) are there, or cannot be had.
     Login(Key, Result<(), StoreError>),
     /// The device of this address was answered: let its owner be asked what is undecided, and how it speaks be noted; bring
-    /// what comes of it to [`Shard::reply`].
+    /// what comes of it to [`Shard::inquired`].
     Inquire(Jid, Option<Box<Inquiry>>, Option<Box<Seen>>),
     /// A device was asked something: set a time ([`Shard::ask_until`]), and call [`Shard::asks_due`] then.
     AskUntil(u64),
@@ -406,6 +407,12 @@ impl Shard {
     /// An account was changed from outside: its facts are loaded again when they are needed.
     pub fn account_changed(&mut self, bare: JidRef<'_>) {
         self.forget_facts(bare);
+    }
+
+    /// The things of an account were changed from outside, or what others may do with them: its home loads them anew, and tells
+    /// its devices.
+    pub fn account_things_changed(&mut self, bare: JidRef<'_>) {
+        self.renew_things(self.homes.hash(bare), bare);
     }
 
     /// There is such an account now: its home, which may remember that there was none, finds out when it needs to.

@@ -4,12 +4,12 @@
 use plaza_core::jid::{Jid, JidRef};
 use plaza_core::stanza::{Class, Condition, Kind, PresenceType, Stamp, Stanza, write_error, write_stanza};
 use plaza_core::subscription::Request;
-use plaza_core::xml::write;
 use plaza_registry::rosters::RosterItem;
 use plaza_registry::services::roster_payload;
 use plaza_registry::subscriptions::Applied;
 
 use super::batch::Envelope;
+use super::enforce::write_request;
 use super::work::{Inbound, Task};
 use super::{Flow, SessionId, Shard};
 use crate::metrics::DropReason;
@@ -109,13 +109,9 @@ impl Shard {
         }
     }
 
-    fn send_own_request(&mut self, own: &Jid, contact: &Jid, request: Request) {
+    pub(super) fn send_own_request(&mut self, own: &Jid, contact: &Jid, request: Request) {
         let mut bytes = self.take_buffer();
-        bytes.extend_from_slice(b"<presence");
-        write::attr(&mut bytes, "from", own.as_str());
-        write::attr(&mut bytes, "to", contact.as_str());
-        write::attr(&mut bytes, "type", request.name());
-        bytes.extend_from_slice(b"/>");
+        write_request(&mut bytes, own, contact, request);
         self.route_request(own, contact, request, &bytes);
         self.give_buffer(bytes);
     }

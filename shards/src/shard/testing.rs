@@ -16,7 +16,7 @@ use plaza_registry::wait::block_on;
 use plaza_registry::{provisioning, pubsub};
 
 use super::tests::{feed, shards};
-use super::{Effect, ReplyTo, SessionId, Shard, ShardConfig};
+use super::{Effect, SessionId, Shard, ShardConfig};
 use crate::home::Homes;
 use crate::mesh::ShardId;
 use crate::ring::Key;
@@ -191,7 +191,7 @@ impl World {
                 let services = Arc::clone(&self.config.services);
                 let effects = services::inquire(&services, &self.store, inquiry.as_deref(), seen.as_deref(), 1_000);
                 let reply = services::Reply { effects: block_on(effects), ..services::Reply::default() };
-                shard.reply(&device, ReplyTo::Address(device.clone()), reply);
+                shard.inquired(&device, reply);
             }
             Effect::AskUntil(number) => shard.ask_until(number, 1),
             Effect::Asked(ask, reply_to, acknowledged) => {

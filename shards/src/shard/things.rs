@@ -70,9 +70,8 @@ impl Shard {
 
     /// As [`Self::things_changed`], at home.
     pub(super) fn renew_things(&mut self, hash: u64, jid: JidRef<'_>) {
-        if self.accounts.find_index(hash, jid).is_none() {
-            return;
-        }
+        let Some(index) = self.accounts.find_index(hash, jid) else { return };
+        self.accounts.doubt_enforced(index);
         self.forget_facts(jid);
         // It went unless somebody uses it.
         let Some(index) = self.accounts.find_index(hash, jid) else { return };
@@ -118,7 +117,7 @@ impl Shard {
     }
 
     /// The service's address at an account's domain.
-    fn things_address(&self, bare: JidRef<'_>) -> Option<Jid> {
+    pub(super) fn things_address(&self, bare: JidRef<'_>) -> Option<Jid> {
         let own = |service: &&Component| {
             let below = service.jid.as_str().strip_suffix(bare.domain()).is_some_and(|label| label.ends_with('.'));
             service.kind == ComponentKind::Things && below
@@ -280,6 +279,10 @@ impl Shard {
         });
         let Answered { inquiry, seen, .. } = answered;
         if inquiry.is_some() || seen.is_some() {
+            if let Some(account) = self.get(id).map(|session| session.account).and_then(|at| self.accounts.get_mut(at))
+            {
+                account.inquiries = account.inquiries.saturating_add(1);
+            }
             self.effects.push_back(Effect::Inquire(from.clone(), inquiry, seen));
         }
         Some(Flow::Continue)

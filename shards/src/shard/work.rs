@@ -115,6 +115,7 @@ pub(super) enum Running {
     Load,
     Sent { session: SessionId, contact: Jid, request: Subscribing, stanza: Box<str> },
     Received { contact: Jid, request: Subscribing, inbound: Inbound },
+    Declined { contact: Jid, stanza: Box<str>, inbound: Inbound },
     Keep(Vec<Inbound>),
     Archive(Vec<Archiving>),
     Fetch(SessionId),
@@ -432,6 +433,11 @@ impl Shard {
             && let Some(request) = Subscribing::of(presence)
         {
             if exists {
+                let inbound = match request {
+                    Subscribing::Subscribe => self.decline_denied(index, inbound),
+                    Subscribing::Subscribed | Subscribing::Unsubscribe | Subscribing::Unsubscribed => Some(inbound),
+                };
+                let Some(inbound) = inbound else { return };
                 self.receive_request(index, request, inbound);
             } else {
                 self.counters.drops[DropReason::NoRoute] += 1;
@@ -440,6 +446,11 @@ impl Shard {
         }
         if inbound.class == Class::Presence(PresenceType::Probe) {
             return self.answer_probe(index, &inbound.from);
+        }
+        let to = inbound.to.as_jid();
+        let envelope = Envelope { class: inbound.class, hash: 0, to, from: &inbound.from, id: inbound.id.as_deref() };
+        if self.enforce_inbound(index, &envelope, &inbound.stanza).is_some() {
+            return;
         }
         let Some(inbound) = self.archive_received(index, inbound) else { return };
         let hash = self.homes.hash(inbound.to.as_jid());
@@ -464,7 +475,10 @@ impl Shard {
         let envelope = Envelope { class, hash, to, from: &inbound.from, id: inbound.id.as_deref() };
         if self.blocks(index, envelope.from) {
             self.refuse_blocked(&envelope);
-        } else if self.needs_facts(&envelope) || Self::is_account_iq(&envelope) {
+        } else if self.needs_facts(&envelope)
+            || Self::is_account_iq(&envelope)
+            || self.needs_decision(index, class, &inbound.stanza)
+        {
             self.bounce(&envelope, condition, DropReason::Unanswerable);
         } else {
             self.deliver_known(&envelope, Origin::Broker, &Body::Bytes(&inbound.stanza), true);
@@ -505,7 +519,7 @@ impl Shard {
         }
         let to = inbound.to.as_jid();
         let envelope = Envelope { class: inbound.class, hash: self.homes.hash(to), to, from: "", id: None };
-        if !self.is_kept(&envelope, true) || self.blocks(index, &inbound.from) {
+        if !self.is_kept(&envelope, true) || self.blocks(index, &inbound.from) || self.may_enforce(index) {
             return None;
         }
         let Task::Inbound(inbound) = self.take_task_if(index, |_| true)? else { return None };
@@ -581,6 +595,13 @@ impl Shard {
                     self.bounce_request(bare, &inbound, roster_condition(&error));
                 }
                 Err(_) => self.counters.drops[DropReason::Unhandled] += 1,
+            },
+            (Running::Declined { contact, stanza, inbound }, Return::Subscription(done)) => match done {
+                Ok(applied) => {
+                    self.set_contact(index, &contact, applied.item.as_ref());
+                    self.request_sent(index, (&contact, Subscribing::Unsubscribed), &stanza, &applied);
+                }
+                Err(error) => self.bounce_request(bare, &inbound, roster_condition(&error)),
             },
             (Running::Keep(messages), Return::Keep(done)) => {
                 if let Err(error) = done {
@@ -701,7 +722,7 @@ impl Shard {
 impl Running {
     fn is_inbound(&self) -> bool {
         match self {
-            Self::Received { .. } | Self::Keep(_) | Self::Fetch(_) => true,
+            Self::Received { .. } | Self::Declined { .. } | Self::Keep(_) | Self::Fetch(_) => true,
             Self::Archive(batch) => batch.iter().any(|message| matches!(message, Archiving::Received(_))),
             Self::Load
             | Self::Sent { .. }
