@@ -1,3 +1,4 @@
 //! Plaza.
 
 pub mod things;
+pub mod town;

@@ -131,6 +131,14 @@ pub async fn create<S: Store>(
     })
 }
 
+/// What stores an account, whether it is there or not: to fill a store that nobody uses yet. `now`: seconds since the Unix
+/// epoch.
+pub fn settle(bare: JidRef<'_>, keys: &NewKeys, now: u64) -> Write {
+    let NewKeys { sha1, sha256 } = keys.clone();
+    let account = Account { sha1, sha256, disabled: false, admin: false, created: now };
+    Write::Put { table: Table::Accounts, key: key::account(bare), value: encode(&account) }
+}
+
 /// Removes an account and everything of it.
 ///
 /// # Errors

@@ -83,8 +83,8 @@ impl Rule {
         self.text.len() + names.sum::<usize>()
     }
 
-    /// What stores it.
-    pub(super) fn put(&self, device: JidRef<'_>, node: &NodeName) -> Write {
+    /// What stores it. An owner's answer becomes rules by [`super::serve`], which keeps to the bounds there are.
+    pub fn put(&self, device: JidRef<'_>, node: &NodeName) -> Write {
         Write::Put { table: Table::Rules, key: rule_key(device, node, self.number), value: self.encode() }
     }
 

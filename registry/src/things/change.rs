@@ -149,6 +149,15 @@ fn writes(before: Option<&ThingRecord>, after: Option<&ThingRecord>) -> Vec<Writ
     writes
 }
 
+/// What stores all things of an account that has none: to fill a store that nobody uses yet. Who changes things that are
+/// there goes through [`change`], which minds what others do.
+pub fn settle(jid: JidRef<'_>, things: &[ThingRecord]) -> Vec<Write> {
+    let mut all: Vec<Write> = things.iter().flat_map(|thing| writes(None, Some(thing))).collect();
+    let count = encode_count(things.len() as u64);
+    all.push(Write::Put { table: Table::Owners, key: count_key(jid), value: count });
+    all
+}
+
 /// What takes away all that was allowed with a thing and asked about it, when it changes hands or goes: what one owner
 /// allowed is nothing to the next, and a thing of the same name that comes later is another one.
 async fn end_rules<S: Store>(

@@ -22,7 +22,7 @@ mod throttle;
 use std::sync::Arc;
 
 pub(crate) use self::change::uncount;
-pub use self::change::{acknowledged, asked_for_decision};
+pub use self::change::{acknowledged, asked_for_decision, settle};
 pub use self::life::Notice;
 pub use self::notices::{Told, untold};
 pub(crate) use self::operate::let_go;
