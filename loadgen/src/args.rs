@@ -27,7 +27,7 @@ mod city;
 mod staged;
 
 use city::CityArgs;
-use staged::{ContactsArgs, OfflineArgs, PubsubArgs, ResumeArgs};
+use staged::{ContactsArgs, DecisionsArgs, OfflineArgs, PubsubArgs, RegisterArgs, ResumeArgs};
 
 /// Drives an XMPP server with many client sessions, checks everything that arrives, and reports what it cost.
 #[derive(Debug, Parser)]
@@ -59,6 +59,10 @@ enum Command {
     Contacts(ContactsArgs),
     /// Notifications to the subscribers of a node (XEP-0060), beside as many messages.
     Pubsub(PubsubArgs),
+    /// Devices ask who may read their things (XEP-0324), beside as long a time of pings.
+    Decisions(DecisionsArgs),
+    /// Accounts are created with signed forms (XEP-0077, XEP-0348), as fast as can be.
+    Register(RegisterArgs),
     /// A city of things: they sign up, are claimed, befriended, read and controlled, all through the broker.
     City(CityArgs),
     /// Be the raw relay: pass bytes between connections 2k and 2k + 1, looking at none of them.
@@ -474,6 +478,9 @@ impl Common {
         report.storm =
             server_cpu_us.zip(handshake_ns).map(|(login_us, handshake_ns)| Storm::new(login_us, handshake_ns));
         report.compare_scenes(&plan.stage.comparisons);
+        if let Some(contrast) = plan.stage.contrast {
+            report.contrast_scenes(contrast);
+        }
         if plan.stage.empty_rosters > 0 {
             report.rosters = Rosters::new(&report.broker.levels, plan.group - 1);
         }
@@ -588,6 +595,8 @@ impl Cli {
             Command::Offline(args) => args.run(),
             Command::Contacts(args) => args.run(),
             Command::Pubsub(args) => args.run(),
+            Command::Decisions(args) => args.run(),
+            Command::Register(args) => args.run(),
             Command::City(args) => args.run(),
             Command::Relay(RelayArgs { listen, cpu }) => {
                 relay::run(listen, cpu).map_err(|error| format!("the relay: {error}"))?;

@@ -289,7 +289,7 @@ impl Conductor<'_> {
     ) -> Option<Scene> {
         let (warmup, duration) = self.course.traffic?;
         let count = match topic {
-            Topic::Presence | Topic::Event => None,
+            Topic::Presence | Topic::Event | Topic::Ask(_) => None,
             Topic::Chat => before.map(|scene| scene.count),
         };
         self.control.perform(number);

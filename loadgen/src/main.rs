@@ -15,6 +15,7 @@ mod part;
 mod payload;
 mod plan;
 mod pubsub;
+mod question;
 mod relay;
 mod report;
 mod ring;

@@ -11,8 +11,9 @@ use plaza_core::xml::read::Node;
 
 use crate::management::{self, Management};
 use crate::payload::{self, Payload};
-use crate::plan::Plan;
+use crate::plan::{Phase, Plan};
 use crate::pubsub;
+use crate::question::{Answer, Question};
 use crate::stage::{Deed, Topic};
 use crate::traffic::{self, Tally};
 
@@ -143,6 +144,12 @@ impl Part {
                 pubsub::write_publish(&plan.service(self.me), &plan.node(self.me), payload, plan.bytes, out);
                 self.unanswered += 1;
             }
+            Topic::Ask(question) => {
+                question.write(plan, self.me, self.sent, sent_ns, out);
+                self.sent += question.steps();
+                tally.owed += 1;
+                return;
+            }
         }
         self.sent += members;
         tally.owed += members;
@@ -231,6 +238,12 @@ impl Part {
         out: &mut Vec<u8>,
     ) -> Result<(), String> {
         let raw = |name| element.attr(name).map_or("", |attr| attr.raw);
+        if let Some(Topic::Ask(question)) = plan.act(tally.act).and_then(|act| act.deed.topic())
+            && element.name() == "iq"
+            && matches!(raw("type"), "result" | "error")
+        {
+            return self.on_asked(plan, tally, question, element, out);
+        }
         match (element.name(), raw("type")) {
             ("iq", "result" | "error") if raw("id").starts_with("node-") => self.on_answer(plan, tally, element, out),
             ("message" | "presence" | "iq", "error") => Err("an error stanza".to_owned()),
@@ -277,7 +290,7 @@ impl Part {
                 }
             }
             Some(
-                Deed::Traffic(Topic::Presence | Topic::Event)
+                Deed::Traffic(Topic::Presence | Topic::Event | Topic::Ask(_))
                 | Deed::Befriend
                 | Deed::Create
                 | Deed::Subscribe
@@ -315,13 +328,38 @@ impl Part {
         };
         match plan.act(tally.act).and_then(|act| act.deed.topic()) {
             Some(Topic::Presence) => {}
-            Some(Topic::Chat | Topic::Event) => return Err("presence that nobody should hear now".to_owned()),
+            Some(Topic::Chat | Topic::Event | Topic::Ask(_)) => {
+                return Err("presence that nobody should hear now".to_owned());
+            }
             None => return Ok(()),
         }
         traffic::check_from(element, &plan.jid(self.leader))?;
         let payload = Payload::read(status.content.as_bytes()).map_err(|damage| damage.to_string())?;
         traffic::check_payload(&payload, self.leader, self.leader, self.heard)?;
         self.heard(tally, payload.sent_ns);
+        Ok(())
+    }
+
+    /// Takes the answer to what it asks over and over; in a closed loop, asks again.
+    fn on_asked(
+        &mut self,
+        plan: &Plan,
+        tally: &mut Tally,
+        question: Question,
+        element: &Element<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), String> {
+        let id = element.attr("id").map_or("", |id| id.raw);
+        let (number, sent_ns) = payload::read_id(id.as_bytes()).ok_or_else(|| format!("unknown id {id:?}"))?;
+        traffic::check_order(number, self.heard)?;
+        self.heard += 1;
+        let answer = question.answered(plan, self.me, (number, sent_ns, tally.now_ns), element, out)?;
+        if answer == Answer::Done {
+            tally.heard(sent_ns);
+            if plan.rate.is_none() && tally.phase < Phase::Drain {
+                self.say(plan, tally, Topic::Ask(question), tally.now_ns, out);
+            }
+        }
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::conductor::{Course, Level, Outcome, Sample, Scene};
 use crate::host::Host;
 use crate::plan::{Mechanism, Plan, Scenario, TlsMode};
-use crate::stage::{Comparison, Unit};
+use crate::stage::{Comparison, Contrast, Unit};
 use crate::stats::{self, LatencySummary};
 
 /// What was asked for.
@@ -120,6 +120,21 @@ pub(crate) struct SceneRatio {
     pub ratio: f64,
 }
 
+/// An act held against the mean of two others of the same run.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Contrasted {
+    /// Its name.
+    pub above: &'static str,
+    /// Theirs.
+    pub below: [&'static str; 2],
+    /// Server CPU of one, less that of one of theirs, in µs.
+    pub cpu_us: Option<f64>,
+    /// Median of its latency ÷ theirs.
+    pub p50: Option<f64>,
+    /// 99th percentile, likewise.
+    pub p99: Option<f64>,
+}
+
 /// Server user-space memory per session in bytes: slopes between two levels each.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Rosters {
@@ -169,6 +184,8 @@ pub(crate) struct Report {
     pub storm: Option<Storm>,
     /// Acts beside each other.
     pub scene_ratios: Vec<SceneRatio>,
+    /// An act held against two others.
+    pub contrast: Option<Contrasted>,
     /// Server memory per session by roster.
     pub rosters: Option<Rosters>,
 }
@@ -195,6 +212,7 @@ impl Report {
             machine_per_session: machine,
             storm: None,
             scene_ratios: Vec::new(),
+            contrast: None,
             rosters: None,
         }
     }
@@ -210,6 +228,26 @@ impl Report {
             ratio.is_finite().then_some(SceneRatio { name: comparison.name, ratio })
         });
         self.scene_ratios = ratios.collect();
+    }
+
+    /// Holds an act against two others.
+    pub(crate) fn contrast_scenes(&mut self, Contrast { above, below }: Contrast) {
+        let of = |name: &str, value: &dyn Fn(&Scene) -> Option<f64>| {
+            self.broker.acts.iter().find(|scene| scene.name == name).and_then(value)
+        };
+        let both = |value: &dyn Fn(&Scene) -> Option<f64>| {
+            let [before, after] = below;
+            Some((of(above, value)?, (of(before, value)? + of(after, value)?) / 2.0))
+        };
+        let ratio = |value: &dyn Fn(&Scene) -> Option<f64>| both(value).map(|(above, below)| above / below.max(0.1));
+        let contrast = Contrasted {
+            above,
+            below,
+            cpu_us: both(&|scene| scene.server_cpu_us).map(|(above, below)| above - below),
+            p50: ratio(&|scene| Some(scene.latency.as_ref()?.p50_us)),
+            p99: ratio(&|scene| Some(scene.latency.as_ref()?.p99_us)),
+        };
+        self.contrast = Some(contrast);
     }
 
     /// Puts the relay beside it.
@@ -276,6 +314,16 @@ impl Report {
         }
         for SceneRatio { name, ratio } in &self.scene_ratios {
             add(name, format!("{ratio:.3}"));
+        }
+        if let Some(Contrasted { above, below: [before, _], cpu_us, p50, p99 }) = self.contrast {
+            if let Some(us) = cpu_us {
+                add(&format!("{above} − {before}"), format!("{us:.3} µs of server CPU"));
+            }
+            for (name, ratio) in [("p50", p50), ("p99", p99)] {
+                if let Some(ratio) = ratio {
+                    add(&format!("{above} ÷ {before}, {name}"), format!("{ratio:.2}"));
+                }
+            }
         }
         let sides = [("broker", Some(&self.broker)), ("relay", self.relay.as_ref())];
         for (name, outcome) in sides.into_iter().filter_map(|(name, outcome)| Some((name, outcome?))) {
@@ -690,6 +738,27 @@ mod tests {
         let page = html(&report).unwrap();
         assert!(page.contains("<td>dear ÷ cheap</td><td>2.500</td>"));
         assert_eq!(page.matches("<svg").count(), 5);
+    }
+
+    #[test]
+    fn an_act_is_held_against_the_mean_of_two_others() {
+        let mut report = report();
+        let scene = |name, server_cpu_us, us: u64| {
+            let mut latencies = Latencies::new();
+            latencies.record(us * 1_000);
+            let (number, unit, count, seconds) = (1, Unit::Stanzas, 10, 1.0);
+            let (per_second, load_cpu_seconds, latency) = (10.0, 0.0, latencies.summary());
+            Scene { name, number, unit, count, seconds, per_second, server_cpu_us, load_cpu_seconds, latency }
+        };
+        report.broker.acts =
+            vec![scene("ping", Some(2.0), 100), scene("canRead", Some(5.5), 300), scene("ping again", Some(3.0), 200)];
+        report.contrast_scenes(Contrast { above: "canRead", below: ["ping", "ping again"] });
+        let Contrasted { cpu_us, p50, p99, .. } = report.contrast.unwrap();
+        assert_eq!(cpu_us, Some(3.0));
+        assert!(p50.is_some_and(|ratio| (1.99..2.01).contains(&ratio)) && p50 == p99, "{p50:?} {p99:?}");
+        assert!(html(&report).unwrap().contains("<td>canRead − ping</td><td>3.000 µs of server CPU</td>"));
+        report.contrast_scenes(Contrast { above: "canRead", below: ["ping", "pong"] });
+        assert!(report.contrast.unwrap().cpu_us.is_none());
     }
 
     #[test]

@@ -8,6 +8,7 @@ use serde::Serialize;
 use crate::login::Entry;
 #[cfg(doc)]
 use crate::plan::Plan;
+use crate::question::{Question, Rules, SignUp};
 
 /// Who takes part in an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -123,6 +124,8 @@ pub(crate) enum Topic {
     Event,
     /// A message to each of them.
     Chat,
+    /// What each leader asks the server, which answers it; there are no members.
+    Ask(Question),
 }
 
 /// What an act counts.
@@ -173,6 +176,15 @@ pub(crate) struct Comparison {
     pub beyond: Option<&'static str>,
 }
 
+/// What an act costs above others, which do the least there is: CPU of a unit and latency, in one run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Contrast {
+    /// Name of the act.
+    pub above: &'static str,
+    /// Names of those before and after it, whose mean it is held against.
+    pub below: [&'static str; 2],
+}
+
 /// A scenario in acts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stage {
@@ -180,6 +192,12 @@ pub(crate) struct Stage {
     pub acts: Vec<Act>,
     /// What the report divides by what.
     pub comparisons: Vec<Comparison>,
+    /// What the report holds against what.
+    pub contrast: Option<Contrast>,
+    /// Whose decisions are asked for.
+    pub rules: Rules,
+    /// How accounts are created.
+    pub sign_up: Option<SignUp>,
     /// Who enables stream management when logging in (XEP-0198 v1.6.3 §3).
     pub managed: Option<Who>,
     /// Streams shall be resumable (§5).
@@ -309,6 +327,36 @@ impl Stage {
     }
 }
 
+impl Stage {
+    /// `decisions`: sessions ping the server, ask decision support of `service` whether somebody may read their things,
+    /// each of which has so many `rules`, and ping again.
+    pub(crate) fn decisions(service: String, rules: u32) -> Self {
+        const PING: &str = "ping";
+        const AGAIN: &str = "ping again";
+        const DECISION: &str = "canRead";
+        let ask =
+            |name, question| Act::measured(name, Who::Leaders, Deed::Traffic(Topic::Ask(question)), Unit::Stanzas);
+        let acts = vec![
+            Act::measured("login", Who::All, Deed::Join, Unit::Sessions),
+            ask(PING, Question::Ping),
+            ask(DECISION, Question::Decision),
+            ask(AGAIN, Question::Ping),
+        ];
+        let contrast = Some(Contrast { above: DECISION, below: [PING, AGAIN] });
+        Self { acts, contrast, rules: Rules { service, rules }, ..Self::default() }
+    }
+
+    /// `register`: sessions create accounts with signed forms, one at a time each.
+    pub(crate) fn register(sign_up: SignUp) -> Self {
+        let sign = Deed::Traffic(Topic::Ask(Question::SignUp));
+        let acts = vec![
+            Act::measured("login", Who::All, Deed::Join, Unit::Sessions),
+            Act::measured("account created", Who::Leaders, sign, Unit::Stanzas),
+        ];
+        Self { acts, sign_up: Some(sign_up), ..Self::default() }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -321,6 +369,15 @@ mod tests {
                 assert_eq!(count(who), who.count(20, group), "{who:?} of groups of {group}");
             }
             assert_eq!(count(Who::Leaders) + count(Who::Members), count(Who::All));
+        }
+    }
+
+    #[test]
+    fn a_contrast_names_acts_that_are_measured() {
+        let stage = Stage::decisions("things.localhost".to_owned(), 10);
+        let Contrast { above, below: [before, after] } = stage.contrast.unwrap();
+        for name in [above, before, after] {
+            assert!(stage.acts.iter().any(|act| act.name == name && act.unit.is_some()), "{name}");
         }
     }
 

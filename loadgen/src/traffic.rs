@@ -313,7 +313,7 @@ pub(crate) fn check_payload(payload: &Payload, sender: u32, receiver: u32, seque
     check_order(payload.sequence, sequence)
 }
 
-fn check_order(sequence: u64, wanted: u64) -> Result<(), String> {
+pub(crate) fn check_order(sequence: u64, wanted: u64) -> Result<(), String> {
     match sequence.cmp(&wanted) {
         std::cmp::Ordering::Equal => Ok(()),
         std::cmp::Ordering::Greater => Err(format!("number {sequence} before {wanted}: lost or reordered")),

@@ -1,7 +1,7 @@
 //! The command line of the city ([`crate::city`]).
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use clap::{Args, ValueEnum};
@@ -135,13 +135,7 @@ impl CityArgs {
     }
 
     fn census(&self) -> Result<Census, String> {
-        let mut makers: Vec<ApiKey> = self.api_key.iter().map(|text| ApiKey::parse(text)).collect::<Result<_, _>>()?;
-        if let Some(path) = &self.api_keys {
-            let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
-            for line in text.lines().filter(|line| !line.trim().is_empty()) {
-                makers.push(ApiKey::parse(line)?);
-            }
-        }
+        let makers = read_keys(&self.api_key, self.api_keys.as_deref())?;
         if self.friends > self.services {
             return Err("there are fewer services than --friends".to_owned());
         }
@@ -164,6 +158,18 @@ impl CityArgs {
             interval_ns: (positive(self.interval, "--interval")? * SECOND_NS) as u64,
         })
     }
+}
+
+/// The keys of the command line and of a file.
+pub(super) fn read_keys(given: &[String], file: Option<&Path>) -> Result<Vec<ApiKey>, String> {
+    let mut keys: Vec<ApiKey> = given.iter().map(|text| ApiKey::parse(text)).collect::<Result<_, _>>()?;
+    if let Some(path) = file {
+        let text = fs::read_to_string(path).map_err(|error| format!("{}: {error}", path.display()))?;
+        for line in text.lines().filter(|line| !line.trim().is_empty()) {
+            keys.push(ApiKey::parse(line)?);
+        }
+    }
+    Ok(keys)
 }
 
 #[cfg(test)]

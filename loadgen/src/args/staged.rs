@@ -1,12 +1,15 @@
 //! The command line of scenarios in acts ([`crate::stage`]).
 
-use std::time::Duration;
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
 
 use clap::Args;
 
+use super::city::read_keys;
 use super::{Common, NO_RELAY, Pace, parse_bytes, positive};
 use crate::conductor::Course;
 use crate::plan::{Plan, Scenario, TlsMode};
+use crate::question::SignUp;
 use crate::stage::Stage;
 
 #[derive(Debug, Args)]
@@ -89,6 +92,43 @@ pub(super) struct PubsubArgs {
     personal: bool,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct DecisionsArgs {
+    /// The accounts are devices: those of the example `town` of the benches.
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    pace: Pace,
+    /// Rules of each thing, as `town` was told: its --rules ÷ its --things.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..))]
+    rules: u32,
+    /// Where decision support is; things.DOMAIN if not given.
+    #[arg(long)]
+    service: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct RegisterArgs {
+    /// The sessions create accounts one at a time each; their own accounts are there.
+    #[command(flatten)]
+    common: Common,
+    /// Seconds measured.
+    #[arg(long, default_value_t = 10.0)]
+    duration: f64,
+    /// Seconds of sign-ups before.
+    #[arg(long, default_value_t = 2.0)]
+    warmup: f64,
+    /// The API key and its secret, KEY:SECRET.
+    #[arg(long)]
+    api_key: Option<String>,
+    /// A file with it: a secret on the command line is no secret.
+    #[arg(long)]
+    api_keys: Option<PathBuf>,
+    /// Prefix of the names of accounts that are created; the time follows, so that each run creates others.
+    #[arg(long, default_value = "made")]
+    created: String,
+}
+
 impl Common {
     /// The plan and the course of a scenario in acts.
     fn staged(&self, name: &str, stage: Stage, group: u32) -> Result<(Plan, Course), String> {
@@ -154,6 +194,29 @@ impl PubsubArgs {
         self.pace.apply(&mut plan, &mut course)?;
         plan.bytes = self.bytes;
         self.common.conclude("pubsub", plan, &course, NO_RELAY)
+    }
+}
+
+impl DecisionsArgs {
+    pub(super) fn run(self) -> Result<bool, String> {
+        let service = self.service.unwrap_or_else(|| format!("things.{}", self.common.target.domain));
+        let (mut plan, mut course) = self.common.staged("decisions", Stage::decisions(service, self.rules), 1)?;
+        self.pace.apply(&mut plan, &mut course)?;
+        self.common.conclude("decisions", plan, &course, NO_RELAY)
+    }
+}
+
+impl RegisterArgs {
+    pub(super) fn run(self) -> Result<bool, String> {
+        let given: Vec<String> = self.api_key.into_iter().collect();
+        let key = read_keys(&given, self.api_keys.as_deref())?.into_iter().next().ok_or("an --api-key is needed")?;
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|error| error.to_string())?;
+        let sign_up = SignUp { key, users: self.created, unix_seconds: now.as_secs() };
+        let (mut plan, mut course) = self.common.staged("register", Stage::register(sign_up), 1)?;
+        // A session has one form at a time.
+        let pace = Pace { duration: self.duration, warmup: self.warmup, window: 1, rate: None };
+        pace.apply(&mut plan, &mut course)?;
+        self.common.conclude("register", plan, &course, NO_RELAY)
     }
 }
 

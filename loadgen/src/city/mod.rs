@@ -28,7 +28,7 @@ use crate::ring::process_cpu_ns;
 
 use funnel::{Funnel, Step};
 pub(crate) use report::{Report, html, print};
-pub(crate) use sign::ApiKey;
+pub(crate) use sign::{ApiKey, fill};
 pub(crate) use streets::Roads;
 pub(crate) use town::{Census, Town};
 
