@@ -466,7 +466,9 @@ proptest! {
 }
 
 /// What a request asks, for comparison: kind, categories, nodes as `id/source/partition`, names, tokens.
-fn requested(payload: &str) -> Option<(Kind, u8, Vec<String>, Vec<String>, [String; 3])> {
+type Requested = (Kind, u8, Vec<String>, Vec<String>, [String; 3]);
+
+fn requested(payload: &str) -> Option<Requested> {
     let mut scanner = Scanner::new();
     let request = Request::read(&mut scanner, payload).unwrap_or_else(|error| panic!("{error:?}: {payload}"))?;
     let node = |node: &NodeRef<'_>| format!("{}/{}/{}", node.id, node.source, node.partition);
