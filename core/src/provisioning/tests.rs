@@ -465,9 +465,10 @@ proptest! {
     }
 }
 
-/// What a request asks, for comparison: kind, categories, nodes as `id/source/partition`, names, tokens.
+/// Kind, categories, nodes as `id/source/partition`, names, tokens.
 type Requested = (Kind, u8, Vec<String>, Vec<String>, [String; 3]);
 
+/// What a request asks, for comparison.
 fn requested(payload: &str) -> Option<Requested> {
     let mut scanner = Scanner::new();
     let request = Request::read(&mut scanner, payload).unwrap_or_else(|error| panic!("{error:?}: {payload}"))?;
