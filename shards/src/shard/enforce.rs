@@ -79,6 +79,29 @@ impl Shard {
         self.may_enforce(index) && !self.requests(class, &Body::Bytes(stanza)).is_empty()
     }
 
+    /// Whether a message that was kept asks what is not allowed any more. Who sent it was not told that it would be done.
+    pub(super) fn denies_kept(&mut self, index: u32, stanza: &[u8]) -> bool {
+        if !self.may_enforce(index) {
+            return false;
+        }
+        let requests = self.requests(Class::Message(MessageType::Normal), &Body::Bytes(stanza));
+        if requests.is_empty() {
+            return false;
+        }
+        let namespaces = StreamNamespaces::default();
+        self.scanner.reset();
+        let from = match self.scanner.next(&ScanLimits::SCANNED, &namespaces, stanza) {
+            Ok(Scanned::Element { element, .. }) => element.attr("from").map(|from| from.value().into_owned()),
+            _ => None,
+        };
+        let from = from.unwrap_or_default();
+        let passes =
+            |payload: &Option<Box<str>>| matches!(self.verdict(index, &from, payload.as_deref()), Ok(Enforced::Passes));
+        let denied = !requests.iter().all(passes);
+        self.counters.enforced += u64::from(denied);
+        denied
+    }
+
     fn refuse_denied(&mut self, index: u32, envelope: &Envelope<'_>, requests: &Requests) -> Option<Flow> {
         for payload in requests {
             let condition = match self.verdict(index, envelope.from, payload.as_deref()) {
@@ -221,6 +244,7 @@ pub(super) fn write_request(out: &mut Vec<u8>, own: &Jid, contact: &Jid, request
 mod tests {
     use plaza_core::iot::{Exchange, Generation};
     use plaza_core::thing::NodeName;
+    use plaza_registry::resumables::Resumable;
     use plaza_registry::rosters;
     use plaza_registry::store::StoreError;
     use plaza_registry::things;
@@ -423,14 +447,49 @@ mod tests {
         three.world.shard(&device).trim_facts(0);
         let to = device.as_str().to_owned();
         let set = "<set xmlns='urn:xmpp:iot:control'><boolean name='Output' value='true'/></set>";
-        three.say(READER, &format!("<message to='{to}'>{set}</message>"));
-        three.say(READER, &format!("<message to='{to}'><body>hello</body></message>"));
-        three.say(READER, &format!("<message to='{to}'>{set}</message>"));
+        // All wait for the account's facts, and what is kept is stored together.
+        let (reader, id) = (three.jids[READER].clone(), three.ids[READER]);
+        for inside in [set, "<body>hello</body>", set] {
+            feed(three.world.shard(&reader), id, &format!("<message to='{to}'>{inside}</message>"));
+        }
+        three.world.settle();
         let answer = three.sent(READER);
         assert_eq!(answer.matches("<forbidden ").count(), 2, "{answer}");
         three.ids[0] = three.world.there(&device, "r", &[]);
         let kept = three.sent(0);
         assert!(kept.contains("hello") && !kept.contains("<set "), "{kept}");
+    }
+
+    #[test]
+    fn a_command_that_was_kept_is_not_given_once_its_leave_is_taken_back() {
+        for revoked in [false, true] {
+            let mut three = Three::enforced(1, 0);
+            let set = "<set xmlns='urn:nf:iot:ctr:1.0'><b n='Output' v='true'/></set>";
+            three.ask_device(READER, "set", set);
+            let question = three.sent(1);
+            three.rule(&question, true);
+            let (device, id) = (three.jids[0].clone(), three.ids[0]);
+            three.world.shard(&device).end(id);
+            three.say(READER, &format!("<message to='{}'>{set}</message>", device.as_str()));
+            three.say(READER, &format!("<message to='{}'><body>hello</body></message>", device.as_str()));
+            assert_eq!(three.sent(READER), "");
+            if revoked {
+                three.delete_rules();
+            }
+            // Once, and neither comes again.
+            for is_first in [true, false] {
+                three.ids[0] = three.world.there(&device, "r", &[]);
+                let kept = three.sent(0);
+                assert_eq!(
+                    (kept.contains("<set "), kept.contains("hello")),
+                    (is_first && !revoked, is_first),
+                    "{kept}"
+                );
+                three.world.settle();
+                let id = three.ids[0];
+                three.world.shard(&device).end(id);
+            }
+        }
     }
 
     #[test]
@@ -513,6 +572,32 @@ mod tests {
         three.world.store.refuse(None);
         three.say(READER, &iq);
         assert!(is_forbidden(&three.sent(READER)));
+    }
+
+    #[test]
+    fn a_session_from_before_a_restart_is_protected_before_anything_is_known_of_its_account() {
+        let mut three = Three::enforced(0, 1);
+        let (device, id) = (three.jids[0].clone(), three.ids[0]);
+        three.world.shard(&device).end(id);
+        three.world.shard(&device).trim_facts(0);
+        let jid = device.with_resource("r").unwrap();
+        let kept = Resumable {
+            jid,
+            secret: [1; 16],
+            number: 1,
+            seconds: 60,
+            handled: 0,
+            sent: 0,
+            priority: Some(0),
+            interested: false,
+            carbons: false,
+            presence: None,
+            unacked: Vec::new(),
+        };
+        three.ids[0] = three.world.shard(&device).restore(kept, 1).unwrap();
+        assert_eq!(three.world.shard(&device).facts(device.as_jid()).map(|_| ()), None);
+        let (asked, answer) = three.ask_device(READER, "get", &read(Generation::Ieee, ""));
+        assert!(asked.is_empty() && is_forbidden(&answer), "{asked} {answer}");
     }
 
     #[test]

@@ -30,6 +30,10 @@ impl Shard {
         if !self.can_take_messages(id) {
             return;
         }
+        if self.may_enforce(index) && !self.knows(index) {
+            // What may be done with its things changed meanwhile.
+            return self.enqueue(index, Task::Fetch(id));
+        }
         let bare = self.accounts.get(index).map(|account| account.bare.clone());
         let sessions = bare.map(|bare| self.sessions_of(bare.as_jid())).unwrap_or_default();
         let mut given = Vec::with_capacity(messages.len());
@@ -41,7 +45,7 @@ impl Shard {
                 continue;
             }
             given.push((message.number, message.bytes));
-            if message.expired {
+            if message.expired || self.denies_kept(index, &message.stanza) {
                 continue;
             }
             self.write(id, |out| out.extend_from_slice(&message.stanza));

@@ -427,6 +427,24 @@ mod tests {
     }
 
     #[test]
+    fn a_device_that_is_there_is_told_what_an_operator_does_with_its_things() {
+        for home in 0..2 {
+            let mut pair = Pair::new(home);
+            pair.device_says("set", &format!("<register xmlns='{DISCO}'>{TAGS}</register>"));
+            pair.sent_to_device();
+            let (device, owner) = (pair.device.clone(), pair.owner.clone());
+            let name = (&device, &NodeName::default());
+            let config = &pair.world.config.services.things;
+            block_on(things::assign(config, &pair.world.store, name, &owner, true, 0)).unwrap();
+            // Every shard is told, since nobody outside knows which is the home.
+            pair.world.shards.iter_mut().for_each(|shard| shard.account_things_changed(device.as_jid()));
+            pair.world.settle();
+            let said = pair.sent_to_device();
+            assert!(said.contains(&format!("<claimed xmlns='{DISCO}' jid='{}'", owner.as_str())), "{said}");
+        }
+    }
+
+    #[test]
     fn a_stranger_is_denied_until_the_owner_answers_and_the_device_has_heard_of_that() {
         for home in 0..2 {
             let mut pair = Pair::claimed(home);

@@ -148,3 +148,44 @@ fn operators_see_things_give_them_away_and_take_them() {
     assert_eq!(json(&broker, &["list"])["things"]["things"].as_array().unwrap().len(), 0);
     broker.stop();
 }
+
+#[test]
+fn operators_have_a_thing_enforced_and_devices_that_are_there_told_of_their_owners() {
+    let mut broker = Broker::start("");
+    for (device, owner) in broker.pairs() {
+        let stranger = USERS.into_iter().find(|user| ![device, owner].contains(user)).unwrap();
+        let ns = GENERATIONS[3];
+        let mut theirs = Wire::available(&broker, device, "d");
+        assert!(theirs.ask("set", REGISTRY, &format!("<register xmlns='{ns}'/>")).contains("type='result'"));
+        broker.cli(&["thing", "claim", device, "--owner", owner]);
+        theirs.until(&format!("<claimed xmlns='{ns}' jid='{owner}@localhost'"));
+        let mut ours = Wire::available(&broker, owner, "o");
+        let mut other = Wire::available(&broker, stranger, "s");
+        let set = "<set xmlns='urn:nfi:iot:ctr:1.0'><b n='Output' v='true'/></set>";
+        let command = format!("<iq type='set' id='c' to='{device}@localhost/d'>{set}</iq>");
+        other.send(&command);
+        theirs.until(set);
+        broker.cli(&["thing", "enforce", device, "on"]);
+        assert_eq!(json(&broker, &["show", device])["thing"]["enforced"].as_bool(), Some(true));
+        // The shards hear of it in a moment.
+        let mut is_refused = || {
+            other.send(&command);
+            loop {
+                if theirs.ping().contains(set) {
+                    return false;
+                }
+                if other.ping().contains("<forbidden ") {
+                    return true;
+                }
+            }
+        };
+        assert!((0..20).any(|_| is_refused()));
+        assert!(is_refused(), "and stays so");
+        ours.until("<canControl xmlns='urn:nf:iot:prov:o:1.0'");
+        ours.send(&command);
+        theirs.until(set);
+        broker.cli(&["thing", "disown", device]);
+        assert_eq!(json(&broker, &["show", device])["thing"]["enforced"].as_bool(), Some(false));
+    }
+    broker.stop();
+}

@@ -1,13 +1,16 @@
 use std::sync::Arc;
 
 use plaza_core::sm;
+use plaza_core::thing::NodeName;
+use plaza_core::thing::wire::Style;
 use plaza_registry::accounts::{self, NewKeys};
 use plaza_registry::archive::{self, Addresses, ArchiveConfig, Mode, Modes, Query};
 use plaza_registry::errands::{self, ErrandConfig, Return};
 use plaza_registry::offline::OfflineLimits;
 use plaza_registry::services::{ServiceConfig, ServiceLimits};
-use plaza_registry::store::StoreError;
 use plaza_registry::store::memory::MemoryStore;
+use plaza_registry::store::{self, Store, StoreError};
+use plaza_registry::things::{Pending, State, ThingRecord};
 use plaza_registry::wait::block_on;
 
 use super::super::tests::{bind, feed, shards_with};
@@ -425,4 +428,44 @@ fn a_recipient_that_does_not_read_holds_its_senders_up() {
     }
     world.run();
     assert_eq!(world.only_say(owner, &message), Flow::Continue);
+}
+
+#[test]
+fn what_an_enforced_thing_is_not_let_have_is_not_archived_either() {
+    for count in [1, 2] {
+        let mut world = World::new(count);
+        let thing = ThingRecord {
+            jid: Jid::parse(LAMP).unwrap(),
+            node: NodeName::default(),
+            state: State::Claimed { owner: Jid::parse(PLAIN).unwrap(), public: true, removed: false },
+            key: None,
+            claim: None,
+            style: Style::default(),
+            device: None,
+            enforced: true,
+            pending: Pending::default(),
+            tags: Vec::new(),
+            created: 0,
+            updated: 0,
+            version: 1,
+        };
+        block_on(world.store.commit(store::Batch { guards: Vec::new(), writes: vec![thing.put()] })).unwrap();
+        let (owner, lamp) = (world.available(OWNER, "o"), world.available(LAMP, "l"));
+        let command = "<body>set</body><set xmlns='urn:nf:iot:ctr:1.0'><b n='Output' v='true'/></set>";
+        // While one is being stored it waits among others that will be stored together.
+        world.only_say(owner, &chat(LAMP, "first"));
+        world.only_say(owner, &chat(LAMP, "before"));
+        world.only_say(owner, &format!("<message to='{LAMP}' type='chat'>{command}</message>"));
+        world.only_say(owner, &chat(LAMP, "behind"));
+        world.run();
+        let heard = world.heard(lamp);
+        assert!(heard.contains("before") && heard.contains("behind") && !heard.contains("<set "), "{heard}");
+        assert!(world.heard(owner).contains("<forbidden "));
+        assert_eq!(world.bodies(LAMP), ["first", "before", "behind"]);
+        // Nor is it kept, or archived, while nobody is there.
+        world.shards[lamp.0].end(lamp.1);
+        world.say(owner, &format!("<message to='{LAMP}' type='chat'>{command}</message>"));
+        assert!(world.heard(owner).contains("<forbidden "));
+        assert_eq!(world.bodies(LAMP), ["first", "before", "behind"]);
+    }
 }
