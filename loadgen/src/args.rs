@@ -27,7 +27,7 @@ mod city;
 mod staged;
 
 use city::CityArgs;
-use staged::{ContactsArgs, DecisionsArgs, OfflineArgs, PubsubArgs, RegisterArgs, ResumeArgs};
+use staged::{ContactsArgs, DecisionsArgs, OfflineArgs, PubsubArgs, RegisterArgs, ResumeArgs, SearchesArgs};
 
 /// Drives an XMPP server with many client sessions, checks everything that arrives, and reports what it cost.
 #[derive(Debug, Parser)]
@@ -61,6 +61,8 @@ enum Command {
     Pubsub(PubsubArgs),
     /// Devices ask who may read their things (XEP-0324), beside as long a time of pings.
     Decisions(DecisionsArgs),
+    /// Searches of the Thing Registry (XEP-0347), beside messages between pairs and without.
+    Searches(SearchesArgs),
     /// Accounts are created with signed forms (XEP-0077, XEP-0348), as fast as can be.
     Register(RegisterArgs),
     /// A city of things: they sign up, are claimed, befriended, read and controlled, all through the broker.
@@ -596,6 +598,7 @@ impl Cli {
             Command::Contacts(args) => args.run(),
             Command::Pubsub(args) => args.run(),
             Command::Decisions(args) => args.run(),
+            Command::Searches(args) => args.run(),
             Command::Register(args) => args.run(),
             Command::City(args) => args.run(),
             Command::Relay(RelayArgs { listen, cpu }) => {

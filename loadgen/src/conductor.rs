@@ -10,6 +10,7 @@ use serde::Serialize;
 use crate::host::{self, Memory};
 use crate::plan::{Control, Failure, Phase, Plan, Scenario};
 use crate::ring::{pin, process_cpu_ns};
+use crate::search::KINDS;
 use crate::stage::{Act, Topic, Unit};
 use crate::stats::{Latencies, LatencySummary, Throughput};
 use crate::tls::BareHandshake;
@@ -131,6 +132,8 @@ pub(crate) struct Outcome {
     pub samples: Vec<Sample>,
     /// The acts that were measured.
     pub acts: Vec<Scene>,
+    /// Searches by kind: from when each was due to its answer.
+    pub searches: Vec<(&'static str, LatencySummary)>,
     /// Failures in all.
     pub failure_count: u64,
     /// The first of them.
@@ -170,6 +173,7 @@ pub(crate) fn conduct(plan: &Plan, course: &Course) -> Outcome {
         control.enter(Phase::Stop);
         let mut latencies = vec![Latencies::new(); plan.stage.acts.len() + 1];
         let mut logins = Latencies::new();
+        let mut searches = vec![Latencies::new(); KINDS.len()];
         let mut talks = Vec::new();
         for thread in threads {
             let joined = thread
@@ -177,9 +181,10 @@ pub(crate) fn conduct(plan: &Plan, course: &Course) -> Outcome {
                 .and_then(|handle| handle.join().map_err(|_| "a load thread panicked".to_owned()));
             match joined {
                 Err(what) => control.fail(Failure { what, jid: String::new(), bytes: String::new() }),
-                Ok(Yield { latencies: more, logins: begun, talks: said }) => {
+                Ok(Yield { latencies: more, logins: begun, searches: found, talks: said }) => {
                     latencies.iter_mut().zip(&more).for_each(|(all, more)| all.add(more));
                     logins.add(&begun);
+                    searches.iter_mut().zip(&found).for_each(|(all, more)| all.add(more));
                     talks.extend(said);
                 }
             }
@@ -191,6 +196,8 @@ pub(crate) fn conduct(plan: &Plan, course: &Course) -> Outcome {
         for scene in &mut outcome.acts {
             scene.latency = latencies.get(scene.number as usize).and_then(Latencies::summary);
         }
+        let found = KINDS.into_iter().zip(&searches);
+        outcome.searches = found.filter_map(|(kind, latencies)| Some((kind, latencies.summary()?))).collect();
         outcome.logins.latency = logins.summary().filter(|_| outcome.logins.count > 0);
         (outcome.failure_count, outcome.failures) = control.failures();
         bar.finish_and_clear();
@@ -251,6 +258,7 @@ impl Conductor<'_> {
             latency: None,
             samples,
             acts,
+            searches: Vec::new(),
             failure_count: 0,
             failures: Vec::new(),
         }
@@ -289,7 +297,7 @@ impl Conductor<'_> {
     ) -> Option<Scene> {
         let (warmup, duration) = self.course.traffic?;
         let count = match topic {
-            Topic::Presence | Topic::Event | Topic::Ask(_) => None,
+            Topic::Presence | Topic::Event | Topic::Pairs { .. } | Topic::Ask(_) => None,
             Topic::Chat => before.map(|scene| scene.count),
         };
         self.control.perform(number);

@@ -19,6 +19,7 @@ mod question;
 mod relay;
 mod report;
 mod ring;
+mod search;
 mod session;
 mod stage;
 mod stats;

@@ -14,6 +14,7 @@ use crate::payload::{self, Payload};
 use crate::plan::{Phase, Plan};
 use crate::pubsub;
 use crate::question::{Answer, Question};
+use crate::search;
 use crate::stage::{Deed, Topic};
 use crate::traffic::{self, Tally};
 
@@ -131,7 +132,7 @@ impl Part {
         let sequence = self.sent / members.max(1);
         let payload = Payload { sender: self.me, receiver: self.me, sequence, sent_ns };
         match topic {
-            Topic::Chat => {
+            Topic::Chat | Topic::Pairs { .. } => {
                 self.tell(plan, tally, sent_ns, out);
                 return;
             }
@@ -153,6 +154,27 @@ impl Part {
         }
         self.sent += members;
         tally.owed += members;
+    }
+
+    /// The next search, due at `sent_ns`.
+    pub(crate) fn search(&mut self, plan: &Plan, tally: &mut Tally, sent_ns: u64, out: &mut Vec<u8>) {
+        search::write(plan, self.me, self.sent, sent_ns, out);
+        self.sent += 1;
+        tally.owed += 1;
+    }
+
+    /// Takes the answer to a search. One may overtake another: they are not answered by who holds the session.
+    fn on_found(&mut self, plan: &Plan, tally: &mut Tally, element: &Element<'_>) -> Result<(), String> {
+        let raw = |name| element.attr(name).map_or("", |attr| attr.raw);
+        let id = raw("id");
+        let (number, sent_ns) = payload::read_id(id.as_bytes()).ok_or_else(|| format!("unknown id {id:?}"))?;
+        if raw("type") == "error" {
+            let error = element.children().find(|child| child.name == "error");
+            return Err(format!("an error answers search {number}: {}", error.map_or("", |error| error.content)));
+        }
+        search::check(plan, self.me, number, element)?;
+        tally.found(search::kind(number), sent_ns);
+        Ok(())
     }
 
     /// Members got so many deliveries; gives how many rounds the window has room for.
@@ -245,6 +267,7 @@ impl Part {
             return self.on_asked(plan, tally, question, element, out);
         }
         match (element.name(), raw("type")) {
+            ("iq", "result" | "error") if plan.is_searcher(self.me) => self.on_found(plan, tally, element),
             ("iq", "result" | "error") if raw("id").starts_with("node-") => self.on_answer(plan, tally, element, out),
             ("message" | "presence" | "iq", "error") => Err("an error stanza".to_owned()),
             ("message", "chat") => self.on_message(plan, tally, element),
@@ -280,7 +303,7 @@ impl Part {
         match deed {
             Some(Deed::Resume { missed: true }) => {}
             Some(Deed::Deliver) => tally.record(payload.sent_ns),
-            Some(Deed::Traffic(Topic::Chat)) => {
+            Some(Deed::Traffic(Topic::Chat | Topic::Pairs { .. })) => {
                 self.heard(tally, payload.sent_ns);
                 return Ok(());
             }
@@ -328,7 +351,7 @@ impl Part {
         };
         match plan.act(tally.act).and_then(|act| act.deed.topic()) {
             Some(Topic::Presence) => {}
-            Some(Topic::Chat | Topic::Event | Topic::Ask(_)) => {
+            Some(Topic::Chat | Topic::Event | Topic::Pairs { .. } | Topic::Ask(_)) => {
                 return Err("presence that nobody should hear now".to_owned());
             }
             None => return Ok(()),

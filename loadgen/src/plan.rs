@@ -173,6 +173,11 @@ impl Plan {
         self.stage.acts.get((number as usize).checked_sub(1)?)
     }
 
+    /// Whether a session is a leader that searches.
+    pub(crate) const fn is_searcher(&self, session: u32) -> bool {
+        session.is_multiple_of(self.group) && session / self.group < self.stage.searches.searchers
+    }
+
     /// Whether a session enables stream management.
     pub(crate) fn is_managed(&self, session: u32) -> bool {
         self.stage.managed.is_some_and(|who| who.includes(session, self.group))

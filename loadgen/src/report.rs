@@ -312,6 +312,9 @@ impl Report {
         for scene in &self.broker.acts {
             scene_figures(scene, &mut add);
         }
+        for (kind, latency) in &self.broker.searches {
+            add(&format!("search, {kind}"), format!("{} answered: {}", latency.count, latencies(latency)));
+        }
         for SceneRatio { name, ratio } in &self.scene_ratios {
             add(name, format!("{ratio:.3}"));
         }
@@ -657,6 +660,7 @@ mod tests {
             throughput: Some(Throughput::new(100_000, 1_000_000_000, Some(cpu_ns), 1)),
             latency: latencies.summary(),
             acts: Vec::new(),
+            searches: Vec::new(),
             samples: (0..20).map(|index| sample(f64::from(index) / 2.0 - 2.0)).collect(),
             failure_count: 0,
             failures: Vec::new(),

@@ -9,6 +9,7 @@ use crate::login::Entry;
 #[cfg(doc)]
 use crate::plan::Plan;
 use crate::question::{Question, Rules, SignUp};
+use crate::search::Searches;
 
 /// Who takes part in an act.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -124,6 +125,11 @@ pub(crate) enum Topic {
     Event,
     /// A message to each of them.
     Chat,
+    /// The same, without regard to what was before; those leaders that search write nothing, and search if they shall.
+    Pairs {
+        /// Whether they shall.
+        searching: bool,
+    },
     /// What each leader asks the server, which answers it; there are no members.
     Ask(Question),
 }
@@ -196,6 +202,8 @@ pub(crate) struct Stage {
     pub contrast: Option<Contrast>,
     /// Whose decisions are asked for.
     pub rules: Rules,
+    /// What is searched for.
+    pub searches: Searches,
     /// How accounts are created.
     pub sign_up: Option<SignUp>,
     /// Who enables stream management when logging in (XEP-0198 v1.6.3 §3).
@@ -346,6 +354,25 @@ impl Stage {
         Self { acts, contrast, rules: Rules { service, rules }, ..Self::default() }
     }
 
+    /// `searches`: leaders write to their members; then others search as well; then as before.
+    pub(crate) fn searches(searches: Searches) -> Self {
+        const ALONE: &str = "messages";
+        const BESIDE: &str = "messages beside searches";
+        const AGAIN: &str = "messages again";
+        let write = |name, searching| {
+            let deed = Deed::Traffic(Topic::Pairs { searching });
+            Act::measured(name, Who::Leaders, deed, Unit::Stanzas)
+        };
+        let acts = vec![
+            Act::measured("login", Who::All, Deed::Join, Unit::Sessions),
+            write(ALONE, false),
+            write(BESIDE, true),
+            write(AGAIN, false),
+        ];
+        let contrast = Some(Contrast { above: BESIDE, below: [ALONE, AGAIN] });
+        Self { acts, contrast, searches, ..Self::default() }
+    }
+
     /// `register`: sessions create accounts with signed forms, one at a time each.
     pub(crate) fn register(sign_up: SignUp) -> Self {
         let sign = Deed::Traffic(Topic::Ask(Question::SignUp));
@@ -374,10 +401,11 @@ mod tests {
 
     #[test]
     fn a_contrast_names_acts_that_are_measured() {
-        let stage = Stage::decisions("things.localhost".to_owned(), 10);
-        let Contrast { above, below: [before, after] } = stage.contrast.unwrap();
-        for name in [above, before, after] {
-            assert!(stage.acts.iter().any(|act| act.name == name && act.unit.is_some()), "{name}");
+        for stage in [Stage::decisions("things.localhost".to_owned(), 10), Stage::searches(Searches::default())] {
+            let Contrast { above, below: [before, after] } = stage.contrast.unwrap();
+            for name in [above, before, after] {
+                assert!(stage.acts.iter().any(|act| act.name == name && act.unit.is_some()), "{name}");
+            }
         }
     }
 

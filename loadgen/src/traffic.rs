@@ -7,6 +7,7 @@ use plaza_core::xml::Element;
 
 use crate::payload::{self, Payload};
 use crate::plan::{Phase, Plan, Scenario};
+use crate::search;
 use crate::stats::Latencies;
 
 /// A thread's running account of the traffic.
@@ -24,6 +25,8 @@ pub(crate) struct Tally {
     pub arrived: u64,
     /// Latencies of the measured phase, or of each act.
     pub latencies: Vec<Latencies>,
+    /// Latencies of the measured phases' searches, by kind.
+    pub searches: Vec<Latencies>,
     /// The number of the act, from 1; 0 if there is none.
     pub act: u32,
     /// Participants done with it since the counters were last published.
@@ -42,6 +45,7 @@ impl Tally {
             owed: 0,
             arrived: 0,
             latencies: plan.stage.acts.iter().map(|_| Latencies::new()).chain([Latencies::new()]).collect(),
+            searches: vec![Latencies::new(); search::KINDS.len()],
             act: 0,
             done: 0,
             delivered: Vec::new(),
@@ -53,6 +57,15 @@ impl Tally {
         self.arrived += 1;
         if self.phase == Phase::Measure && sent_ns >= self.measure_from {
             self.record(sent_ns);
+        }
+    }
+
+    /// A search of a kind was answered.
+    pub(crate) fn found(&mut self, kind: usize, sent_ns: u64) {
+        self.arrived += 1;
+        let is_measured = self.phase == Phase::Measure && sent_ns >= self.measure_from;
+        if let Some(latencies) = self.searches.get_mut(kind).filter(|_| is_measured) {
+            latencies.record(self.now_ns.saturating_sub(sent_ns));
         }
     }
 

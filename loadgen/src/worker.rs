@@ -13,7 +13,7 @@ use crate::part::Part;
 use crate::plan::{Control, Counters, Failure, Phase, Plan, Scenario};
 use crate::ring::{self, Bell, Event, Ring, RingSettings};
 use crate::session::{Bench, Fault, Session};
-use crate::stage::{Deed, Who};
+use crate::stage::{Deed, Topic, Who};
 use crate::stats::Latencies;
 use crate::traffic::{Talk, Tally};
 
@@ -33,6 +33,8 @@ pub(crate) struct Yield {
     pub latencies: Vec<Latencies>,
     /// From connect to bound.
     pub logins: Latencies,
+    /// Latencies of searches, by kind.
+    pub searches: Vec<Latencies>,
     /// `(session, stanzas sent, stanzas heard)` of all that took part.
     pub talks: Vec<(u32, u64, u64)>,
 }
@@ -44,7 +46,7 @@ pub(crate) fn run(plan: &Plan, control: &Control, thread: u32) -> Yield {
     match worker {
         Err(error) => {
             control.fail(Failure { what: setup_failure(&error), jid: String::new(), bytes: String::new() });
-            Yield { latencies: Vec::new(), logins: Latencies::new(), talks: Vec::new() }
+            Yield { latencies: Vec::new(), logins: Latencies::new(), searches: Vec::new(), talks: Vec::new() }
         }
         Ok(mut worker) => {
             if let Err(error) = worker.turns() {
@@ -98,6 +100,8 @@ struct Worker<'a> {
     logging_in: u32,
     concurrency: u32,
     schedule: Schedule,
+    /// That of searches.
+    searches: Schedule,
     /// Sessions wait on a poll instead of an armed recv.
     lazy: bool,
 }
@@ -112,8 +116,26 @@ struct Schedule {
 }
 
 impl Schedule {
+    /// Begins now, at a rate per second.
+    fn begin(&mut self, rate: f64, now_ns: u64) {
+        self.period_ns = 1e9 / rate.max(1e-3);
+        self.start_ns = now_ns;
+    }
+
     fn due_ns(&self) -> u64 {
         self.start_ns + (self.sent as f64 * self.period_ns) as u64
+    }
+
+    /// Who is due, and since when; or how long it is until somebody is.
+    fn take(&mut self, now_ns: u64) -> Result<(u32, u64), Duration> {
+        let due_ns = self.due_ns();
+        if due_ns > now_ns {
+            return Err(Duration::from_nanos(due_ns - now_ns).min(NAP));
+        }
+        let index = self.sent.checked_rem(self.senders.len() as u64).ok_or(NAP)?;
+        let &sender = self.senders.get(index as usize).ok_or(NAP)?;
+        self.sent += 1;
+        Ok((sender, due_ns))
     }
 }
 
@@ -159,6 +181,7 @@ impl<'a> Worker<'a> {
             logging_in: 0,
             concurrency: plan.concurrency.div_ceil(plan.threads),
             schedule: Schedule::default(),
+            searches: Schedule::default(),
             lazy: matches!(plan.scenario, Scenario::Idle),
         })
     }
@@ -219,6 +242,7 @@ impl<'a> Worker<'a> {
         Yield {
             talks: talks.map(|talk| (talk.me, talk.sent, talk.heard)).collect(),
             latencies: self.tally.latencies,
+            searches: self.tally.searches,
             logins: self.logins,
         }
     }
@@ -237,7 +261,7 @@ impl<'a> Worker<'a> {
         self.tally.act = number;
         let Some(&act) = self.plan.act(number) else { return };
         self.paced = 0;
-        self.schedule = Schedule::default();
+        (self.schedule, self.searches) = (Schedule::default(), Schedule::default());
         for local in 0..self.sessions.len() as u32 {
             let global = self.global(local);
             let Some(session) = self.sessions.get_mut(local as usize) else { continue };
@@ -290,8 +314,7 @@ impl<'a> Worker<'a> {
     fn begin_schedule(&mut self) {
         let Some(rate) = self.plan.rate else { return };
         let mine = rate * f64::from(self.plan.sessions_of(self.thread)) / f64::from(self.plan.sessions);
-        self.schedule.period_ns = 1e9 / mine.max(1e-3);
-        self.schedule.start_ns = self.tally.now_ns;
+        self.schedule.begin(mine, self.tally.now_ns);
     }
 
     fn begin_part(&mut self, local: u32, deed: Deed) {
@@ -327,7 +350,8 @@ impl<'a> Worker<'a> {
 
     /// Gives the participants their part; in a closed loop they fill their windows, in an open one they get a timetable.
     fn begin_traffic(&mut self) {
-        self.schedule = Schedule::default();
+        (self.schedule, self.searches) = (Schedule::default(), Schedule::default());
+        let searching = self.deed().and_then(Deed::topic) == Some(Topic::Pairs { searching: true });
         let groups = (self.sessions.len() as u32 / self.plan.group) as f64;
         let participants =
             ((groups * self.plan.fraction).ceil() as u32 * self.plan.group).min(match self.plan.scenario {
@@ -339,6 +363,12 @@ impl<'a> Worker<'a> {
             let Some(session) = self.sessions.get_mut(local as usize).filter(|session| session.is_ready()) else {
                 continue;
             };
+            if self.plan.is_searcher(me) {
+                if searching {
+                    self.searches.senders.push(local);
+                }
+                continue;
+            }
             let begins = if self.plan.scenario == Scenario::Staged {
                 Who::Leaders.includes(me, self.plan.group)
             } else {
@@ -352,6 +382,9 @@ impl<'a> Worker<'a> {
             }
         }
         self.begin_schedule();
+        let all = &self.plan.stage.searches;
+        let mine = all.rate * self.searches.senders.len() as f64 / f64::from(all.searchers.max(1));
+        self.searches.begin(mine, self.tally.now_ns);
         if self.plan.rate.is_none() {
             for index in 0..self.schedule.senders.len() {
                 let Some(&local) = self.schedule.senders.get(index) else { continue };
@@ -389,19 +422,32 @@ impl<'a> Worker<'a> {
     /// Sends what the timetable says is due, and gives how long to sleep until the next.
     fn send_due(&mut self) -> Duration {
         let goes_on = matches!(self.tally.phase, Phase::Warmup | Phase::Measure) || self.deed() == Some(Deed::Store);
-        let count = self.schedule.senders.len() as u64;
-        if !goes_on || self.plan.rate.is_none() || count == 0 {
+        if !goes_on {
             return NAP;
         }
-        loop {
-            let due_ns = self.schedule.due_ns();
-            if due_ns > self.tally.now_ns {
-                return Duration::from_nanos(due_ns - self.tally.now_ns).min(NAP);
+        let until_search = loop {
+            match self.searches.take(self.tally.now_ns) {
+                Ok((local, due_ns)) => self.search(local, due_ns),
+                Err(nap) => break nap,
             }
-            let index = (self.schedule.sent.checked_rem(count)).map(|index| index as usize);
-            let Some(&local) = index.and_then(|index| self.schedule.senders.get(index)) else { return NAP };
-            self.schedule.sent += 1;
-            self.say(local, 1, due_ns);
+        };
+        if self.plan.rate.is_none() {
+            return until_search;
+        }
+        loop {
+            match self.schedule.take(self.tally.now_ns) {
+                Ok((local, due_ns)) => self.say(local, 1, due_ns),
+                Err(nap) => return nap.min(until_search),
+            }
+        }
+    }
+
+    fn search(&mut self, local: u32, due_ns: u64) {
+        let Self { plan, sessions, bench, tally, .. } = self;
+        let Some(session) = sessions.get_mut(local as usize) else { return };
+        match session.act(bench, |part, _, out| part.search(plan, tally, due_ns, out)) {
+            Err(fault) => self.fail(local, fault),
+            Ok(()) => self.mark(local),
         }
     }
 

@@ -10,6 +10,7 @@ use super::{Common, NO_RELAY, Pace, parse_bytes, positive};
 use crate::conductor::Course;
 use crate::plan::{Plan, Scenario, TlsMode};
 use crate::question::SignUp;
+use crate::search::Searches;
 use crate::stage::Stage;
 
 #[derive(Debug, Args)]
@@ -103,6 +104,31 @@ pub(super) struct DecisionsArgs {
     #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(3..))]
     rules: u32,
     /// Where decision support is; things.DOMAIN if not given.
+    #[arg(long)]
+    service: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(super) struct SearchesArgs {
+    /// Sessions 2k write to sessions 2k + 1, but for those that search; --sessions counts all.
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    pace: Pace,
+    /// Bytes of each message's body.
+    #[arg(long, default_value_t = 200, value_parser = parse_bytes)]
+    bytes: usize,
+    /// Things that there are: those of the example `town` of the benches.
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    things: u32,
+    /// Sessions that search.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..))]
+    searchers: u32,
+    /// Searches per second over all of them, on schedule; latency counts from the scheduled time. The registry takes five a
+    /// second of an account unless it is told otherwise.
+    #[arg(long, default_value_t = 50.0)]
+    search_rate: f64,
+    /// Where the registry is; things.DOMAIN if not given.
     #[arg(long)]
     service: Option<String>,
 }
@@ -203,6 +229,20 @@ impl DecisionsArgs {
         let (mut plan, mut course) = self.common.staged("decisions", Stage::decisions(service, self.rules), 1)?;
         self.pace.apply(&mut plan, &mut course)?;
         self.common.conclude("decisions", plan, &course, NO_RELAY)
+    }
+}
+
+impl SearchesArgs {
+    pub(super) fn run(mut self) -> Result<bool, String> {
+        let service = self.service.unwrap_or_else(|| format!("things.{}", self.common.target.domain));
+        let rate = positive(self.search_rate, "--search-rate")?;
+        let searches = Searches { service, things: self.things, searchers: self.searchers, rate };
+        // Beside those that search, somebody has to write.
+        self.common.sessions = self.common.sessions.max(2 * self.searchers + 2);
+        let (mut plan, mut course) = self.common.staged("searches", Stage::searches(searches), 2)?;
+        self.pace.apply(&mut plan, &mut course)?;
+        plan.bytes = self.bytes;
+        self.common.conclude("searches", plan, &course, NO_RELAY)
     }
 }
 
