@@ -480,6 +480,10 @@ impl Common {
         report.storm =
             server_cpu_us.zip(handshake_ns).map(|(login_us, handshake_ns)| Storm::new(login_us, handshake_ns));
         report.compare_scenes(&plan.stage.comparisons);
+        if let Some(sign_up) = &plan.stage.sign_up {
+            ring::pin(plan.cpus.first().copied()).map_err(|error| error.to_string())?;
+            report.derivation_us = sign_up.derivation_us(&plan.password, DERIVATIONS);
+        }
         if let Some(contrast) = plan.stage.contrast {
             report.contrast_scenes(contrast);
         }
@@ -531,6 +535,9 @@ fn write_file(path: &Path, text: &str) -> Result<(), String> {
 fn seconds(value: f64, name: &str) -> Result<Duration, String> {
     Duration::try_from_secs_f64(value).map_err(|error| format!("{name}: {error}"))
 }
+
+/// Derivations of keys that are measured: a second or so.
+const DERIVATIONS: u32 = 300;
 
 const NO_RELAY: Beside = Beside { relay: false, relay_cpus: None };
 

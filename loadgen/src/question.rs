@@ -4,12 +4,14 @@
 //! to leave, so that answers can be told apart, and must come in order (RFC 6120 §10.1).
 
 use plaza_core::ns;
+use plaza_core::sasl::scram::{self, Hash};
 use plaza_core::xml::Element;
 use plaza_core::xml::read::Node;
 
 use crate::city::{ApiKey, fill};
 use crate::payload;
 use crate::plan::Plan;
+use crate::ring::thread_cpu_ns;
 
 /// What is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +42,23 @@ pub(crate) struct SignUp {
     pub users: String,
     /// When the run began, in seconds since 1970.
     pub unix_seconds: u64,
+    /// PBKDF2 rounds that the server is configured to.
+    pub iterations: u32,
+}
+
+impl SignUp {
+    /// CPU of deriving what a server keeps of a password, keys for SHA-1 and SHA-256 (RFC 5802 §3), in µs: the mean of so
+    /// many, by this thread, on the CPU it is pinned to. `None` if the password is refused.
+    pub(crate) fn derivation_us(&self, password: &str, count: u32) -> Option<f64> {
+        let before = thread_cpu_ns();
+        for number in 0..count {
+            let salt = u128::from(number).to_le_bytes();
+            for hash in [Hash::Sha1, Hash::Sha256] {
+                std::hint::black_box(scram::derive(hash, password, &salt, self.iterations)?);
+            }
+        }
+        Some(thread_cpu_ns().saturating_sub(before) as f64 / 1e3 / f64::from(count.max(1)))
+    }
 }
 
 /// An answer that was right.
@@ -126,7 +145,7 @@ impl Question {
             Self::SignUp => {
                 let sign_up = plan.stage.sign_up.as_ref().ok_or("no key to sign up with")?;
                 let query = read_child(element, "query", ns::REGISTER).ok_or("no form")?;
-                let SignUp { key, users, unix_seconds } = sign_up;
+                let SignUp { key, users, unix_seconds, .. } = sign_up;
                 let user = format!("{users}{unix_seconds:x}-{me}-{}", number / STEPS);
                 let nonce = format!("{unix_seconds:016x}{me:08x}{number:08x}");
                 let seconds = unix_seconds + now_ns / 1_000_000_000;
@@ -208,10 +227,19 @@ mod tests {
     }
 
     #[test]
+    fn a_derivation_takes_longer_with_more_rounds() {
+        let key = ApiKey::parse("maker:secret").unwrap();
+        let few = SignUp { key, users: String::new(), unix_seconds: 0, iterations: 10 };
+        let many = SignUp { iterations: 1_000, ..few.clone() };
+        let (few, many) = (few.derivation_us("secret", 5), many.derivation_us("secret", 5));
+        assert!(few.is_some_and(|few| many.is_some_and(|many| few < many)), "{few:?} {many:?}");
+    }
+
+    #[test]
     fn a_form_is_filled_in_and_then_the_account_is_there() {
         let mut plan = plan(Scenario::Staged, 4, 1, 1);
         let key = ApiKey::parse("maker:secret").unwrap();
-        plan.stage = Stage::register(SignUp { key, users: "made".to_owned(), unix_seconds: 0x10 });
+        plan.stage = Stage::register(SignUp { key, users: "made".to_owned(), unix_seconds: 0x10, iterations: 4_096 });
         let fields = ["username", "password", "oauth_token", "oauth_token_secret", "oauth_nonce", "oauth_signature"]
             .into_iter()
             .chain(["oauth_version", "oauth_signature_method", "oauth_timestamp", "oauth_consumer_key"])

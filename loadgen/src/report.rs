@@ -184,6 +184,8 @@ pub(crate) struct Report {
     pub storm: Option<Storm>,
     /// Acts beside each other.
     pub scene_ratios: Vec<SceneRatio>,
+    /// CPU of deriving the keys of a password, in µs, by the load tool on its own CPU after the run.
+    pub derivation_us: Option<f64>,
     /// An act held against two others.
     pub contrast: Option<Contrasted>,
     /// Server memory per session by roster.
@@ -212,6 +214,7 @@ impl Report {
             machine_per_session: machine,
             storm: None,
             scene_ratios: Vec::new(),
+            derivation_us: None,
             contrast: None,
             rosters: None,
         }
@@ -317,6 +320,13 @@ impl Report {
         }
         for SceneRatio { name, ratio } in &self.scene_ratios {
             add(name, format!("{ratio:.3}"));
+        }
+        if let Some(us) = self.derivation_us {
+            add("deriving keys", format!("{us:.1} µs, by the load tool after the run"));
+            let created = self.broker.acts.iter().rev().find_map(|scene| scene.server_cpu_us);
+            if let Some(created) = created {
+                add("account created − deriving keys", format!("{:.1} µs of server CPU", created - us));
+            }
         }
         if let Some(Contrasted { above, below: [before, _], cpu_us, p50, p99 }) = self.contrast {
             if let Some(us) = cpu_us {

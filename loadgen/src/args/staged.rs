@@ -150,6 +150,9 @@ pub(super) struct RegisterArgs {
     /// A file with it: a secret on the command line is no secret.
     #[arg(long)]
     api_keys: Option<PathBuf>,
+    /// PBKDF2 rounds that the server is configured to, to tell what deriving keys takes of an account's CPU.
+    #[arg(long, default_value_t = 10_000)]
+    iterations: u32,
     /// Prefix of the names of accounts that are created; the time follows, so that each run creates others.
     #[arg(long, default_value = "made")]
     created: String,
@@ -251,7 +254,7 @@ impl RegisterArgs {
         let given: Vec<String> = self.api_key.into_iter().collect();
         let key = read_keys(&given, self.api_keys.as_deref())?.into_iter().next().ok_or("an --api-key is needed")?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_err(|error| error.to_string())?;
-        let sign_up = SignUp { key, users: self.created, unix_seconds: now.as_secs() };
+        let sign_up = SignUp { key, users: self.created, unix_seconds: now.as_secs(), iterations: self.iterations };
         let (mut plan, mut course) = self.common.staged("register", Stage::register(sign_up), 1)?;
         // A session has one form at a time.
         let pace = Pace { duration: self.duration, warmup: self.warmup, window: 1, rate: None };
