@@ -106,6 +106,7 @@ impl Town {
 
 #[cfg(test)]
 mod tests {
+    use plaza_core::thing::TagValue;
     use plaza_registry::provisioning::{HomeThings, answer};
     use plaza_registry::store::memory::MemoryStore;
     use plaza_registry::store::{Batch, Store};
@@ -150,6 +151,16 @@ mod tests {
                 assert!(answered.inquiry.is_none(), "{number}, {asker}");
             }
         }
+    }
+
+    #[test]
+    fn a_thing_says_what_the_load_tool_searches_for() {
+        let (_, tags) = things::thing(7);
+        let says = |name: &str| tags.iter().find(|tag| tag.is(name)).map(|tag| tag.value.clone());
+        for (name, value) in [("SN", "YLYUH5JGU4ICJ"), ("CITY", "City of 304"), ("CLASS", "Sensor")] {
+            assert_eq!(says(name), Some(TagValue::Str(value.into())));
+        }
+        assert_eq!((says("LAT"), says("LON")), (Some(TagValue::Num(2.140968)), Some(TagValue::Num(33.751625))));
     }
 
     #[test]

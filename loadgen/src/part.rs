@@ -99,11 +99,14 @@ impl Part {
                 pubsub::write_subscribe(&service, &node, &plan.bare_jid(self.me), out);
             }
             Deed::Settle if self.me == self.leader && self.unanswered == 0 => tally.done += 1,
+            Deed::Search if plan.is_searcher(self.me) => self.search(plan, tally, tally.now_ns, out),
+            Deed::Search if self.me == self.leader => tally.done += 1,
             Deed::Tell
             | Deed::Deliver
             | Deed::Store
             | Deed::Collect
             | Deed::Settle
+            | Deed::Search
             | Deed::Join
             | Deed::Enlist
             | Deed::Shake
@@ -174,6 +177,10 @@ impl Part {
         }
         search::check(plan, self.me, number, element)?;
         tally.found(search::kind(number), sent_ns);
+        if plan.act(tally.act).is_some_and(|act| act.deed == Deed::Search) {
+            tally.record(sent_ns);
+            tally.done += 1;
+        }
         Ok(())
     }
 
@@ -318,6 +325,7 @@ impl Part {
                 | Deed::Create
                 | Deed::Subscribe
                 | Deed::Settle
+                | Deed::Search
                 | Deed::Tell
                 | Deed::Store
                 | Deed::Join

@@ -165,6 +165,13 @@ mod tests {
     }
 
     #[test]
+    fn a_thing_says_what_it_says_in_the_town() {
+        let serial = "YLYUH5JGU4ICJ".to_owned();
+        let wanted = Thing { serial, city: 304, class: "Sensor", latitude: 2.140968, longitude: 33.751625 };
+        assert_eq!(thing(7), wanted);
+    }
+
+    #[test]
     fn what_is_there_must_be_found() {
         let plan = town();
         let (place, _) = wanted(&plan, 0, 0);

@@ -77,6 +77,9 @@ pub(crate) enum Deed {
     Subscribe,
     /// Leaders wait until all their publications are answered (§7.1.2).
     Settle,
+    /// Leaders that search do so once; the others are done at once. A registry that was just started answers when it has
+    /// read what there is.
+    Search,
     /// Leaders go on with this for the time of the course, and members hear it.
     Traffic(Topic),
 }
@@ -365,6 +368,7 @@ impl Stage {
         };
         let acts = vec![
             Act::measured("login", Who::All, Deed::Join, Unit::Sessions),
+            Act::measured("first search", Who::Leaders, Deed::Search, Unit::Sessions),
             write(ALONE, false),
             write(BESIDE, true),
             write(AGAIN, false),

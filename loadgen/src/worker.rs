@@ -268,7 +268,7 @@ impl<'a> Worker<'a> {
             session.part.get_or_insert_with(|| Box::new(Part::new(self.plan, global)));
             match act.deed {
                 // Who hears and who speaks differ: leaders speak, whoever the act waits for.
-                Deed::Tell | Deed::Deliver | Deed::Store | Deed::Settle | Deed::Traffic(_) => {
+                Deed::Tell | Deed::Deliver | Deed::Store | Deed::Settle | Deed::Search | Deed::Traffic(_) => {
                     self.begin_part(local, act.deed);
                 }
                 Deed::Join
