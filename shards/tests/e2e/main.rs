@@ -12,6 +12,7 @@ mod bad_pubsub;
 mod bad_resumption;
 mod bad_sasl;
 mod bad_stanzas;
+mod bad_things;
 mod bad_tls;
 mod blocking;
 mod broker;
