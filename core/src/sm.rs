@@ -369,7 +369,7 @@ mod tests {
 
     #[test]
     fn attributes_that_the_schema_refuses_are_malformed() {
-        // Hardening case 73: negative, text, overflow.
+        // Negative, text, overflow.
         for h in ["", "h=''", "h='-1'", "h='ten'", "h='1.0'", "h='0x1'", "h='4294967296'", "h='1 2'", "h='+'"] {
             assert_eq!(read("a", h), Err(Malformed), "{h}");
             assert_eq!(read("resume", &format!("{h} previd='x'")), Err(Malformed), "{h}");

@@ -32,7 +32,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use plaza_core::caps::{Caps, Ver};
 use plaza_core::jid::Jid;
-use plaza_core::limits::ScanLimits;
 use plaza_core::sasl::SaslFailure;
 use plaza_core::sasl::client::ScramClient;
 use plaza_core::sasl::ht::{HtMechanism, TOKEN_BYTES, Token, TokenSecret, initiator_hash, responder_hash};
@@ -160,24 +159,16 @@ impl Run {
         Self {
             split,
             config: StreamConfig {
-                domains: vec![Jid::parse("things.example").unwrap()],
-                starttls: false,
                 scram_iterations: ITERATIONS,
                 tls_required: false,
                 plain: true,
-                plain_without_tls: false,
-                legacy_session: true,
                 offers_sm: false,
                 offers_carbons: false,
                 offers_csi: false,
                 offers_fast: false,
                 offers_registration: false,
-                unsigned_registration: false,
-                sasl_attempts_max: 3,
-                before_auth: ScanLimits::BEFORE_AUTH,
-                after_auth: ScanLimits::AFTER_AUTH,
                 idle_seconds: 900,
-                caps: None,
+                ..StreamConfig::new(vec![Jid::parse("things.example").unwrap()])
             },
             facts: TlsFacts::default(),
             direct_tls: false,

@@ -9,7 +9,6 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use libfuzzer_sys::fuzz_target;
 use plaza_core::jid::Jid;
-use plaza_core::limits::ScanLimits;
 use plaza_core::sasl::plain::Plain;
 use plaza_core::sasl::scram::{ClientFirst, Keys};
 use plaza_core::sasl::{ChannelBinding, Mechanism};
@@ -21,24 +20,8 @@ const HEADER: &[u8] = b"<stream:stream to='things.example' version='1.0' xmlns='
 
 static CONFIG: LazyLock<Arc<StreamConfig>> = LazyLock::new(|| {
     Arc::new(StreamConfig {
-        domains: vec![Jid::parse("things.example").expect("a domain")],
-        starttls: false,
-        scram_iterations: 4096,
-        tls_required: true,
         plain: true,
-        plain_without_tls: false,
-        legacy_session: true,
-        offers_sm: true,
-        offers_carbons: true,
-        offers_csi: true,
-        offers_fast: true,
-        offers_registration: true,
-        unsigned_registration: false,
-        sasl_attempts_max: 3,
-        before_auth: ScanLimits::BEFORE_AUTH,
-        after_auth: ScanLimits::AFTER_AUTH,
-        idle_seconds: 0,
-        caps: None,
+        ..StreamConfig::new(vec![Jid::parse("things.example").expect("a domain")])
     })
 });
 

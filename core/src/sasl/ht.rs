@@ -138,7 +138,7 @@ impl Offer {
     ///
     /// # Errors
     /// [`SaslFailure::NotAuthorized`] if it has none of them, if it was made for another mechanism, or if the count has
-    /// been used (hardening: a replay); [`SaslFailure::CredentialsExpired`] if its time is over.
+    /// been used, which is a replay; [`SaslFailure::CredentialsExpired`] if its time is over.
     pub fn judge(
         self,
         tokens: [Option<Token>; 2],

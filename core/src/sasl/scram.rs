@@ -132,7 +132,7 @@ pub struct Keys {
 
 impl Keys {
     /// Keys of a password nobody has, for an account that does not exist: always the same for the same secret, so that
-    /// asking twice tells nothing (RFC 5802 §5.1 leaves it to the server; hardening case 44).
+    /// asking twice tells nothing (RFC 5802 §5.1 leaves it to the server; docs/bad-input.md, 44).
     pub fn imaginary(hash: Hash, secret: &[u8; 32], iterations: u32) -> Self {
         let make = |label: &[u8]| Hash::Sha256.hmac(secret, &[label, &[hash as u8]]);
         let key = |label| make(label).as_ref().iter().copied().take(hash.output_bytes()).collect();

@@ -86,6 +86,33 @@ pub struct StreamConfig {
     pub caps: Option<Caps>,
 }
 
+impl StreamConfig {
+    /// A listener of direct TLS for these domains that offers all there is but PLAIN and what needs no signature, with the
+    /// limits that hold by default.
+    pub fn new(domains: Vec<Jid>) -> Self {
+        Self {
+            domains,
+            starttls: false,
+            scram_iterations: 10_000,
+            tls_required: true,
+            plain: false,
+            plain_without_tls: false,
+            legacy_session: true,
+            offers_sm: true,
+            offers_carbons: true,
+            offers_csi: true,
+            offers_fast: true,
+            offers_registration: true,
+            unsigned_registration: false,
+            sasl_attempts_max: 3,
+            before_auth: ScanLimits::BEFORE_AUTH,
+            after_auth: ScanLimits::AFTER_AUTH,
+            idle_seconds: 0,
+            caps: None,
+        }
+    }
+}
+
 /// What TLS established about the connection.
 #[derive(Debug, Clone, Default)]
 pub struct TlsFacts {
@@ -260,7 +287,7 @@ pub enum Credentials {
     /// The account may log in with one of these tokens, if there are any.
     Tokens([Option<Token>; 2]),
     /// No such account. The exchange goes on with keys made of `secret` (stable per name), so that nobody can tell
-    /// (RFC 5802 §5.1; hardening case 44), and fails at its end.
+    /// (RFC 5802 §5.1; docs/bad-input.md, 44), and fails at its end.
     Unknown {
         /// 32 bytes derived from a server secret and the name.
         secret: [u8; 32],
@@ -681,24 +708,12 @@ mod tests {
 
     fn stream(starttls: bool) -> Stream {
         let config = StreamConfig {
-            domains: vec![Jid::parse("things.example").unwrap()],
             starttls,
             scram_iterations: 1,
             tls_required: starttls,
             plain: true,
             plain_without_tls: true,
-            legacy_session: true,
-            offers_sm: true,
-            offers_carbons: true,
-            offers_csi: true,
-            offers_fast: true,
-            offers_registration: true,
-            unsigned_registration: false,
-            sasl_attempts_max: 3,
-            before_auth: ScanLimits::BEFORE_AUTH,
-            after_auth: ScanLimits::AFTER_AUTH,
-            idle_seconds: 0,
-            caps: None,
+            ..StreamConfig::new(vec![Jid::parse("things.example").unwrap()])
         };
         Stream::new(Arc::new(config), None, Entropy([1; 32]))
     }

@@ -162,7 +162,6 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::limits::ScanLimits;
     use crate::signed::{self, Fields, sign};
     use crate::stream::{Entropy, Stream, StreamConfig, TlsFacts};
     use crate::xml::Scanner;
@@ -177,24 +176,9 @@ mod tests {
         /// A client on a stream of its own, under TLS.
         fn new(random: u8) -> Self {
             let config = StreamConfig {
-                domains: vec![crate::jid::Jid::parse("things.example").unwrap()],
-                starttls: false,
                 scram_iterations: 1,
-                tls_required: true,
                 plain: true,
-                plain_without_tls: false,
-                legacy_session: true,
-                offers_sm: true,
-                offers_carbons: true,
-                offers_csi: true,
-                offers_fast: true,
-                offers_registration: true,
-                unsigned_registration: false,
-                sasl_attempts_max: 3,
-                before_auth: ScanLimits::BEFORE_AUTH,
-                after_auth: ScanLimits::AFTER_AUTH,
-                idle_seconds: 0,
-                caps: None,
+                ..StreamConfig::new(vec![crate::jid::Jid::parse("things.example").unwrap()])
             };
             let stream = Stream::new(Arc::new(config), Some(TlsFacts::default()), Entropy([random; 32]));
             let mut client = Self { stream, scanner: Scanner::new() };
