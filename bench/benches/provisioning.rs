@@ -12,7 +12,7 @@ use plaza_core::xml::read::Node;
 use plaza_registry::provisioning::{Asked, Config, HomeThings, Limits, answer, ask, decide, serve};
 use plaza_registry::store::memory::MemoryStore;
 use plaza_registry::store::{Batch, Store};
-use plaza_registry::things::{Pending, State, ThingRecord};
+use plaza_registry::things::{State, ThingRecord};
 use plaza_registry::wait::block_on;
 
 const COMPONENT: &str = "things.things.example";
@@ -26,19 +26,8 @@ fn things() -> Box<HomeThings> {
     let (device, owner) = (Jid::parse(DEVICE).expect("an address"), Jid::parse(OWNER).expect("an address"));
     let (store, config) = (MemoryStore::new(), Config::new(Limits::DEFAULT, [7; 32]));
     let thing = ThingRecord {
-        jid: device.clone(),
-        node: NodeName::default(),
         state: State::Claimed { owner: owner.clone(), public: true, removed: false },
-        key: None,
-        claim: None,
-        style: plaza_core::thing::wire::Style::default(),
-        device: None,
-        enforced: false,
-        pending: Pending::default(),
-        tags: Vec::new(),
-        created: 0,
-        updated: 0,
-        version: 0,
+        ..ThingRecord::new(device.clone(), NodeName::default())
     };
     block_on(store.commit(Batch { guards: Vec::new(), writes: vec![thing.put()] })).expect("a store in memory");
     let load = || block_on(HomeThings::load(&store, device.as_jid())).expect("a store in memory").expect("a thing");

@@ -11,7 +11,7 @@ use plaza_core::thing::NodeName;
 use plaza_registry::store::embedded::{EmbeddedOptions, EmbeddedStore};
 use plaza_registry::store::{Batch, Store};
 use plaza_registry::things::index::{self, Budget, Index, Limits};
-use plaza_registry::things::{Pending, State, ThingRecord};
+use plaza_registry::things::{State, ThingRecord};
 use plaza_registry::wait::block_on;
 
 /// As in the broker.
@@ -82,21 +82,7 @@ fn fill(count: u64) -> Result<(), Box<dyn Error>> {
 
 fn record(number: u64) -> ThingRecord {
     let (jid, tags) = things::thing(number);
-    ThingRecord {
-        jid,
-        node: NodeName::default(),
-        state: State::SelfOwned,
-        key: None,
-        claim: None,
-        style: plaza_core::thing::wire::Style::default(),
-        device: None,
-        enforced: false,
-        pending: Pending::default(),
-        tags,
-        created: 1,
-        updated: 1,
-        version: 1,
-    }
+    ThingRecord { state: State::SelfOwned, tags, ..ThingRecord::new(jid, NodeName::default()) }
 }
 
 fn measure(index: &Index, name: &str, kind: Kind, count: u64, searches: usize) {

@@ -13,7 +13,7 @@ use plaza_core::thing::wire::Style;
 use plaza_registry::accounts::{self, NewKeys};
 use plaza_registry::provisioning::{Level, Rule};
 use plaza_registry::store::Write;
-use plaza_registry::things::{Pending, State, ThingRecord, settle};
+use plaza_registry::things::{State, ThingRecord, settle};
 
 use crate::things;
 
@@ -70,19 +70,13 @@ impl Town {
 
     fn thing(&self, number: u64, jid: &Jid, now: u64) -> ThingRecord {
         ThingRecord {
-            jid: jid.clone(),
-            node: NodeName::default(),
             state: State::Claimed { owner: self.owner(number), public: true, removed: false },
-            key: None,
-            claim: None,
             style: Style::of(Generation::Nf),
             device: Some(Generation::Nf),
-            enforced: false,
-            pending: Pending::default(),
             tags: things::thing(number).1,
             created: now,
             updated: now,
-            version: 1,
+            ..ThingRecord::new(jid.clone(), NodeName::default())
         }
     }
 

@@ -435,7 +435,7 @@ pub(crate) mod tests {
         assert_eq!(at(0, "e"), Err(Condition::BadRequest));
         let world = World::new(RegistrationConfig { timestamp_seconds_max: 0, ..Default::default() }, |_| ());
         assert_eq!(world.register(|fields| fields.with(signed::TIMESTAMP, "0")), Ok(()));
-        // Hardening case 103: within minutes, if the operator wants it.
+        // Within minutes, if the operator wants it.
         let world = World::new(RegistrationConfig { timestamp_seconds_max: 300, ..Default::default() }, |_| ());
         for late in [-600, 600] {
             let timestamp = NOW.checked_add_signed(late).unwrap().to_string();

@@ -160,7 +160,7 @@ fn interleave<T>(mut futures: Vec<Pin<Box<dyn Future<Output = T> + '_>>>, mut be
 
 #[test]
 fn of_a_thousand_at_once_as_many_succeed_as_may() {
-    // Hardening case 104: the store answers late and one at a time.
+    // The store answers late and one at a time.
     let (store, keys) = world(MemoryStore::new(), 10);
     store.hold();
     let names: Vec<_> = (0..1_000).map(|number| format!("sensor{number}")).collect();
@@ -193,7 +193,7 @@ fn those_that_fail_take_nobodys_place() {
 
 #[test]
 fn a_broker_cut_off_in_the_middle_has_counted_what_there_is() {
-    // Hardening case 104: many threads at once, on disk; some give up waiting, and then all of memory is gone.
+    // Many threads at once, on disk; some give up waiting, and then all of memory is gone.
     let directory = tempfile::tempdir().unwrap();
     let open = || EmbeddedStore::open(directory.path(), EmbeddedOptions::default()).unwrap();
     let (store, keys) = world(open(), 10);

@@ -92,7 +92,7 @@ mod tests {
     use super::*;
     use crate::store::Batch;
     use crate::testing::jid;
-    use crate::things::{Pending, State, ThingRecord};
+    use crate::things::{State, ThingRecord};
     use crate::wait::block_on;
 
     const THINGS: &str = "things.things.example";
@@ -101,19 +101,8 @@ mod tests {
     fn owner_and_lamp() -> (Client, Client) {
         let owner = Client::owner();
         let thing = ThingRecord {
-            jid: jid("lamp@things.example"),
-            node: NodeName::default(),
             state: State::Claimed { owner: owner.jid.bare(), public: true, removed: false },
-            key: None,
-            claim: None,
-            style: plaza_core::thing::wire::Style::default(),
-            device: None,
-            enforced: false,
-            pending: Pending::default(),
-            tags: Vec::new(),
-            created: 0,
-            updated: 0,
-            version: 0,
+            ..ThingRecord::new(jid("lamp@things.example"), NodeName::default())
         };
         block_on(owner.store.commit(Batch { guards: Vec::new(), writes: vec![thing.put()] })).unwrap();
         let lamp = Client { jid: jid("lamp@things.example/a"), ..owner.clone() };

@@ -15,7 +15,7 @@ use crate::record::put_bytes;
 use crate::rosters;
 use crate::store::memory::MemoryStore;
 use crate::testing::{jid, store_with};
-use crate::things::{Pending, State, key_hash, owned_key};
+use crate::things::{State, key_hash, owned_key};
 use crate::vcards::{self, Vcard};
 use crate::wait::block_on;
 
@@ -45,19 +45,15 @@ fn keys() -> accounts::NewKeys {
 
 fn thing(of: &Jid, owner: &Jid) -> ThingRecord {
     ThingRecord {
-        jid: of.clone(),
-        node: NodeName { id: owner.as_str().replace('@', "-").into(), ..NodeName::default() },
         state: State::Claimed { owner: owner.clone(), public: true, removed: false },
         key: Some(key_hash("k")),
         claim: Some([9; 32]),
         style: Style::of(Generation::Xsf),
-        device: None,
-        enforced: false,
-        pending: Pending::default(),
         tags: vec![Tag { name: "SN".into(), value: TagValue::Str("1".into()) }],
         created: 1,
         updated: 2,
         version: 3,
+        ..ThingRecord::new(of.clone(), NodeName { id: owner.as_str().replace('@', "-").into(), ..NodeName::default() })
     }
 }
 

@@ -93,19 +93,14 @@ pub(super) fn step(
             Event::Register { self_owned, tags, style } => {
                 let state = if self_owned { State::SelfOwned } else { State::Unclaimed };
                 let thing = ThingRecord {
-                    jid: jid.clone(),
-                    node: node.clone(),
                     state,
                     key: key_of(self_owned, tags),
-                    claim: None,
                     style,
-                    device: None,
-                    enforced: false,
-                    pending: Pending::default(),
                     tags: tags.list.clone(),
                     created: now,
                     updated: now,
                     version: 1,
+                    ..ThingRecord::new(jid.clone(), node.clone())
                 };
                 Ok((Next::Is(Box::new(thing)), Said::Done))
             }

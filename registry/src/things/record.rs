@@ -89,6 +89,25 @@ pub fn key_hash(key: &str) -> [u8; 32] {
 }
 
 impl ThingRecord {
+    /// A thing that nobody owns and of which nothing is known yet, not even when.
+    pub fn new(jid: Jid, node: NodeName) -> Self {
+        Self {
+            jid,
+            node,
+            state: State::Unclaimed,
+            key: None,
+            claim: None,
+            style: Style::default(),
+            device: None,
+            enforced: false,
+            pending: Pending::default(),
+            tags: Vec::new(),
+            created: 0,
+            updated: 0,
+            version: 0,
+        }
+    }
+
     /// Its owner.
     pub const fn owner(&self) -> Option<&Jid> {
         match &self.state {

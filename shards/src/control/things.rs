@@ -175,11 +175,9 @@ fn now() -> u64 {
 #[cfg(test)]
 mod tests {
     use plaza_core::thing::Tag;
-    use plaza_core::thing::wire::Style;
     use plaza_registry::accounts::{self, NewKeys};
     use plaza_registry::store::Batch;
     use plaza_registry::store::memory::MemoryStore;
-    use plaza_registry::things::Pending;
     use plaza_registry::wait::block_on;
 
     use super::*;
@@ -208,19 +206,11 @@ mod tests {
             Tag { name: "V".into(), value: TagValue::Num(1.5) },
         ];
         let thing = ThingRecord {
-            jid: Jid::from_parts(device, "things.example").unwrap(),
-            node: name(node),
-            state: State::Unclaimed,
             key: Some(things::key_hash("k")),
-            claim: None,
-            style: Style::default(),
-            device: None,
-            enforced: false,
-            pending: Pending::default(),
             tags,
             created: 7_000,
             updated: 7_000,
-            version: 1,
+            ..ThingRecord::new(Jid::from_parts(device, "things.example").unwrap(), name(node))
         };
         let batch = Batch { guards: Vec::new(), writes: vec![thing.put()] };
         block_on(things.store.commit(batch)).unwrap();

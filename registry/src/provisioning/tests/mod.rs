@@ -37,21 +37,7 @@ fn node(id: &str) -> NodeName {
 fn thing(device: &str, id: &str, owner: Option<&str>) -> ThingRecord {
     let state =
         owner.map_or(State::Unclaimed, |owner| State::Claimed { owner: jid(owner), public: true, removed: false });
-    ThingRecord {
-        jid: jid(device),
-        node: node(id),
-        state,
-        key: None,
-        claim: None,
-        style: plaza_core::thing::wire::Style::default(),
-        device: None,
-        enforced: false,
-        pending: Pending::default(),
-        tags: Vec::new(),
-        created: 0,
-        updated: 0,
-        version: 0,
-    }
+    ThingRecord { state, ..ThingRecord::new(jid(device), node(id)) }
 }
 
 fn rule(number: u64, kind: Kind, level: Level, text: &str, allow: bool) -> Rule {

@@ -2,7 +2,6 @@ use std::sync::Arc;
 
 use plaza_core::sm;
 use plaza_core::thing::NodeName;
-use plaza_core::thing::wire::Style;
 use plaza_registry::accounts::{self, NewKeys};
 use plaza_registry::archive::{self, Addresses, ArchiveConfig, Mode, Modes, Query};
 use plaza_registry::errands::{self, ErrandConfig, Return};
@@ -10,7 +9,7 @@ use plaza_registry::offline::OfflineLimits;
 use plaza_registry::services::{ServiceConfig, ServiceLimits};
 use plaza_registry::store::memory::MemoryStore;
 use plaza_registry::store::{self, Store, StoreError};
-use plaza_registry::things::{Pending, State, ThingRecord};
+use plaza_registry::things::{State, ThingRecord};
 use plaza_registry::wait::block_on;
 
 use super::super::tests::{bind, feed, shards_with};
@@ -435,19 +434,9 @@ fn what_an_enforced_thing_is_not_let_have_is_not_archived_either() {
     for count in [1, 2] {
         let mut world = World::new(count);
         let thing = ThingRecord {
-            jid: Jid::parse(LAMP).unwrap(),
-            node: NodeName::default(),
             state: State::Claimed { owner: Jid::parse(PLAIN).unwrap(), public: true, removed: false },
-            key: None,
-            claim: None,
-            style: Style::default(),
-            device: None,
             enforced: true,
-            pending: Pending::default(),
-            tags: Vec::new(),
-            created: 0,
-            updated: 0,
-            version: 1,
+            ..ThingRecord::new(Jid::parse(LAMP).unwrap(), NodeName::default())
         };
         block_on(world.store.commit(store::Batch { guards: Vec::new(), writes: vec![thing.put()] })).unwrap();
         let (owner, lamp) = (world.available(OWNER, "o"), world.available(LAMP, "l"));

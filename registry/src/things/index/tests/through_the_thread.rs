@@ -13,25 +13,11 @@ use super::{equal, text, thing};
 use crate::store::memory::MemoryStore;
 use crate::store::{self, Batch, CommitError, Lookup, Pair, Run, Store, StoreError, Table, Write};
 use crate::testing::jid;
-use crate::things::{Pending, State, ThingRecord, thing_key};
+use crate::things::{State, ThingRecord, thing_key};
 use crate::wait::block_on;
 
 fn record(jid: &Jid, node: &NodeName, sn: &str) -> ThingRecord {
-    ThingRecord {
-        jid: jid.clone(),
-        node: node.clone(),
-        state: State::SelfOwned,
-        key: None,
-        claim: None,
-        style: plaza_core::thing::wire::Style::default(),
-        device: None,
-        enforced: false,
-        pending: Pending::default(),
-        tags: vec![text("SN", sn)],
-        created: 1,
-        updated: 1,
-        version: 1,
-    }
+    ThingRecord { state: State::SelfOwned, tags: vec![text("SN", sn)], ..ThingRecord::new(jid.clone(), node.clone()) }
 }
 
 fn keep(store: &MemoryStore, things: impl IntoIterator<Item = ThingRecord>) {
