@@ -71,6 +71,22 @@ fn slixmpp_reads_an_archive() {
     broker.stop();
 }
 
+/// The client's own ideas of the sensor data and control interfaces pass through, and are judged for a thing that is enforced.
+#[test]
+fn slixmpp_reads_and_controls_a_lamp() {
+    let broker = Broker::start("");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/clients/slix_iot.py");
+    let talk = |mode: &str| {
+        let mut command = Command::new(python());
+        run(command.arg(&script).arg(broker.starttls.to_string()).args([PASSWORD, "dora", "anna", "bert", mode]));
+    };
+    talk("open");
+    broker.cli(&["thing", "claim", "dora@localhost", "--owner", "anna@localhost"]);
+    broker.cli(&["thing", "enforce", "dora@localhost", "on"]);
+    talk("enforced");
+    broker.stop();
+}
+
 #[test]
 fn libstrophe_is_at_home() {
     let broker = Broker::start("");
