@@ -1,34 +1,28 @@
 //! The command line of `plaza`: what may be said, and which exit status says what came of it.
 
 use std::fmt;
-use std::io::{self, BufRead as _, IsTerminal as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
-use plaza_registry::helpers::Helpers;
-use plaza_registry::things;
-use plaza_registry::wait::block_on;
 use plaza_tuning::{Finding, Severity};
 use serde_json::json;
 
 use crate::cert::{CertError, TlsSnapshot};
 use crate::config::{Config, ConfigError, SAMPLE, Settings, TlsMode};
 use crate::control::Control;
-use crate::control::accounts::{Accounts, PAGE};
-use crate::control::apikeys::Keys;
-use crate::control::command::{
-    AccountCommand, AccountLine, Answer, ApiKeyAccount, ApiKeyCommand, ApiKeyLine, Command, Refusal, Reply, Secret,
-    ThingCommand, ThingInfo,
-};
-use crate::control::data::{self, DataDir};
+use crate::control::command::{AccountCommand, Answer, ApiKeyCommand, Command, Refusal, Reply, ThingCommand};
+use crate::control::data::DataDir;
 use crate::control::socket::Client;
 use crate::control::subject::SubjectVerb;
-use crate::control::things::Things;
 use crate::label::{self, LabelArgs};
 
 mod import;
+mod manage;
+
+use manage::{account, apikey, subject, thing};
 
 /// Plaza, an XMPP broker for the Internet of Things.
 #[derive(Debug, Parser)]
@@ -318,229 +312,21 @@ fn print_reply(reply: &Reply, json: bool) -> Result<(), Failure> {
     }
 }
 
-fn account(mut command: AccountCommand, options: &Options) -> Result<(), Failure> {
-    if let AccountCommand::Import { file } = &command {
-        return import_accounts(file, options);
-    }
-    read_password(&mut command)?;
-    let settings = options.settings(&ServeArgs::default())?;
-    let data = DataDir::existing(&settings.data)?;
-    match connect(&data.socket())? {
-        Some(mut client) => {
-            let reply = whole(command, |command| match client.ask(&Command::Account(command)) {
-                Ok(Answer::Ok(reply)) => Ok(reply),
-                Ok(Answer::Error(refusal)) => Err(refusal.into()),
-                Err(error) => Err(Failure::Failed(format!("the broker does not answer: {error}"))),
-            });
-            print_reply(&reply?, options.json)
-        }
-        None => {
-            let store = data.open_store(&settings)?;
-            let things = things::Config::new(settings.things, None);
-            let accounts = Accounts::new(store.clone(), Helpers::start(1, 1), &settings, things);
-            let reply = whole(command, |command| Ok(block_on(accounts.run(command))?.reply));
-            store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
-            print_reply(&reply?, options.json)
-        }
-    }
-}
-
-fn subject(verb: &SubjectVerb, options: &Options) -> Result<(), Failure> {
-    let settings = options.settings(&ServeArgs::default())?;
-    let data = DataDir::existing(&settings.data)?;
-    match connect(&data.socket())? {
-        Some(mut client) => verb.run(|command| match client.ask(&Command::Subject(command)) {
-            Ok(Answer::Ok(reply)) => Ok(reply),
-            Ok(Answer::Error(refusal)) => Err(refusal.into()),
-            Err(error) => Err(Failure::Failed(format!("the broker does not answer: {error}"))),
-        }),
-        None => {
-            let store = data.open_store(&settings)?;
-            let things = things::Config::new(settings.things, None);
-            let accounts = Accounts::new(store.clone(), Helpers::start(1, 1), &settings, things);
-            let done = verb.run(|command| {
-                let (part, _) = block_on(accounts.subject(command))?;
-                Ok(Reply::Subject(part))
-            });
-            store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
-            done
-        }
-    }
-}
-
-fn import_accounts(file: &Path, options: &Options) -> Result<(), Failure> {
-    let settings = options.settings(&ServeArgs::default())?;
-    let data = DataDir::existing(&settings.data)?;
-    let reply = match connect(&data.socket())? {
-        Some(mut client) => {
-            let mut run = |command| match client.ask(&Command::Account(command)) {
-                Ok(Answer::Ok(reply)) => Ok(Ok(reply)),
-                Ok(Answer::Error(refusal)) => Ok(Err(refusal)),
-                Err(error) => Err(Failure::Failed(format!("the broker does not answer: {error}"))),
-            };
-            import::import(file, settings.scram_iterations, &mut run)?
-        }
-        None => {
-            let store = data.open_store(&settings)?;
-            let things = things::Config::new(settings.things, None);
-            let accounts = Accounts::new(store.clone(), Helpers::start(1, 1), &settings, things);
-            let mut run = |command| Ok(block_on(accounts.run(command)).map(|done| done.reply));
-            let imported = import::import(file, settings.scram_iterations, &mut run);
-            store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
-            imported?
-        }
-    };
-    print_reply(&reply, options.json)?;
-    if matches!(reply, Reply::Imported { refused: 1.., .. }) {
-        return Err(Failure::Failed("not every line became an account".to_owned()));
-    }
-    Ok(())
-}
-
-fn apikey(command: ApiKeyCommand, options: &Options) -> Result<(), Failure> {
-    let settings = options.settings(&ServeArgs::default())?;
-    let data = DataDir::existing(&settings.data)?;
-    let reply = match connect(&data.socket())? {
-        Some(mut client) => whole_of_keys(command, |command| match client.ask(&Command::ApiKey(command)) {
-            Ok(Answer::Ok(reply)) => Ok(reply),
-            Ok(Answer::Error(refusal)) => Err(refusal.into()),
-            Err(error) => Err(Failure::Failed(format!("the broker does not answer: {error}"))),
-        }),
-        None => {
-            let store = data.open_store(&settings)?;
-            let keys = Keys::new(store.clone(), &data::secret(&store)?, settings.domains.clone());
-            let reply = whole_of_keys(command, |command| Ok(block_on(keys.run(command))?));
-            store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
-            reply
-        }
-    };
-    print_reply(&reply?, options.json)
-}
-
-/// Runs a command; a list without a limit, to its last page.
-fn whole_of_keys(
-    mut command: ApiKeyCommand,
-    mut run: impl FnMut(ApiKeyCommand) -> Result<Reply, Failure>,
-) -> Result<Reply, Failure> {
-    let (mut all_keys, mut all_accounts): (Vec<ApiKeyLine>, Vec<ApiKeyAccount>) = (Vec::new(), Vec::new());
-    loop {
-        let (next, after) = match &mut command {
-            ApiKeyCommand::List { after, limit: None } => {
-                (ApiKeyCommand::List { after: after.clone(), limit: Some(PAGE) }, after)
-            }
-            ApiKeyCommand::Accounts { key, after, limit: None } => {
-                (ApiKeyCommand::Accounts { key: key.clone(), after: after.clone(), limit: Some(PAGE) }, after)
-            }
-            ApiKeyCommand::Create { .. }
-            | ApiKeyCommand::List { .. }
-            | ApiKeyCommand::Show { .. }
-            | ApiKeyCommand::Accounts { .. }
-            | ApiKeyCommand::Revoke { .. } => return run(command),
-        };
-        let page = run(next)?;
-        if let Reply::ApiKeys { keys, more } = page {
-            all_keys.extend(keys);
-            if !more {
-                return Ok(Reply::ApiKeys { keys: all_keys, more });
-            }
-            *after = all_keys.last().map(|line| line.key.clone());
-        } else if let Reply::ApiKeyAccounts { accounts, more } = page {
-            all_accounts.extend(accounts);
-            if !more {
-                return Ok(Reply::ApiKeyAccounts { accounts: all_accounts, more });
-            }
-            *after = all_accounts.last().map(|account| account.address.clone());
-        } else {
-            return Ok(page);
-        }
-    }
-}
-
-/// Runs a command; a list without a limit, to its last page.
-fn whole(
-    mut command: AccountCommand,
-    mut run: impl FnMut(AccountCommand) -> Result<Reply, Failure>,
-) -> Result<Reply, Failure> {
-    let AccountCommand::List { after, limit: None } = &mut command else { return run(command) };
-    let mut all: Vec<AccountLine> = Vec::new();
-    loop {
-        let page = run(AccountCommand::List { after: after.take(), limit: Some(PAGE) })?;
-        let Reply::Accounts { accounts, more } = page else { return Ok(page) };
-        all.extend(accounts);
-        if !more {
-            return Ok(Reply::Accounts { accounts: all, more });
-        }
-        *after = all.last().map(|account| account.address.clone());
-    }
-}
-
-fn thing(command: ThingCommand, options: &Options) -> Result<(), Failure> {
-    let settings = options.settings(&ServeArgs::default())?;
-    let data = DataDir::existing(&settings.data)?;
-    match connect(&data.socket())? {
-        Some(mut client) => {
-            let reply = whole_of_things(command, |command| match client.ask(&Command::Thing(command)) {
-                Ok(Answer::Ok(reply)) => Ok(reply),
-                Ok(Answer::Error(refusal)) => Err(refusal.into()),
-                Err(error) => Err(Failure::Failed(format!("the broker does not answer: {error}"))),
-            });
-            print_reply(&reply?, options.json)
-        }
-        None => {
-            let store = data.open_store(&settings)?;
-            let config = things::Config::new(settings.things, None);
-            let things = Things::new(store.clone(), &settings, config);
-            let reply = whole_of_things(command, |command| Ok(block_on(things.run(command))?.reply));
-            store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
-            print_reply(&reply?, options.json)
-        }
-    }
-}
-
-/// Runs a command; a list without a limit, to its last page.
-fn whole_of_things(
-    command: ThingCommand,
-    mut run: impl FnMut(ThingCommand) -> Result<Reply, Failure>,
-) -> Result<Reply, Failure> {
-    let ThingCommand::List { device, owner, mut after, limit: None } = command else { return run(command) };
-    let mut all: Vec<ThingInfo> = Vec::new();
-    loop {
-        let (device, owner) = (device.clone(), owner.clone());
-        let page = run(ThingCommand::List { device, owner, after: after.take(), limit: Some(PAGE) })?;
-        let Reply::Things { things, more } = page else { return Ok(page) };
-        let was_empty = things.is_empty();
-        all.extend(things);
-        if !more || was_empty {
-            return Ok(Reply::Things { things: all, more: false });
-        }
-        after = all.last().map(|thing| thing.name.clone());
-    }
-}
-
-/// `--password -`: a line from standard input.
-fn read_password(command: &mut AccountCommand) -> Result<(), Failure> {
-    let Some(Secret(password)) = command.password_mut().filter(|password| password.0 == "-") else { return Ok(()) };
-    if io::stdin().is_terminal() {
-        eprint!("password (it shows as you type): ");
-    }
-    let mut line = String::new();
-    io::stdin()
-        .lock()
-        .read_line(&mut line)
-        .map_err(|error| Failure::Failed(format!("can't read the password: {error}")))?;
-    line.trim_end_matches(['\r', '\n']).clone_into(password);
-    Ok(())
-}
-
 fn status(options: &Options) -> Result<(), Failure> {
     let settings = options.settings(&ServeArgs::default())?;
     let data = DataDir::existing(&settings.data)?;
     let Some(mut client) = connect(&data.socket())? else {
         return Err(Failure::Unavailable(format!("no broker runs on {}", settings.data.display())));
     };
-    match client.ask(&Command::Status) {
-        Ok(Answer::Ok(reply)) => print_reply(&reply, options.json),
-        Ok(Answer::Error(refusal)) => Err(refusal.into()),
+    let reply = ask(&mut client, &Command::Status)??;
+    print_reply(&reply, options.json)
+}
+
+/// What a running broker says to a command.
+fn ask(client: &mut Client, command: &Command) -> Result<Result<Reply, Refusal>, Failure> {
+    match client.ask(command) {
+        Ok(Answer::Ok(reply)) => Ok(Ok(reply)),
+        Ok(Answer::Error(refusal)) => Ok(Err(refusal)),
         Err(error) => Err(Failure::Failed(format!("the broker does not answer: {error}"))),
     }
 }
@@ -649,23 +435,13 @@ mod tests {
     }
 
     #[test]
-    fn keys_are_made_and_listed() {
+    fn a_key_is_made_with_options() {
         let Some(Verb::ApiKey(ApiKeyCommand::Create { owner, accounts: 9, per_minute: 0, expires: None, domain })) =
             parse("plaza apikey create ops@maker.example --accounts 9 --domain a.example").verb
         else {
             panic!("not create")
         };
         assert_eq!((owner.as_str(), domain), ("ops@maker.example", vec!["a.example".to_owned()]));
-        let line = |n: usize| ApiKeyAccount { address: format!("{n}@localhost"), created: 0 };
-        let mut asked = Vec::new();
-        let list = ApiKeyCommand::Accounts { key: "k".into(), after: None, limit: None };
-        let reply = whole_of_keys(list, |command| {
-            let ApiKeyCommand::Accounts { after, .. } = command else { panic!("not a list") };
-            asked.push(after);
-            Ok(Reply::ApiKeyAccounts { accounts: vec![line(asked.len())], more: asked.len() < 2 })
-        });
-        assert_eq!(reply.unwrap(), Reply::ApiKeyAccounts { accounts: vec![line(1), line(2)], more: false });
-        assert_eq!(asked, [None, Some("1@localhost".into())]);
     }
 
     #[test]
@@ -701,26 +477,5 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         assert_eq!(status(&options(&file, directory.path())).unwrap_err().status(), 69);
         assert_eq!(status(&options(&file, &directory.path().join("none"))).unwrap_err().status(), 69);
-    }
-
-    #[test]
-    fn a_list_is_fetched_to_its_last_page() {
-        let line = |n: usize| AccountLine {
-            address: format!("{n}@localhost"),
-            disabled: false,
-            admin: false,
-            created: 0,
-            archive: false,
-        };
-        let mut asked = Vec::new();
-        let list = AccountCommand::List { after: None, limit: None };
-        let reply = whole(list, |command| {
-            let AccountCommand::List { after, .. } = command else { panic!("not a list") };
-            asked.push(after);
-            let page = asked.len();
-            Ok(Reply::Accounts { accounts: vec![line(page)], more: page < 3 })
-        });
-        assert_eq!(reply.unwrap(), Reply::Accounts { accounts: vec![line(1), line(2), line(3)], more: false });
-        assert_eq!(asked, [None, Some("1@localhost".into()), Some("2@localhost".into())]);
     }
 }

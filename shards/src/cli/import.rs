@@ -33,7 +33,7 @@ const BUSY_PAUSE: Duration = Duration::from_millis(50);
 const BUSY_MAX: usize = 600;
 
 /// Who carries commands out.
-pub(super) type Run<'a> = &'a mut dyn FnMut(AccountCommand) -> Result<Result<Reply, Refusal>, Failure>;
+pub(super) type Run<'a, C = AccountCommand> = &'a mut dyn FnMut(C) -> Result<Result<Reply, Refusal>, Failure>;
 
 /// How far an import came.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
