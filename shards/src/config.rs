@@ -15,15 +15,17 @@ use std::time::Duration;
 use plaza_core::jid::Jid;
 use plaza_core::stream::StreamConfig;
 use plaza_registry::archive::ArchiveConfig;
+use plaza_registry::provisioning::Limits as ProvisioningLimits;
 use plaza_registry::registration::RegistrationConfig;
 use plaza_registry::store::embedded::EmbeddedOptions;
-use plaza_registry::things::Limits as ThingsLimits;
+use plaza_registry::things::{Limits as ThingsLimits, index};
 use serde::{Deserialize, Serialize};
 
 mod archive;
 mod checks;
 mod error;
 mod limits;
+mod provisioning;
 mod registration;
 mod text;
 mod things;
@@ -33,6 +35,7 @@ use checks::Checks;
 use error::unknown_key;
 pub use error::{ConfigError, Problem, keys};
 pub use limits::{After, Before, Limits, LimitsConfig, ScanConfig};
+pub use provisioning::ProvisioningTable;
 pub use registration::RegistrationTable;
 use text::ByteSize;
 pub use things::ThingsTable;
@@ -57,6 +60,7 @@ pub struct Config {
     pub archive: ArchiveTable,
     pub registration: RegistrationTable,
     pub things: ThingsTable,
+    pub provisioning: ProvisioningTable,
     pub store: StoreConfig,
     pub helpers: HelpersConfig,
     pub metrics: MetricsConfig,
@@ -198,6 +202,10 @@ pub struct Settings {
     pub registration: RegistrationConfig,
     /// Bounds of the Thing Registry.
     pub things: ThingsLimits,
+    /// What bounds the work of searches.
+    pub things_index: index::Limits,
+    /// Bounds of decision support.
+    pub provisioning: ProvisioningLimits,
     /// Longest TLS handshake; beyond it the connection is closed.
     pub handshake_timeout: Duration,
     /// Longest time to bind, from accept or the end of the TLS handshake; beyond it the stream ends with `connection-timeout`.
@@ -253,6 +261,7 @@ impl Default for Config {
             archive: ArchiveTable::default(),
             registration: RegistrationTable::default(),
             things: ThingsTable::default(),
+            provisioning: ProvisioningTable::default(),
             store: StoreConfig::default(),
             helpers: HelpersConfig::default(),
             metrics: MetricsConfig::default(),
@@ -344,6 +353,8 @@ impl Config {
             archive: checks.archive(&self.archive, self.limits.unacknowledged_stanzas_max),
             registration: checks.registration(&self.registration, self.scram_iterations),
             things: checks.things(&self.things),
+            things_index: checks.things_index(&self.things),
+            provisioning: checks.provisioning(&self.provisioning),
             handshake_timeout: checks.seconds("limits.handshake_timeout", self.limits.handshake_timeout, 1..=600),
             negotiation_timeout: checks.seconds("limits.negotiation_timeout", self.limits.negotiation_timeout, 1..=600),
             stuck_timeout: checks.seconds("limits.stuck_timeout", self.limits.stuck_timeout, 1..=600),

@@ -179,7 +179,7 @@ impl Broker {
                 random,
             ),
             things: config.things.clone(),
-            provisioning: provisioning::Config::new(provisioning::Limits::DEFAULT, secret),
+            provisioning: provisioning::Config::new(settings.provisioning, secret),
         });
         let errands = Arc::new(ErrandConfig {
             roster_items_max: settings.limits.roster_items_max,

@@ -57,6 +57,14 @@ impl Checks {
         value.0
     }
 
+    pub(super) fn millis(&mut self, key: &str, value: Span, range: RangeInclusive<u64>) -> Duration {
+        if !(Duration::from_millis(*range.start())..=Duration::from_millis(*range.end())).contains(&value.0) {
+            let (least, most) = (Duration::from_millis(*range.start()), Duration::from_millis(*range.end()));
+            self.refuse(key, value, format_args!("between {} and {}", Span(least), Span(most)));
+        }
+        value.0
+    }
+
     pub(super) fn domains(&mut self, domains: &[String]) -> Vec<Jid> {
         if domains.is_empty() {
             self.refuse("domains", "[]", "at least one domain");

@@ -41,6 +41,8 @@ fn the_defaults_are_valid_and_have_a_shard_per_cpu() {
     assert_eq!(settings.limits.outbox_bytes_max, 1_048_576);
     assert_eq!(settings.limits.pubsub, pubsub::Limits::DEFAULT);
     assert_eq!(settings.things, ThingsLimits::DEFAULT);
+    assert_eq!(settings.things_index, index::Limits::default());
+    assert_eq!(settings.provisioning, ProvisioningLimits::DEFAULT);
     assert_eq!(settings.limits.services, ServiceLimits::DEFAULT);
     assert!(settings.helper_threads >= 1);
 }
@@ -82,7 +84,8 @@ fn every_range_is_checked_and_all_problems_are_told() {
     let all = problems(
         "shards = 300\nscram_iterations = 1\ndomains = []\nlisteners = []\n[limits]\nsasl_attempts_max = 9\n\
          pubsub_nodes_max = 0\npubsub_payload_bytes_max = '1 GiB'\n\
-         [limits.after_auth]\nstanza_bytes_max = 9999\n[things]\npage_max = 0\npage_bytes_max = '1 GiB'\n[metrics]\naddress = 'x'\n[log]\nlevel = 'plaza=loud'",
+         [limits.after_auth]\nstanza_bytes_max = 9999\n[things]\npage_max = 0\npage_bytes_max = '1 GiB'\nsearch_work_max = '0s'\nsearches_max = 0\n\
+             [provisioning]\nrules_per_thing_max = 0\n[metrics]\naddress = 'x'\n[log]\nlevel = 'plaza=loud'",
     );
     for key in [
         "shards = 300: must be between 0 and 256",
@@ -95,6 +98,9 @@ fn every_range_is_checked_and_all_problems_are_told() {
         "limits.after_auth.stanza_bytes_max = 9999: must be between 10000 and 16 MiB",
         "things.page_max = 0: must be between 1 and 1000",
         "things.page_bytes_max = 1 GiB: must be between 16 KiB and 1 MiB",
+        "things.search_work_max = 0s: must be between 1ms and 10s",
+        "things.searches_max = 0: must be between 1 and 100000",
+        "provisioning.rules_per_thing_max = 0: must be between 1 and 100000",
         "metrics.address = x",
         "log.level = plaza=loud",
     ] {

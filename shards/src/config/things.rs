@@ -1,10 +1,13 @@
 //! `[things]`: bounds of the Thing Registry (XEP-0347).
 
+use std::time::Duration;
+
 use plaza_registry::things::Limits;
+use plaza_registry::things::index;
 use serde::{Deserialize, Serialize};
 
 use super::Checks;
-use super::text::ByteSize;
+use super::text::{ByteSize, Span};
 
 /// `[things]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -17,11 +20,16 @@ pub struct ThingsTable {
     pub searches_per_second_max: u32,
     pub page_max: u32,
     pub page_bytes_max: ByteSize,
+    pub searches_max: usize,
+    pub searches_per_account_max: usize,
+    pub search_work_max: Span,
+    pub search_time_max: Span,
+    pub index_queue_max: usize,
 }
 
 impl Default for ThingsTable {
     fn default() -> Self {
-        let limits = Limits::DEFAULT;
+        let (limits, index) = (Limits::DEFAULT, index::Limits::default());
         Self {
             per_account_max: limits.things_per_account_max,
             claims_without_key: limits.claims_without_key,
@@ -29,6 +37,11 @@ impl Default for ThingsTable {
             searches_per_second_max: limits.searches_per_second_max,
             page_max: limits.page_max,
             page_bytes_max: ByteSize(limits.reply_bytes_max.into()),
+            searches_max: index.searches_max,
+            searches_per_account_max: index.searches_per_jid_max,
+            search_work_max: Span(Duration::from_nanos(index.search_work_max)),
+            search_time_max: Span(index.search_time_max),
+            index_queue_max: index.mailbox_max,
         }
     }
 }
@@ -50,6 +63,22 @@ impl Checks {
             page_max: self.within("things.page_max", table.page_max, 1..=1_000),
             reply_bytes_max: self.bytes_u32("things.page_bytes_max", table.page_bytes_max, 16 << 10..=1 << 20),
             claims_without_key: table.claims_without_key,
+        }
+    }
+    /// What bounds the work of searches.
+    pub(super) fn things_index(&mut self, table: &ThingsTable) -> index::Limits {
+        let work = self.millis("things.search_work_max", table.search_work_max, 1..=10_000);
+        index::Limits {
+            mailbox_max: self.within("things.index_queue_max", table.index_queue_max, 16..=1_000_000),
+            searches_max: self.within("things.searches_max", table.searches_max, 1..=100_000),
+            searches_per_jid_max: self.within(
+                "things.searches_per_account_max",
+                table.searches_per_account_max,
+                1..=1_000,
+            ),
+            page_things_max: table.page_max as usize,
+            search_work_max: u64::try_from(work.as_nanos()).unwrap_or(u64::MAX),
+            search_time_max: self.millis("things.search_time_max", table.search_time_max, 1..=10_000),
         }
     }
 }

@@ -31,6 +31,16 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 /// Pause after an accept that failed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+const UPTIME: &str = "plaza_uptime_seconds";
+const NOT_AFTER: &str = "plaza_certificate_not_after_seconds";
+const THINGS_INDEXED: &str = "plaza_things_indexed";
+const THINGS_INDEX_COMPLETE: &str = "plaza_things_index_complete";
+const THINGS_INDEX_BYTES: &str = "plaza_things_index_bytes";
+const THINGS_INDEX_QUEUE: &str = "plaza_things_index_queue";
+const RELOAD_FAILURES: &str = "plaza_reload_failures_total";
+const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
+const CPU_SECONDS: &str = "process_cpu_seconds_total";
+
 /// Answers for ever.
 pub(super) async fn serve(listener: TcpListener, running: Rc<Running>) {
     let permits = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -101,29 +111,42 @@ fn text(status: StatusCode, content_type: &'static str, body: Bytes) -> Response
 fn process_numbers(running: &Running) -> Vec<ProcessNumber> {
     let not_after = running.tls.current().certificate.not_after;
     let gauge = |name, help, number| ProcessNumber { name, kind: Type::Gauge, help, number };
+    let index = running.index.progress();
     let mut numbers = vec![
-        gauge("plaza_uptime_seconds", "Time since the start", running.started.elapsed().as_secs_f64()),
+        gauge(UPTIME, "Time since the start", running.started.elapsed().as_secs_f64()),
         gauge(
-            "plaza_certificate_not_after_seconds",
+            NOT_AFTER,
             "End of the certificate's validity, in seconds since 1970",
             not_after.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64()),
         ),
+        gauge(THINGS_INDEXED, "Things that strangers find, in the index of searches", float(index.things)),
+        gauge(
+            THINGS_INDEX_COMPLETE,
+            "1 once the index has all that was in the store at the start; until then searches wait",
+            f64::from(u8::from(index.is_filled)),
+        ),
+        gauge(THINGS_INDEX_BYTES, "About how much memory the index of things takes", float(index.bytes)),
+        gauge(THINGS_INDEX_QUEUE, "Changes and searches that wait for the index of things", float(index.waiting)),
         ProcessNumber {
-            name: "plaza_reload_failures_total",
+            name: RELOAD_FAILURES,
             kind: Type::Counter,
             help: "Reloads refused, the old certificate kept",
-            #[expect(clippy::cast_precision_loss, reason = "nobody reloads 2^53 times")]
-            number: running.reloads_failed.get() as f64,
+            number: float(running.reloads_failed.get()),
         },
     ];
-    numbers.extend(resident_bytes().map(|number| gauge("process_resident_memory_bytes", "Resident memory", number)));
+    numbers.extend(resident_bytes().map(|number| gauge(RESIDENT_BYTES, "Resident memory", number)));
     numbers.extend(cpu_seconds().map(|number| ProcessNumber {
-        name: "process_cpu_seconds_total",
+        name: CPU_SECONDS,
         kind: Type::Counter,
         help: "User and system time of all threads",
         number,
     }));
     numbers
+}
+
+#[expect(clippy::cast_precision_loss, reason = "nothing that is counted here comes to 2^53")]
+const fn float(number: u64) -> f64 {
+    number as f64
 }
 
 fn resident_bytes() -> Option<f64> {
@@ -145,6 +168,16 @@ fn cpu_seconds() -> Option<f64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_operations_manual_names_every_number_of_the_process() {
+        let manual = include_str!("../../../docs/operations.md");
+        let things = [THINGS_INDEXED, THINGS_INDEX_COMPLETE, THINGS_INDEX_BYTES, THINGS_INDEX_QUEUE];
+        let process = [UPTIME, NOT_AFTER, RELOAD_FAILURES, RESIDENT_BYTES, CPU_SECONDS];
+        for name in things.into_iter().chain(process) {
+            assert!(manual.contains(&format!("`{name}`")), "docs/operations.md lacks {name}");
+        }
+    }
 
     #[test]
     fn the_kernel_tells_memory_and_cpu_time() {

@@ -58,6 +58,7 @@ pub struct Control {
     accounts: Accounts<EmbeddedStore>,
     things: Things<EmbeddedStore>,
     apikeys: Keys<EmbeddedStore>,
+    index: index::Handle,
     socket: std::os::unix::net::UnixListener,
     metrics: Option<std::net::TcpListener>,
     broker: Broker,
@@ -76,7 +77,8 @@ impl Control {
         let store = data.open_store(&settings)?;
         let tls = Arc::new(Tls::load(&settings).map_err(Failure::certificate)?);
         let helpers = Helpers::start(settings.helper_threads, settings.helper_queue_max);
-        let things = ThingsConfig::new(settings.things, Some(Arc::new(index_of_things(&store, &settings)?)));
+        let index = index_of_things(&store, &settings)?;
+        let things = ThingsConfig::new(settings.things, Some(Arc::new(index.clone())));
         let accounts = Accounts::new(store.clone(), helpers.clone(), &settings, things.clone());
         let managed = Things::new(store.clone(), &settings, things.clone());
         let socket = data.listen()?;
@@ -105,6 +107,7 @@ impl Control {
             accounts,
             things: managed,
             apikeys,
+            index,
             socket,
             metrics,
             broker,
@@ -160,6 +163,7 @@ impl Control {
             accounts: self.accounts,
             things: self.things,
             apikeys: self.apikeys,
+            index: self.index,
             settings: self.settings,
             tls: self.tls,
             started: Instant::now(),
@@ -192,6 +196,8 @@ struct Running {
     accounts: Accounts<EmbeddedStore>,
     things: Things<EmbeddedStore>,
     apikeys: Keys<EmbeddedStore>,
+    /// Of the things.
+    index: index::Handle,
     /// Gone once stopping.
     broker: RefCell<Option<Broker>>,
     shards: Vec<Arc<ShardMetrics>>,
@@ -404,8 +410,7 @@ fn notify(state: &[NotifyState<'_>]) {
 
 /// Starts the index of things, which fills itself from the store while all else begins.
 fn index_of_things(store: &EmbeddedStore, settings: &Settings) -> Result<index::Handle, Failure> {
-    let limits = index::Limits { page_things_max: settings.things.page_max as usize, ..index::Limits::default() };
-    let started = index::spawn(store.clone(), limits);
+    let started = index::spawn(store.clone(), settings.things_index.clone());
     started.map_err(|error| Failure::Failed(format!("the index of things did not start: {error}")))
 }
 

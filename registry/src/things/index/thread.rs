@@ -34,7 +34,7 @@ const CHANGES: usize = 256;
 const PAUSE: Duration = Duration::from_millis(10);
 
 /// What bounds the index's work.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Changes and searches that wait for the thread. Default 4 096. Who tells of a change waits for room; a search is
     /// refused.
