@@ -78,7 +78,7 @@ pub(super) fn encode_moment(seconds: u64) -> Vec<u8> {
     record
 }
 
-pub(super) fn decode_moment(record: &[u8]) -> Result<u64, StoreError> {
+pub(crate) fn decode_moment(record: &[u8]) -> Result<u64, StoreError> {
     let mut reader = Reader::open(record, VERSION)?;
     let seconds = reader.u64()?;
     reader.close()?;

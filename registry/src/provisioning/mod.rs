@@ -21,6 +21,7 @@ mod question;
 mod record;
 mod rule;
 mod serve;
+mod subject;
 #[cfg(test)]
 mod tests;
 mod tokens;
@@ -39,6 +40,7 @@ pub use self::manage::{forget, purge};
 pub use self::question::ask;
 pub use self::rule::{Level, Rule};
 pub use self::serve::{Tell, Told, serve};
+pub(crate) use self::subject::{prefix, tell_question, tell_rule};
 pub use self::tokens::serve as serve_tokens;
 use crate::helpers::Helpers;
 use crate::pubsub::turns::Turns;

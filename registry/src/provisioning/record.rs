@@ -15,9 +15,9 @@ use crate::store::{StoreError, key};
 
 const VERSION: u8 = 1;
 /// Below an owner's prefix: the head, the questions, and the things that were the owner's once.
-const HEAD: u8 = b'h';
-const QUESTION: u8 = b'q';
-const FORMER: u8 = b'f';
+pub(super) const HEAD: u8 = b'h';
+pub(super) const QUESTION: u8 = b'q';
+pub(super) const FORMER: u8 = b'f';
 const SEPARATOR: u8 = 0;
 
 /// A question that its owner has not answered.

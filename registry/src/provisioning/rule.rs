@@ -137,7 +137,11 @@ fn rule_key(device: JidRef<'_>, node: &NodeName, number: u64) -> Vec<u8> {
 /// A rule and the rest of its key behind that of its account: the key of its node.
 pub(super) fn read_pair<'a>(prefix: &[u8], pair: &'a Pair) -> Result<(&'a str, Rule), StoreError> {
     let (key, record) = pair;
-    let rest = key.get(prefix.len()..).ok_or(StoreError::Corrupt)?;
+    read(key.get(prefix.len()..).ok_or(StoreError::Corrupt)?, record)
+}
+
+/// The same from the rest of the key.
+pub(super) fn read<'a>(rest: &'a [u8], record: &[u8]) -> Result<(&'a str, Rule), StoreError> {
     let split = rest.len().checked_sub(NUMBER_BYTES).ok_or(StoreError::Corrupt)?;
     let (node, number) = rest.split_at(split);
     let (separator, number) = number.split_first_chunk::<1>().ok_or(StoreError::Corrupt)?;

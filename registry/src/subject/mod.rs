@@ -29,6 +29,8 @@ mod own;
 mod tests;
 mod traces;
 
+pub(crate) use self::own::time;
+
 /// Records looked at for one page.
 const PAGE_RECORDS: usize = 4_096;
 /// Things read at once when their owners are looked for.

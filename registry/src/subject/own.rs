@@ -5,14 +5,16 @@ use base64::engine::general_purpose::STANDARD;
 use plaza_core::date::DateTime;
 use plaza_core::jid::JidRef;
 use plaza_core::thing::TagValue;
+use plaza_core::thing::wire::Dialect;
 use serde_json::{Value, json};
 
 use super::{Place, hex};
+use crate::apikeys;
 use crate::archive::{self, ArchiveId};
 use crate::store::{Pair, StoreError, Table};
 use crate::things::{State, ThingRecord};
 use crate::tokens::Tokens;
-use crate::{accounts, avatars, blocking, offline, private, pubsub, resumables, rosters, vcards};
+use crate::{accounts, avatars, blocking, offline, private, provisioning, pubsub, resumables, rosters, vcards};
 
 /// A record, with the name of what it is; `None` for what only counts or points.
 pub(super) fn tell(
@@ -75,8 +77,8 @@ pub(super) fn tell(
             }
             _ => Some(("owned_things", raw(place, record))),
         },
-        Table::Rules => Some(("rules", raw(place, record))),
-        Table::Questions => Some(("questions", raw(place, record))),
+        Table::Rules => Some(("rules", provisioning::tell_rule(place.rest, record)?)),
+        Table::Questions => Some(provisioning::tell_question(place.rest, record)?),
         Table::Claims | Table::Certificates | Table::ApiKeys | Table::Broker => None,
     })
 }
@@ -103,11 +105,16 @@ pub(super) fn tell_part(
             }))
         }
         // Its settings, which may name it as its holder, have a secret in them.
-        Table::ApiKeys if matches!(place.rest.first(), Some(b'a' | b'o')) => {
-            Ok(Some(("created_with", raw(place, record))))
-        }
-        Table::ApiKeys
-        | Table::Accounts
+        Table::ApiKeys => Ok(match place.rest.split_first() {
+            Some((b'o', _)) => Some(("created_with", json!({ "key": text(record) }))),
+            Some((b'a', rest)) => {
+                let key = rest.split(|&byte| byte == 0).next().unwrap_or_default();
+                let created = apikeys::decode_moment(record)?.saturating_mul(1_000);
+                Some(("created_with", json!({ "key": text(key), "created": time(created) })))
+            }
+            Some(_) | None => None,
+        }),
+        Table::Accounts
         | Table::Rosters
         | Table::Offline
         | Table::Private
@@ -136,7 +143,8 @@ fn text(bytes: &[u8]) -> String {
     String::from_utf8_lossy(bytes).into_owned()
 }
 
-fn time(unix_millis: u64) -> String {
+/// A moment, as it is told.
+pub(crate) fn time(unix_millis: u64) -> String {
     DateTime::from_unix_millis(unix_millis).to_string()
 }
 
@@ -195,10 +203,23 @@ fn thing(thing: &ThingRecord) -> Value {
     };
     let tags: serde_json::Map<String, Value> =
         thing.tags.iter().map(|one| (one.name.to_string(), tag(&one.value))).collect();
+    let attributes = match thing.style.dialect {
+        Dialect::Long => "long",
+        Dialect::Short => "short",
+    };
+    let pending = [
+        ("claimed", thing.pending.claimed),
+        ("removed", thing.pending.removed),
+        ("clear cache", thing.pending.clear_cache),
+    ];
+    let pending: Vec<&str> = pending.into_iter().filter(|(_, is_pending)| *is_pending).map(|(what, _)| what).collect();
     json!({
         "id": thing.node.id, "src": thing.node.source, "pt": thing.node.partition, "state": state,
         "owner": thing.owner().map(|owner| owner.as_str()), "public": public, "removed": removed,
         "has_key": thing.key.is_some(), "enforced": thing.enforced, "tags": tags,
         "created": time(thing.created), "updated": time(thing.updated),
+        "style": { "namespaces": provisioning::prefix(thing.style.generation), "attributes": attributes },
+        "decisions": thing.device.map(|generation| json!({ "namespaces": provisioning::prefix(generation) })),
+        "not_told_yet": pending, "changes": thing.version,
     })
 }

@@ -1,8 +1,10 @@
 use plaza_core::iot::Generation;
 use plaza_core::jid::Jid;
+use plaza_core::provisioning::{Categories, Kind, Part, Tokens};
 use plaza_core::stanza::IqType;
 use plaza_core::thing::wire::Style;
 use plaza_core::thing::{Tag, TagValue};
+use serde_json::json;
 
 use super::*;
 use crate::archive::{self, ArchiveConfig, Entry};
@@ -10,8 +12,8 @@ use crate::avatars::{self, Avatar};
 use crate::blocking::{self, Bounds};
 use crate::offline::{self, OfflineHead, OfflineLimits};
 use crate::private;
+use crate::provisioning::{Level, Rule};
 use crate::pubsub::{Config, Limits, Request};
-use crate::record::put_bytes;
 use crate::rosters;
 use crate::store::memory::MemoryStore;
 use crate::testing::{jid, store_with};
@@ -103,21 +105,20 @@ fn know(store: &MemoryStore, config: &Config, one: &Jid, other: &Jid) {
     ask(store, config, &service, other, &subscribe(&node));
     ask(store, config, &Host::Account(one.clone()), other, &subscribe("urn:x"));
     let thing = thing(one, other);
-    let mut rule = vec![1];
-    put_bytes(&mut rule, format!("{other}/r").as_bytes());
+    let rule = Rule {
+        number: NOW,
+        text: other.as_str().into(),
+        names: None,
+        kind: Kind::Control,
+        level: Level::Jid,
+        allow: true,
+        categories: Kind::Control.categories(),
+    };
+    let ruled = NodeName { id: format!("{}-too", thing.node.id).into(), ..NodeName::default() };
     let writes = vec![
         thing.put(),
         Write::Put { table: Table::Owners, key: owned_key(contact, owner, &thing.node), value: Vec::new() },
-        Write::Put {
-            table: Table::Rules,
-            key: [key::things(owner), other.as_str().into()].concat(),
-            value: rule.clone(),
-        },
-        Write::Put {
-            table: Table::Questions,
-            key: [key::owned_things(owner), [b"q", other.as_str().as_bytes()].concat()].concat(),
-            value: rule,
-        },
+        rule.put(owner, &ruled),
         Write::Put {
             table: Table::Claims,
             key: [&[7; 32], one.as_str().as_bytes(), &[0, 0, 0], thing.node.id.as_bytes()].concat(),
@@ -126,6 +127,17 @@ fn know(store: &MemoryStore, config: &Config, one: &Jid, other: &Jid) {
         Write::Put { table: Table::ApiKeys, key: [b"o", one.as_str().as_bytes()].concat(), value: b"maker".to_vec() },
     ];
     block_on(store.commit(Batch { guards: Vec::new(), writes })).unwrap();
+    let inquiry = provisioning::Inquiry {
+        device: one.clone(),
+        component: jid("things.things.example"),
+        kind: Kind::Read,
+        generation: Generation::Nf,
+        remote: jid("bob@elsewhere.example"),
+        tokens: Tokens::default(),
+        parts: vec![(thing.node, Part { categories: Categories::ALL, names: None })],
+    };
+    let decisions = provisioning::Config::new(provisioning::Limits::DEFAULT, [7; 32]);
+    assert!(!block_on(provisioning::ask(&decisions, store, &inquiry, NOW)).unwrap().is_empty());
 }
 
 /// All pages of an export, or of an erasure with its end.
@@ -231,7 +243,11 @@ fn an_export_tells_all_that_is_kept_and_changes_nothing() {
     assert_eq!(told["things"][0]["owner"], NAMES[1]);
     assert_eq!(told["owned_things"][0]["jid"], NAMES[1]);
     assert_eq!(told["affiliations_elsewhere"][0]["host"], SERVICE);
-    assert_eq!(told["created_with"][0]["key"][0], "olamp@things.example");
+    assert_eq!(told["created_with"][0], &json!({ "key": "maker" }));
+    assert_eq!((&told["rules"][0]["of"], &told["rules"][0]["name"]), (&json!("jid"), &json!(NAMES[1])));
+    assert_eq!(told["questions"][0]["device"], NAMES[1]);
+    assert_eq!(told["questions"][0]["from"], "bob@elsewhere.example");
+    assert_eq!(told["things"][0]["style"], json!({ "namespaces": "urn:xmpp:iot:", "attributes": "long" }));
     assert_eq!(told["items"][0]["payload"], "<x xmlns='urn:x'/>");
     assert_eq!(elsewhere(&page, NAMES[0], true), REMOVED);
     assert_eq!(elsewhere(&page, NAMES[0], false), KEPT);
