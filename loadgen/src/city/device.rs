@@ -12,10 +12,11 @@ use plaza_core::xml::read::Node;
 use plaza_core::xml::write;
 
 use super::funnel::{Stage, Timing};
+use super::life::Life;
 use super::town::{Draw, Kind, Thing, Town, Who};
 use super::wire::{
-    self, CONTROL, Names, News, PING, Pulse, ROSTER, Requests, SECOND_NS, SENSOR, Turn, bare, categories, is_interface,
-    is_of, is_true, node_of, values, write_node, write_node_attrs,
+    self, CONTROL, Names, News, SECOND_NS, SENSOR, Turn, bare, categories, is_interface, is_of, is_true, node_of,
+    values, write_node, write_node_attrs,
 };
 
 /// How long a registration that was put off waits.
@@ -24,8 +25,6 @@ const AGAIN_NS: u64 = 3 * SECOND_NS;
 /// What a device asks.
 #[derive(Debug)]
 enum Ask {
-    Roster,
-    Ping,
     /// Registers the thing of that index here.
     Register(usize),
     /// Tells something new of it.
@@ -64,10 +63,9 @@ pub(crate) struct Device<'t> {
     number: u32,
     names: Names,
     things: Vec<Own>,
-    requests: Requests<Ask>,
+    life: Life<Ask>,
     /// Decisions by the literal text of the question.
     decisions: HashMap<Vec<u8>, Node>,
-    pulse: Pulse,
     /// Registrations that were put off.
     later: Vec<(u64, usize)>,
 }
@@ -82,18 +80,15 @@ impl<'t> Device<'t> {
             number,
             names: town.names(Who::Device(number)),
             things: things.map(own).collect(),
-            requests: Requests::new(),
+            life: Life::new(),
             decisions: HashMap::new(),
-            pulse: Pulse::STILL,
             later: Vec::new(),
         }
     }
 
     /// The session has begun.
     pub(crate) fn ready(&mut self, turn: &mut Turn<'_>) {
-        self.requests.ask(turn, "get", "", ROSTER, turn.now_ns, Ask::Roster);
-        turn.out.extend_from_slice(b"<presence/>");
-        self.pulse = Pulse::from(turn.now_ns + self.town.pause_ns(u64::from(self.number), 0, wire::PING_NS));
+        self.life.begin(self.town, u64::from(self.number), turn);
         for at in 0..self.things.len() {
             if self.things.get(at).is_some_and(|own| own.owner.is_some()) {
                 self.update(at, turn);
@@ -105,29 +100,20 @@ impl<'t> Device<'t> {
 
     /// The connection is gone.
     pub(crate) fn gone(&mut self) {
-        self.requests.clear();
+        self.life.end();
         self.later.clear();
-        self.pulse = Pulse::STILL;
     }
 
     /// When there is something to do unasked.
     pub(crate) fn due_ns(&self) -> u64 {
         let later = self.later.iter().map(|(due_ns, _)| *due_ns).min().unwrap_or(u64::MAX);
-        self.pulse.due_ns().min(self.requests.due_ns()).min(later)
+        self.life.due_ns().min(later)
     }
 
     /// Does what is due.
     pub(crate) fn tick(&mut self, turn: &mut Turn<'_>) {
-        if let Some(since_ns) = self.pulse.beat(turn.now_ns) {
-            if self.requests.open().any(|ask| matches!(ask, Ask::Ping)) {
-                turn.trouble("ping unanswered", "when the next was due");
-            }
-            self.requests.ask(turn, "get", "", PING, since_ns, Ask::Ping);
-        }
-        for ask in self.requests.overdue(turn.now_ns) {
+        for ask in self.life.tick(turn) {
             match ask {
-                Ask::Roster => turn.trouble("no answer", "to roster"),
-                Ask::Ping => turn.trouble("no answer", "to ping"),
                 Ask::Register(_) => turn.trouble("no answer", "to register"),
                 Ask::Update(_) => turn.trouble("no answer", "to update"),
                 Ask::Friend(jid, _) => {
@@ -154,7 +140,7 @@ impl<'t> Device<'t> {
         let payload = stanza.children.first();
         match (stanza.name.as_str(), stanza.attr("type").unwrap_or_default()) {
             ("iq", "result" | "error") => {
-                if let Some((ask, since_ns)) = self.requests.answered(stanza, turn) {
+                if let Some((ask, since_ns)) = self.life.answered(stanza, turn) {
                     self.on_answer(ask, stanza, since_ns, turn);
                 }
             }
@@ -206,7 +192,7 @@ impl<'t> Device<'t> {
         write_tags(&mut payload, thing);
         payload.extend_from_slice(b"</register>");
         let registry = &self.town.registry;
-        self.requests.ask(turn, "set", registry, &payload, turn.now_ns, Ask::Register(at));
+        self.life.ask(turn, "set", registry, &payload, turn.now_ns, Ask::Register(at));
     }
 
     /// Tells how often it was read, as something new.
@@ -218,7 +204,7 @@ impl<'t> Device<'t> {
         write_node_attrs(&mut payload, &thing.node);
         payload.extend_from_slice(format!("><num name='READ' value='{}'/></update>", own.read).as_bytes());
         let registry = &self.town.registry;
-        self.requests.ask(turn, "set", registry, &payload, turn.now_ns, Ask::Update(at));
+        self.life.ask(turn, "set", registry, &payload, turn.now_ns, Ask::Update(at));
     }
 
     fn on_answer(&mut self, ask: Ask, stanza: &Node, since_ns: u64, turn: &mut Turn<'_>) {
@@ -230,10 +216,6 @@ impl<'t> Device<'t> {
             turn.trouble("another generation", "than that of the request, from the registry");
         }
         match ask {
-            Ask::Roster if failed => turn.trouble("roster refused", condition),
-            Ask::Roster => {}
-            Ask::Ping if failed => turn.trouble("ping refused", condition),
-            Ask::Ping => turn.tell(News::Took(Timing::Ping, took_ns)),
             Ask::Register(at) if failed && is_wait => {
                 turn.tell(News::Note("asked to wait"));
                 self.later.push((turn.now_ns + AGAIN_NS, at));
@@ -351,7 +333,7 @@ impl<'t> Device<'t> {
             return self.perform(&task, Some(&answer), turn);
         }
         let ask = Ask::Decide(Box::new(task), payload.clone());
-        self.requests.ask(turn, "get", &self.town.registry, &payload, turn.now_ns, ask);
+        self.life.ask(turn, "get", &self.town.registry, &payload, turn.now_ns, ask);
     }
 
     /// The question about a request.
@@ -505,7 +487,7 @@ impl<'t> Device<'t> {
             Some(answer) => befriend(who, answer, turn),
             None => {
                 let ask = Ask::Friend(who.to_owned(), payload.clone());
-                self.requests.ask(turn, "get", &self.town.registry, &payload, turn.now_ns, ask);
+                self.life.ask(turn, "get", &self.town.registry, &payload, turn.now_ns, ask);
             }
         }
     }

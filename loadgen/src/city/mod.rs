@@ -2,12 +2,13 @@
 //! the owners allow: the whole life of things behind a broker, to be watched and to be judged.
 //!
 //! [`town`] plans it from a seed; [`entry`], [`device`], [`owner`] and [`service`] are state machines without I/O that say
-//! what XMPP clients in the field say; [`streets`] lets them live on one ring; [`funnel`] counts how far they come, and
-//! [`report`] tells.
+//! what XMPP clients in the field say, and [`life`] is what all of them have in common; [`streets`] lets them live on one
+//! ring; [`funnel`] counts how far they come, and [`report`] tells.
 
 mod device;
 mod entry;
 mod funnel;
+mod life;
 mod link;
 mod owner;
 #[cfg(test)]

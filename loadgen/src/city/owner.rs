@@ -12,11 +12,9 @@ use plaza_core::xml::write;
 
 use super::device;
 use super::funnel::Timing;
+use super::life::Life;
 use super::town::{Draw, Thing, Town, Who};
-use super::wire::{
-    self, Names, News, PING, Pulse, ROSTER, Requests, SECOND_NS, Turn, bare, categories, is_of, is_true, node_of,
-    values, write_node,
-};
+use super::wire::{self, Names, News, SECOND_NS, Turn, bare, categories, is_of, is_true, node_of, values, write_node};
 
 /// Claims under way at once.
 const CLAIMS_MAX: usize = 8;
@@ -29,8 +27,6 @@ const THINK_NS_MAX: u64 = SECOND_NS;
 
 #[derive(Debug)]
 enum Ask {
-    Roster,
-    Ping,
     Claim(u32),
     Rule(&'static str),
 }
@@ -41,8 +37,7 @@ pub(crate) struct Owner<'t> {
     town: &'t Town,
     number: u32,
     names: Names,
-    requests: Requests<Ask>,
-    pulse: Pulse,
+    life: Life<Ask>,
     is_ready: bool,
     to_claim: VecDeque<u32>,
     claims: usize,
@@ -61,8 +56,7 @@ impl<'t> Owner<'t> {
             town,
             number,
             names: town.names(Who::Owner(number)),
-            requests: Requests::new(),
-            pulse: Pulse::STILL,
+            life: Life::new(),
             is_ready: false,
             to_claim: VecDeque::new(),
             claims: 0,
@@ -75,19 +69,16 @@ impl<'t> Owner<'t> {
     /// The session has begun.
     pub(crate) fn ready(&mut self, turn: &mut Turn<'_>) {
         self.is_ready = true;
-        self.requests.ask(turn, "get", "", ROSTER, turn.now_ns, Ask::Roster);
-        turn.out.extend_from_slice(b"<presence/>");
-        let account = u64::from(self.town.account(Who::Owner(self.number)));
-        self.pulse = Pulse::from(turn.now_ns + self.town.pause_ns(account, 0, wire::PING_NS));
+        let account = self.town.account(Who::Owner(self.number));
+        self.life.begin(self.town, u64::from(account), turn);
         self.go_on(turn);
     }
 
     /// The connection is gone.
     pub(crate) fn gone(&mut self) {
         self.is_ready = false;
-        self.requests.clear();
+        self.life.end();
         self.claims = 0;
-        self.pulse = Pulse::STILL;
     }
 
     /// A thing of its own stands in the registry and can be claimed.
@@ -101,21 +92,13 @@ impl<'t> Owner<'t> {
         let later = self.later.iter().map(|(due_ns, _)| *due_ns);
         let answers = self.answers.iter().map(|(due_ns, ..)| *due_ns);
         let own = later.chain(answers).min().filter(|_| self.is_ready).unwrap_or(u64::MAX);
-        self.pulse.due_ns().min(self.requests.due_ns()).min(own)
+        self.life.due_ns().min(own)
     }
 
     /// Does what is due.
     pub(crate) fn tick(&mut self, turn: &mut Turn<'_>) {
-        if let Some(since_ns) = self.pulse.beat(turn.now_ns) {
-            if self.requests.open().any(|ask| matches!(ask, Ask::Ping)) {
-                turn.trouble("ping unanswered", "when the next was due");
-            }
-            self.requests.ask(turn, "get", "", PING, since_ns, Ask::Ping);
-        }
-        for ask in self.requests.overdue(turn.now_ns) {
+        for ask in self.life.tick(turn) {
             match ask {
-                Ask::Roster => turn.trouble("no answer", "to roster"),
-                Ask::Ping => turn.trouble("no answer", "to ping"),
                 Ask::Claim(_) => {
                     self.claims = self.claims.saturating_sub(1);
                     turn.trouble("no answer", "to mine");
@@ -134,7 +117,7 @@ impl<'t> Owner<'t> {
         for _ in 0..self.answers.len() {
             let Some((due_ns, name, rule)) = self.answers.pop_front() else { break };
             if due_ns <= turn.now_ns {
-                self.requests.ask(turn, "set", &self.town.registry, &rule, turn.now_ns, Ask::Rule(name));
+                self.life.ask(turn, "set", &self.town.registry, &rule, turn.now_ns, Ask::Rule(name));
             } else {
                 self.answers.push_back((due_ns, name, rule));
             }
@@ -154,7 +137,7 @@ impl<'t> Owner<'t> {
             device::write_tags(&mut payload, thing);
             payload.extend_from_slice(b"</mine>");
             self.claims += 1;
-            self.requests.ask(turn, "set", &self.town.registry, &payload, turn.now_ns, Ask::Claim(index));
+            self.life.ask(turn, "set", &self.town.registry, &payload, turn.now_ns, Ask::Claim(index));
         }
     }
 
@@ -163,7 +146,7 @@ impl<'t> Owner<'t> {
         let from = stanza.attr("from").unwrap_or_default();
         match (stanza.name.as_str(), stanza.attr("type").unwrap_or_default()) {
             ("iq", "result" | "error") => {
-                if let Some((ask, since_ns)) = self.requests.answered(stanza, turn) {
+                if let Some((ask, since_ns)) = self.life.answered(stanza, turn) {
                     self.on_answer(&ask, stanza, since_ns, turn);
                 }
             }
@@ -180,10 +163,6 @@ impl<'t> Owner<'t> {
         let failed = stanza.attr("type") == Some("error");
         let (condition, is_wait) = wire::condition(stanza);
         match *ask {
-            Ask::Roster if failed => turn.trouble("roster refused", condition),
-            Ask::Roster => {}
-            Ask::Ping if failed => turn.trouble("ping refused", condition),
-            Ask::Ping => turn.tell(News::Took(Timing::Ping, took_ns)),
             Ask::Rule(name) if failed => turn.trouble("rule refused", format!("{name}: {condition}")),
             Ask::Rule(_) => turn.tell(News::Note("questions answered")),
             Ask::Claim(index) => {

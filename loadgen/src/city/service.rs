@@ -11,8 +11,9 @@ use plaza_core::xml::write;
 
 use super::device;
 use super::funnel::{Stage, Timing};
+use super::life::Life;
 use super::town::{Kind, Thing, Town, Who};
-use super::wire::{self, Names, News, PING, Pulse, ROSTER, Requests, SECOND_NS, Turn, bare, node_of, write_node};
+use super::wire::{self, Names, News, SECOND_NS, Turn, bare, node_of, write_node};
 
 /// How long somebody who was refused waits at first; then longer each time.
 const AGAIN_NS_MIN: u64 = 2 * SECOND_NS;
@@ -25,8 +26,6 @@ const READS_PER_CONTROL: u64 = 3;
 
 #[derive(Debug)]
 enum Ask {
-    Roster,
-    Ping,
     Search(u32),
     Read(u32, String),
     Control(u32),
@@ -73,8 +72,7 @@ pub(crate) struct Service<'t> {
     town: &'t Town,
     number: u32,
     names: Names,
-    requests: Requests<Ask>,
-    pulse: Pulse,
+    life: Life<Ask>,
     is_ready: bool,
     contacts: BTreeMap<u32, Contact>,
     targets: BTreeMap<u32, Target>,
@@ -89,8 +87,7 @@ impl<'t> Service<'t> {
             town,
             number,
             names: town.names(Who::Service(number)),
-            requests: Requests::new(),
-            pulse: Pulse::STILL,
+            life: Life::new(),
             is_ready: false,
             contacts: BTreeMap::new(),
             targets: BTreeMap::new(),
@@ -102,17 +99,14 @@ impl<'t> Service<'t> {
     /// The session has begun.
     pub(crate) fn ready(&mut self, turn: &mut Turn<'_>) {
         self.is_ready = true;
-        self.requests.ask(turn, "get", "", ROSTER, turn.now_ns, Ask::Roster);
-        turn.out.extend_from_slice(b"<presence/>");
-        let account = u64::from(self.town.account(Who::Service(self.number)));
-        self.pulse = Pulse::from(turn.now_ns + self.town.pause_ns(account, 0, wire::PING_NS));
+        let account = self.town.account(Who::Service(self.number));
+        self.life.begin(self.town, u64::from(account), turn);
     }
 
     /// The connection is gone.
     pub(crate) fn gone(&mut self) {
         self.is_ready = false;
-        self.requests.clear();
-        self.pulse = Pulse::STILL;
+        self.life.end();
         for contact in self.contacts.values_mut() {
             contact.full = None;
         }
@@ -142,21 +136,13 @@ impl<'t> Service<'t> {
     pub(crate) fn due_ns(&self) -> u64 {
         let todo = self.todo.peek().map(|Reverse((due_ns, _))| *due_ns);
         let todo = todo.filter(|_| self.is_ready).unwrap_or(u64::MAX);
-        self.pulse.due_ns().min(self.requests.due_ns()).min(todo)
+        self.life.due_ns().min(todo)
     }
 
     /// Does what is due.
     pub(crate) fn tick(&mut self, turn: &mut Turn<'_>) {
-        if let Some(since_ns) = self.pulse.beat(turn.now_ns) {
-            if self.requests.open().any(|ask| matches!(ask, Ask::Ping)) {
-                turn.trouble("ping unanswered", "when the next was due");
-            }
-            self.requests.ask(turn, "get", "", PING, since_ns, Ask::Ping);
-        }
-        for ask in self.requests.overdue(turn.now_ns) {
+        for ask in self.life.tick(turn) {
             match ask {
-                Ask::Roster => turn.trouble("no answer", "to roster"),
-                Ask::Ping => turn.trouble("no answer", "to ping"),
                 Ask::Search(_) => turn.trouble("no answer", "to search"),
                 Ask::Read(index, _) => self.missed(index, "read-out", turn),
                 Ask::Control(index) => self.missed(index, "control", turn),
@@ -192,7 +178,7 @@ impl<'t> Service<'t> {
                     payload.extend_from_slice(format!("<f n='{field}'/><f n='Serial'/>").as_bytes());
                 }
                 payload.extend_from_slice(b"</req>");
-                self.requests.ask(turn, "get", &full, &payload, due_ns, Ask::Read(index, id));
+                self.life.ask(turn, "get", &full, &payload, due_ns, Ask::Read(index, id));
                 if self.targets.get(&index).is_some_and(|target| target.reads > 0) {
                     self.plan(due_ns + self.town.census.interval_ns, todo);
                 }
@@ -209,7 +195,7 @@ impl<'t> Service<'t> {
                 payload.push(b'>');
                 write_node(&mut payload, &thing.node);
                 payload.extend_from_slice(format!("<b n='{parameter}' v='{value}'/></set>").as_bytes());
-                self.requests.ask(turn, "set", &full, &payload, due_ns, Ask::Control(index));
+                self.life.ask(turn, "set", &full, &payload, due_ns, Ask::Control(index));
                 if again {
                     self.plan(due_ns + READS_PER_CONTROL * self.town.census.interval_ns, todo);
                 }
@@ -237,7 +223,7 @@ impl<'t> Service<'t> {
             payload.extend_from_slice(b"/>");
         }
         payload.extend_from_slice(b"</search>");
-        self.requests.ask(turn, "get", &self.town.registry, &payload, turn.now_ns, Ask::Search(index));
+        self.life.ask(turn, "get", &self.town.registry, &payload, turn.now_ns, Ask::Search(index));
     }
 
     /// Takes a stanza.
@@ -245,7 +231,7 @@ impl<'t> Service<'t> {
         let from = stanza.attr("from").unwrap_or_default();
         match (stanza.name.as_str(), stanza.attr("type").unwrap_or_default()) {
             ("iq", "result" | "error") => {
-                if let Some((ask, since_ns)) = self.requests.answered(stanza, turn) {
+                if let Some((ask, since_ns)) = self.life.answered(stanza, turn) {
                     self.on_answer(ask, stanza, since_ns, turn);
                 }
             }
@@ -284,7 +270,7 @@ impl<'t> Service<'t> {
             "unavailable" if contact.full.as_deref() == Some(from) => {
                 contact.full = None;
                 contact.away = true;
-                let forgotten = self.requests.forget(from).len();
+                let forgotten = self.life.forget(from);
                 (0..forgotten).for_each(|_| turn.tell(News::Note("requests to who had gone")));
             }
             "subscribed" => contact.friend = true,
@@ -311,10 +297,6 @@ impl<'t> Service<'t> {
         let failed = stanza.attr("type") == Some("error");
         let (condition, is_wait) = wire::condition(stanza);
         match ask {
-            Ask::Roster if failed => turn.trouble("roster refused", condition),
-            Ask::Roster => {}
-            Ask::Ping if failed => turn.trouble("ping refused", condition),
-            Ask::Ping => turn.tell(News::Took(Timing::Ping, took_ns)),
             Ask::Search(index) if failed && is_wait => {
                 turn.tell(News::Note("asked to wait"));
                 self.plan(turn.now_ns + AGAIN_NS_MIN, Todo::Search(index));
@@ -679,8 +661,7 @@ mod tests {
             town.devices[device as usize].leaves = leaves;
             let mut service = befriended(&town, index, device, &jid);
             tick(&mut service, 2 * AGAIN_NS_MIN);
-            service.pulse = Pulse::STILL;
-            service.requests.forget("");
+            service.life.hush();
             let (said, news) = during(u64::MAX / 2, |turn| service.tick(turn));
             let told =
                 news.iter().any(|news| matches!(news, News::Trouble("no answer", what) if what == "to read-out"));

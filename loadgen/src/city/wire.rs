@@ -1,6 +1,7 @@
 //! What all who live in the city have in common: how they ask and are answered, and what they tell the one who watches.
 //!
-//! Used by [`super::device`], [`super::owner`] and [`super::service`], which perform no I/O and read no clock.
+//! Used by [`super::life`], [`super::device`], [`super::owner`] and [`super::service`], which perform no I/O and read no
+//! clock.
 
 use plaza_core::iot::{Generation, Interface};
 use plaza_core::ns;
