@@ -5,6 +5,7 @@
 //! - stanzas between two addresses arrive in the order they were sent (RFC 6120 §10.1);
 //! - each is delivered, answered with an error, or counted as dropped, and only one of these;
 //! - nobody waits for ever, whoever ended meanwhile;
+//! - nothing passes between those of whom one blocks the other, from the moment that is in effect (XEP-0191 §3.3);
 //! - events of services reach whom they are for in the order they happened;
 //! - outboxes and batches stay within their bounds;
 //! - those who saw a session available learn once that it is gone (RFC 6121 §4.5.2, §4.6.3);
@@ -62,6 +63,16 @@ fn seed_2218_what_was_being_archived_comes_behind_what_was_kept() {
 }
 
 #[test]
+fn seed_128_a_question_is_not_put_once_who_asks_is_blocked() {
+    simulate(128);
+}
+
+#[test]
+fn seed_193_what_was_kept_is_not_given_once_its_sender_is_blocked() {
+    simulate(193);
+}
+
+#[test]
 fn events_arrive() {
     let mut seen = 0;
     for seed in 0..50 {
@@ -71,6 +82,19 @@ fn events_arrive() {
         seen += world.events_seen;
     }
     assert!(seen > 100, "{seen} events arrived");
+}
+
+#[test]
+fn lists_hold_up() {
+    let (mut blocked, mut held_up) = (0, 0);
+    for seed in (0..210).filter(|seed| matches!(seed % 7, 2 | 4)) {
+        let mut world = World::new(seed);
+        world.live();
+        world.drain();
+        blocked += world.blocks.blocked;
+        held_up += world.blocks.held_up;
+    }
+    assert!(blocked > 100 && held_up > 100, "{blocked} addresses were blocked, {held_up} stanzas held up");
 }
 
 #[test]

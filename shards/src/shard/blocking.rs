@@ -7,7 +7,9 @@
 //! to its account, whose home shows it to all its resources.
 
 use plaza_core::jid::{Jid, JidRef};
+use plaza_core::limits::ScanLimits;
 use plaza_core::stanza::{Class, Condition, IqType, Stanza, StanzaError};
+use plaza_core::xml::{Scanned, StreamNamespaces};
 use plaza_registry::blocking::BlockList;
 
 use super::batch::Envelope;
@@ -60,6 +62,19 @@ impl Shard {
             return Some(self.queue_inbound(envelope, origin, body));
         };
         self.blocks(index, envelope.from).then(|| self.refuse_blocked(envelope))
+    }
+
+    /// Whether what an account was sent earlier, and is given now, is from somebody whom it blocks by now (§3.3).
+    pub(super) fn blocks_kept(&mut self, index: u32, stanza: &[u8]) -> bool {
+        if self.accounts.get(index).is_none_or(|account| account.blocked.is_none()) {
+            return false;
+        }
+        self.scanner.reset();
+        let from = match self.scanner.next(&ScanLimits::SCANNED, &StreamNamespaces::default(), stanza) {
+            Ok(Scanned::Element { element, .. }) => element.attr("from").map(|from| from.value().into_owned()),
+            _ => None,
+        };
+        self.blocks(index, &from.unwrap_or_default())
     }
 
     /// An account's list has changed: who came onto it sees the account leave, who left it where it is (§3.3, §3.4), as

@@ -9,6 +9,7 @@ use plaza_registry::offline::OfflineMessage;
 
 use super::work::{Inbound, Task};
 use super::{SessionId, Shard};
+use crate::metrics::DropReason;
 
 impl Shard {
     /// Whether a session takes messages for its account: it is available, and not with a negative priority.
@@ -46,6 +47,10 @@ impl Shard {
             }
             given.push((message.number, message.bytes));
             if message.expired || self.denies_kept(index, &message.stanza) {
+                continue;
+            }
+            if self.blocks_kept(index, &message.stanza) {
+                self.drop_counted(DropReason::Blocked);
                 continue;
             }
             self.write(id, |out| out.extend_from_slice(&message.stanza));

@@ -617,6 +617,9 @@ impl Shard {
             (Running::Fetch(session), Return::Fetch(Ok(messages))) => self.give_messages(index, session, messages),
             (Running::Questions(session), Return::Requests(Ok(questions))) => {
                 for question in questions {
+                    if self.blocks_kept(index, question.as_bytes()) {
+                        continue; // It is asked once its sender is blocked no more.
+                    }
                     self.tell(session, |out| out.extend_from_slice(question.as_bytes()));
                 }
             }

@@ -2,8 +2,10 @@
 
 use std::collections::{HashMap, VecDeque};
 
+use plaza_core::jid::Jid;
 use plaza_core::stream;
 use plaza_shards::ring::Key;
+use plaza_shards::shard::Shard;
 
 use super::{Client, DOMAIN, Pending, Sent, World};
 
@@ -26,9 +28,36 @@ impl World {
             0..=1 => "r".to_owned(),
             _ => format!("r{index}"),
         };
+        if self.plan.blocks {
+            // What an account blocks is known before it has sessions.
+            let key = Key { index: self.logging_in.len() as u32, generation: 2 };
+            self.logging_in.push((account.clone(), resource));
+            if self.shard_of(&account).login(key, account.as_jid()) {
+                self.logged_in(key.index as usize);
+            }
+            return;
+        }
+        self.bind_as(&account, &resource);
+    }
+
+    pub(super) fn shard_of(&mut self, account: &Jid) -> &mut Shard {
+        let shard = usize::from(self.shards[0].home(account.as_jid()).0);
+        &mut self.shards[shard]
+    }
+
+    /// What is known of an account is in memory: a client of its is bound.
+    pub(super) fn logged_in(&mut self, login: usize) {
+        let (account, resource) = self.logging_in[login].clone();
+        if self.shard_of(&account).facts(account.as_jid()).is_some() {
+            self.bind_as(&account, &resource);
+        }
+    }
+
+    fn bind_as(&mut self, account: &Jid, resource: &str) {
+        let index = self.clients.len();
         let shard = usize::from(self.shards[0].home(account.as_jid()).0);
         let key = Key { index: index as u32, generation: 1 };
-        let Ok((id, jid)) = self.shards[shard].bind(key, &account, Some(&resource), 0) else { return };
+        let Ok((id, jid)) = self.shards[shard].bind(key, account, Some(resource), 0) else { return };
         if self.resources.iter().any(|known| known == jid.as_str()) {
             self.rebound.insert(jid.as_str().to_owned());
         } else {
@@ -55,6 +84,7 @@ impl World {
             hid: false,
             managed: None,
             cut: false,
+            told_blocks: 0,
         });
         if !self.plan.exact && self.random.percent(self.plan.managed_percent) {
             self.managed_clients.insert(index);
@@ -83,6 +113,9 @@ impl World {
 
     pub(super) fn say(&mut self) {
         let Some(client) = self.someone() else { return };
+        if self.plan.blocks && self.random.percent(15) {
+            self.say_block(client);
+        }
         for _ in 0..=self.random.below(6) {
             match self.random.below(20) {
                 0..=9 => self.say_message(client),
@@ -194,9 +227,12 @@ impl World {
         self.sent.push(Sent {
             sender: client,
             tag: text.chars().take(100).collect(),
+            to: to.to_owned(),
             request: name == "iq" && matches!(kind, "get" | "set"),
             error: kind == "error",
             taken: false,
+            taken_at: 0,
+            held_up: false,
             delivered: Vec::new(),
             answers: 0,
         });

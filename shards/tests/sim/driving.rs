@@ -7,7 +7,7 @@ use plaza_core::sm::SmId;
 use plaza_core::stanza::{Condition, IqType, Kind, MessageType, write_error, write_reply_start};
 use plaza_core::stream::NotResumed;
 use plaza_core::xml::{Scanned, StreamNamespaces};
-use plaza_registry::errands::{self, Errand};
+use plaza_registry::errands::{self, Errand, Return};
 use plaza_registry::pubsub;
 use plaza_registry::services::{Effect as ServiceEffect, Reply, Target};
 use plaza_registry::store::StoreError;
@@ -49,12 +49,14 @@ impl World {
             Flow::Stalled => client.paused = true,
             Flow::End(condition) => panic!("{} was ended: {condition:?}", client.jid),
             Flow::Continue | Flow::Blocked => {
-                if let Some(number) = next.number {
-                    self.sent[number].taken = true;
-                }
+                let number = next.number;
                 client.pending.pop_front();
                 client.paused = flow == Flow::Blocked;
                 client.awaiting = flow == Flow::Blocked && iq;
+                if let Some(number) = number {
+                    self.sent[number].taken = true;
+                    self.note_taken(number, heard);
+                }
             }
         }
     }
@@ -225,7 +227,9 @@ impl World {
                 Effect::End(key, _) => self.disconnect(key.index as usize),
                 Effect::Service(request, reply_to) => self.services.push((shard, request, reply_to)),
                 Effect::Errand(account, errand) => self.errands.push((shard, account, *errand)),
-                Effect::Login(..) | Effect::Tokens(..) => panic!("nobody logs in here"),
+                Effect::Login(key, Ok(())) => self.logged_in(key.index as usize),
+                Effect::Login(_, Err(_)) => {}
+                Effect::Tokens(..) => panic!("nobody has tokens here"),
                 Effect::Inquire(..) | Effect::AskUntil(_) | Effect::Asked(..) => panic!("nobody has things here"),
                 Effect::Displace(_) => panic!("nobody comes back twice"),
                 Effect::Expire(id) => self.shards[shard].expire(id, None),
@@ -257,11 +261,18 @@ impl World {
         self.activity += 1;
         let refused = self.random.percent(self.plan.store_refuses_percent);
         self.store.refuse(refused.then_some(StoreError::Busy));
-        let serves = if let Errand::Serve(request) = &errand { Some(request.caller.clone()) } else { None };
+        let serves = if let Errand::Serve(request) = &errand {
+            Some((request.caller.clone(), request.id_raw.to_string()))
+        } else {
+            None
+        };
         let brought = block_on(errands::run(&self.errand_config, &self.store, &account, errand, 0));
         self.store.refuse(None);
-        if let Some(caller) = serves {
-            self.no_longer_awaits(shard, &caller);
+        if let Some((caller, id)) = &serves {
+            self.no_longer_awaits(shard, caller);
+            if let Return::Serve(reply) = &brought {
+                self.blocks.answer(self.activity, caller, id, reply);
+            }
         }
         self.shards[shard].errand_done(&account, brought);
     }

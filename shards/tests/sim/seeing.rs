@@ -31,6 +31,13 @@ impl World {
             if element.ns() != ns::CLIENT {
                 continue;
             }
+            if matches!(&*kind, "result" | "error")
+                && let Some(done) = self.blocks.answered(&id)
+            {
+                let told = &mut self.clients[client].told_blocks;
+                *told = done.max(*told);
+            }
+            self.see_from(client, element.name(), &kind, (&from, &id));
             if let Some(number) = id.strip_prefix('n').and_then(|digits| digits.parse().ok()) {
                 let late = element.children().any(|child| child.is("delay", ns::DELAY));
                 self.see(client, number, element.name(), &kind, (&from, &to), late);
@@ -67,6 +74,8 @@ impl World {
         }
         assert!(!answers, "{} got an answer to n{number} of {sender}", client.jid);
         assert_eq!(from, sender.as_str());
+        self.see_unblocked(index, number, from);
+        let (sent, client) = (&mut self.sent[number], &mut self.clients[index]);
         let bare = client.jid.bare();
         let addressed = to.is_empty() || JidRef::from_normal(to).bare() == bare.as_jid();
         assert!(addressed, "{} got a {name} for {to}", client.jid);

@@ -1,5 +1,7 @@
 //! The world around the shards: clients, the mesh, services and the driver's part.
 
+#[path = "blocks.rs"]
+mod blocks;
 #[path = "checks.rs"]
 mod checks;
 #[path = "clients.rs"]
@@ -28,6 +30,7 @@ use plaza_shards::mesh::ShardId;
 use plaza_shards::shard::{Batch, ReplyTo, SessionId, Shard};
 
 use super::random::Random;
+use blocks::Blocks;
 use plan::{Plan, keys};
 
 const DOMAIN: &str = "things.example";
@@ -46,11 +49,17 @@ struct Sent {
     sender: usize,
     /// How it begins.
     tag: String,
+    /// Whom it is for, as said.
+    to: String,
     /// It asks: an answer with its id is one to its sender.
     request: bool,
     /// Its own type is `error`: with this id it's never an answer.
     error: bool,
     taken: bool,
+    /// When it was taken, in things that happened.
+    taken_at: u64,
+    /// Its sender blocked its recipient by then.
+    held_up: bool,
     delivered: Vec<usize>,
     answers: u32,
 }
@@ -90,6 +99,8 @@ struct Client {
     managed: Option<(String, u32)>,
     /// Cut off, and not back yet.
     cut: bool,
+    /// Up to when it knows what its account blocks.
+    told_blocks: u64,
 }
 
 pub(crate) struct World {
@@ -126,6 +137,9 @@ pub(crate) struct World {
     errand_config: ErrandConfig,
     /// Sessions whose clients are waited for to acknowledge, by shard.
     watched: VecDeque<(usize, SessionId)>,
+    pub(crate) blocks: Blocks,
+    /// Clients that log in: account, resource.
+    logging_in: Vec<(Jid, String)>,
 }
 
 impl World {
@@ -188,6 +202,8 @@ impl World {
             managed_clients: HashSet::new(),
             errand_config,
             watched: VecDeque::new(),
+            blocks: Blocks::default(),
+            logging_in: Vec::new(),
         }
     }
 
@@ -263,6 +279,9 @@ impl World {
             );
             assert!(!client.paused && !client.awaiting, "{} waits for ever: {state:?}", client.jid);
             assert!(client.pending.is_empty(), "{index}");
+        }
+        if self.plan.blocks {
+            self.make_up();
         }
         self.agree();
         // A pause nobody takes back shows only when something is said.
