@@ -6,6 +6,8 @@
 //! - each is delivered, answered with an error, or counted as dropped, and only one of these;
 //! - nobody waits for ever, whoever ended meanwhile;
 //! - nothing passes between those of whom one blocks the other, from the moment that is in effect (XEP-0191 §3.3);
+//! - what the store acknowledged is there afterwards, however late it was and whatever it refused meanwhile;
+//! - who is still there when its question or message fails hears so;
 //! - events of services reach whom they are for in the order they happened;
 //! - outboxes and batches stay within their bounds;
 //! - those who saw a session available learn once that it is gone (RFC 6121 §4.5.2, §4.6.3);

@@ -17,7 +17,7 @@ use super::{Client, World};
 impl World {
     /// What became of every stanza.
     pub(crate) fn check(&self) {
-        let mut lost = Vec::new();
+        let (mut lost, mut numbers) = (Vec::new(), Vec::new());
         let kept = self.kept();
         for (number, sent) in self.sent.iter().enumerate() {
             if kept.contains(&number) {
@@ -32,6 +32,7 @@ impl World {
             let handed_on = managed || (self.plan.managed_percent > 0 && !sent.request);
             assert!(outcomes <= 1 || handed_on, "n{number}: {} copies, {} answers", sent.delivered.len(), sent.answers);
             if sent.taken && outcomes == 0 {
+                numbers.push(number);
                 lost.push((self.clients[sent.sender].jid.as_str(), sent.tag.as_str()));
             }
         }
@@ -40,11 +41,13 @@ impl World {
         assert!(count <= drops, "{drops} drops counted, {count} stanzas lost: {lost:?}");
         if self.plan.exact {
             // An answer to a command that nobody was there for is dropped as well.
-            let most = count + self.blocks.unanswered();
+            let most = count + self.blocks.unanswered() + self.notes.unanswered();
             // What was kept and is held up by now is so as often as the store does not forget it.
             let often = self.plan.blocks && self.plan.store_refuses_percent > 0;
             assert!(often || drops <= most, "{drops} drops, {most} stanzas: {lost:?}");
+            self.check_silence(&numbers);
         }
+        self.check_notes();
         self.check_presence();
         self.check_archives();
     }

@@ -116,6 +116,9 @@ impl World {
         if self.plan.blocks && self.random.percent(15) {
             self.say_block(client);
         }
+        if self.plan.slow && self.random.percent(10) {
+            self.say_note(client);
+        }
         for _ in 0..=self.random.below(6) {
             match self.random.below(20) {
                 0..=9 => self.say_message(client),

@@ -259,22 +259,36 @@ impl World {
         let at = self.random.below(self.errands.len());
         let (shard, account, errand) = self.errands.swap_remove(at);
         self.activity += 1;
-        let refused = self.random.percent(self.plan.store_refuses_percent);
-        self.store.refuse(refused.then_some(StoreError::Busy));
         let serves = if let Errand::Serve(request) = &errand {
             Some((request.caller.clone(), request.id_raw.to_string()))
         } else {
             None
         };
+        if self.plan.slow {
+            return self.begin_errand(shard, account, errand, serves);
+        }
+        let refused = self.random.percent(self.plan.store_refuses_percent);
+        self.store.refuse(refused.then_some(StoreError::Busy));
         let brought = block_on(errands::run(&self.errand_config, &self.store, &account, errand, 0));
         self.store.refuse(None);
+        self.finish_errand(shard, &account, serves, brought);
+    }
+
+    /// What an errand brought, and whom of a session's services it answers with which id.
+    pub(super) fn finish_errand(
+        &mut self,
+        shard: usize,
+        account: &Jid,
+        serves: Option<(Jid, String)>,
+        brought: Return,
+    ) {
         if let Some((caller, id)) = &serves {
             self.no_longer_awaits(shard, caller);
             if let Return::Serve(reply) = &brought {
                 self.blocks.answer(self.activity, caller, id, reply);
             }
         }
-        self.shards[shard].errand_done(&account, brought);
+        self.shards[shard].errand_done(account, brought);
     }
 
     pub(super) fn no_longer_awaits(&mut self, shard: usize, caller: &Jid) {

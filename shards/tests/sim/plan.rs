@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) crowd_percent: usize,
     /// Clients block and unblock each other.
     pub(super) blocks: bool,
+    /// The store takes its time, and refuses requests rather than errands. Clients note what has to be there afterwards.
+    pub(super) slow: bool,
     pub(super) config: ShardConfig,
 }
 
@@ -73,6 +75,7 @@ impl Plan {
             idle_percent: random.pick(&[10, 50, 80, 97]),
             crowd_percent: random.pick(&[0, 0, 70]),
             blocks,
+            slow: matches!(seed % 11, 1 | 2 | 5 | 6 | 9),
             config: ShardConfig {
                 domains: vec![Jid::parse(DOMAIN).unwrap()],
                 services: Vec::new(),

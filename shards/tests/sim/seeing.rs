@@ -37,6 +37,10 @@ impl World {
                 let told = &mut self.clients[client].told_blocks;
                 *told = done.max(*told);
             }
+            let account = self.clients[client].jid.bare();
+            if matches!(&*kind, "result" | "error") {
+                self.notes.answered(account, client, &id, &kind);
+            }
             self.see_from(client, element.name(), &kind, (&from, &id));
             if let Some(number) = id.strip_prefix('n').and_then(|digits| digits.parse().ok()) {
                 let late = element.children().any(|child| child.is("delay", ns::DELAY));

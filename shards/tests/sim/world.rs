@@ -8,6 +8,8 @@ mod checks;
 mod clients;
 #[path = "driving.rs"]
 mod driving;
+#[path = "faults.rs"]
+mod faults;
 #[path = "plan.rs"]
 mod plan;
 #[path = "seeing.rs"]
@@ -31,6 +33,7 @@ use plaza_shards::shard::{Batch, ReplyTo, SessionId, Shard};
 
 use super::random::Random;
 use blocks::Blocks;
+use faults::{Notes, Running, SlowStore};
 use plan::{Plan, keys};
 
 const DOMAIN: &str = "things.example";
@@ -132,6 +135,10 @@ pub(crate) struct World {
     /// What is kept, by the code that keeps it for the broker.
     store: MemoryStore,
     errands: Vec<(usize, Jid, Errand)>,
+    /// The store as errands see it where it takes its time, and those that wait for it.
+    slow_store: SlowStore,
+    running: Vec<Running>,
+    notes: Notes,
     /// Clients whose stream was managed at some time.
     managed_clients: HashSet<usize>,
     errand_config: ErrandConfig,
@@ -197,8 +204,11 @@ impl World {
             events_seen: 0,
             rebound: HashSet::new(),
             told_twice: Vec::new(),
+            slow_store: SlowStore::new(&store),
             store,
             errands: Vec::new(),
+            running: Vec::new(),
+            notes: Notes::default(),
             managed_clients: HashSet::new(),
             errand_config,
             watched: VecDeque::new(),
@@ -217,6 +227,9 @@ impl World {
             {
                 self.activity += 1;
                 self.shards[shard].expire(id, Some(0));
+            }
+            if self.plan.slow && self.random.percent(30) {
+                self.store_goes_on();
             }
             match self.random.below(24) {
                 0 => self.bind(),
@@ -304,9 +317,10 @@ impl World {
                 self.read(client);
                 self.feed(client);
             }
-            while !self.services.is_empty() || !self.errands.is_empty() {
+            while !self.services.is_empty() || !self.errands.is_empty() || !self.running.is_empty() {
                 self.serve();
                 self.run_errand();
+                self.store_goes_on();
             }
             for shard in 0..self.shards.len() {
                 self.flush(shard);

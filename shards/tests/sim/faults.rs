@@ -1,0 +1,231 @@
+//! A store that takes its time, and at times cannot: each request of an errand waits for its turn, in no order, and some
+//! are refused.
+//!
+//! What was acknowledged is there afterwards: clients note names in their rosters, and what they were told is kept has to
+//! be there when all is over. Who is told nothing was told nothing for a reason that is counted.
+
+use std::collections::HashMap;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::task::{Context, Poll, Waker};
+
+use plaza_core::jid::Jid;
+use plaza_core::ns;
+use plaza_registry::errands::{self, Errand, Return};
+use plaza_registry::rosters;
+use plaza_registry::store::memory::MemoryStore;
+use plaza_registry::store::{Batch, CommitError, Found, Lookup, Pair, Run, Store, StoreError, Table};
+use plaza_registry::wait::block_on;
+
+use super::World;
+
+/// Clients that note names: few, since a roster has its bound and subscriptions need room in it.
+const NOTING_CLIENTS: usize = 8;
+
+/// A handle of the store whose requests wait for their turns.
+#[derive(Clone)]
+pub(super) struct SlowStore {
+    store: MemoryStore,
+    turns: Arc<Mutex<Turns>>,
+}
+
+/// Requests by number: those that wait, and whether those whose turn it is may be done.
+#[derive(Default)]
+struct Turns {
+    last: u64,
+    waiting: Vec<u64>,
+    given: HashMap<u64, Result<(), StoreError>>,
+}
+
+/// An errand that waits for the store.
+pub(super) struct Running {
+    shard: usize,
+    account: Jid,
+    serves: Option<(Jid, String)>,
+    errand: Pin<Box<dyn Future<Output = Return>>>,
+}
+
+/// Names that clients noted in their rosters.
+#[derive(Default)]
+pub(super) struct Notes {
+    said: u64,
+    answered: u64,
+    /// By account and contact: the last one that was acknowledged.
+    kept: HashMap<(Jid, String), u64>,
+}
+
+impl SlowStore {
+    pub(super) fn new(store: &MemoryStore) -> Self {
+        Self { store: store.clone(), turns: Arc::default() }
+    }
+
+    /// Resolves when it is the request's turn, which begins to wait now.
+    fn turn(&self) -> impl Future<Output = Result<(), StoreError>> + Send + 'static + use<> {
+        let mut turns = self.turns();
+        turns.last += 1;
+        let number = turns.last;
+        turns.waiting.push(number);
+        let turns = Arc::clone(&self.turns);
+        poll_fn(move |_| turns.lock().unwrap().given.remove(&number).map_or(Poll::Pending, Poll::Ready))
+    }
+
+    fn turns(&self) -> MutexGuard<'_, Turns> {
+        self.turns.lock().unwrap()
+    }
+}
+
+impl Store for SlowStore {
+    fn get(
+        &self,
+        table: Table,
+        key: &[u8],
+    ) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send + 'static + use<> {
+        let (turn, store, key) = (self.turn(), self.store.clone(), key.to_vec());
+        async move {
+            turn.await?;
+            store.get(table, &key).await
+        }
+    }
+
+    fn scan(
+        &self,
+        table: Table,
+        prefix: &[u8],
+        after: Option<&[u8]>,
+        limit: usize,
+    ) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<> {
+        let (turn, store) = (self.turn(), self.store.clone());
+        let (prefix, after) = (prefix.to_vec(), after.map(<[u8]>::to_vec));
+        async move {
+            turn.await?;
+            store.scan(table, &prefix, after.as_deref(), limit).await
+        }
+    }
+
+    fn run(&self, run: Run) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<> {
+        let (turn, store) = (self.turn(), self.store.clone());
+        async move {
+            turn.await?;
+            store.run(run).await
+        }
+    }
+
+    fn look_up(
+        &self,
+        lookups: Vec<Lookup>,
+    ) -> impl Future<Output = Result<Vec<Option<Found>>, StoreError>> + Send + 'static + use<> {
+        let (turn, store) = (self.turn(), self.store.clone());
+        async move {
+            turn.await?;
+            store.look_up(lookups).await
+        }
+    }
+
+    fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), CommitError>> + Send + 'static + use<> {
+        let (turn, store) = (self.turn(), self.store.clone());
+        async move {
+            turn.await?;
+            store.commit(batch).await
+        }
+    }
+}
+
+impl Notes {
+    /// A client has an answer.
+    pub(super) fn answered(&mut self, account: Jid, client: usize, id: &str, kind: &str) {
+        let Some(number) = id.strip_prefix('k').and_then(|digits| digits.parse().ok()) else { return };
+        self.answered += 1;
+        if kind == "result" {
+            self.kept.insert((account, contact(client)), number);
+        }
+    }
+
+    /// How many answers did not arrive.
+    pub(super) fn unanswered(&self) -> u64 {
+        self.said - self.answered
+    }
+}
+
+fn contact(client: usize) -> String {
+    format!("k{client}@elsewhere.example")
+}
+
+impl World {
+    /// Begins an errand, which goes on as the store does.
+    pub(super) fn begin_errand(&mut self, shard: usize, account: Jid, errand: Errand, serves: Option<(Jid, String)>) {
+        let (config, store, owner) = (self.errand_config.clone(), self.slow_store.clone(), account.clone());
+        let errand = Box::pin(async move { errands::run(&config, &store, &owner, errand, 0).await });
+        self.running.push(Running { shard, account, serves, errand });
+        self.go_on_errands();
+    }
+
+    /// One of the requests has its turn.
+    pub(super) fn store_goes_on(&mut self) {
+        let mut turns = self.slow_store.turns();
+        assert!(self.running.is_empty() || !turns.waiting.is_empty(), "an errand waits for nothing");
+        if turns.waiting.is_empty() {
+            return;
+        }
+        self.activity += 1;
+        let at = self.random.below(turns.waiting.len());
+        let number = turns.waiting.swap_remove(at);
+        let refused = self.random.percent(self.plan.store_refuses_percent);
+        let error = if self.random.percent(50) { StoreError::Busy } else { StoreError::Failed };
+        turns.given.insert(number, if refused { Err(error) } else { Ok(()) });
+        drop(turns);
+        self.go_on_errands();
+    }
+
+    fn go_on_errands(&mut self) {
+        let mut at = 0;
+        while let Some(running) = self.running.get_mut(at) {
+            match running.errand.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                Poll::Pending => at += 1,
+                Poll::Ready(brought) => {
+                    let Running { shard, account, serves, errand: _ } = self.running.swap_remove(at);
+                    self.finish_errand(shard, &account, serves, brought);
+                }
+            }
+        }
+    }
+
+    /// A client notes a name in its roster.
+    pub(super) fn say_note(&mut self, client: usize) {
+        if client >= NOTING_CLIENTS {
+            return;
+        }
+        self.notes.said += 1;
+        let (number, contact) = (self.notes.said, contact(client));
+        let item = format!("<query xmlns='{}'><item jid='{contact}' name='{number}'/></query>", ns::ROSTER);
+        self.queue(client, format!("<iq type='set' id='k{number}'>{item}</iq>"), None);
+    }
+
+    /// What was acknowledged is there, or what was said after it.
+    pub(super) fn check_notes(&self) {
+        for ((account, contact), number) in &self.notes.kept {
+            let jid = Jid::parse(contact).unwrap();
+            let item = block_on(rosters::get(&self.store, account.as_jid(), jid.as_jid())).unwrap();
+            let kept = item.and_then(|item| item.name.parse::<u64>().ok());
+            assert!(kept >= Some(*number), "{account} was told that k{number} is kept, and {kept:?} is");
+        }
+    }
+
+    /// Who asked, or sent a message that is not for the moment, and is there still, was not left without an answer.
+    pub(super) fn check_silence(&self, lost: &[usize]) {
+        use plaza_shards::metrics::DropReason::{Blocked, MeshFull, NotKept, OutboxFull};
+        let drops = |reason| self.shards.iter().map(|shard| shard.counters.drops[reason]).sum::<u64>();
+        if drops(OutboxFull) + drops(MeshFull) > 0 {
+            return; // Some answers had no room, by number.
+        }
+        let told = |number: &&usize| {
+            let sent = &self.sent[**number];
+            let fleeting =
+                ["type='headline'", "type='groupchat'", "type='error'"].iter().any(|kind| sent.tag.contains(kind));
+            (sent.request || sent.tag.starts_with("<message") && !fleeting) && !self.clients[sent.sender].ended
+        };
+        let silent: Vec<&str> = lost.iter().filter(told).map(|&number| &*self.sent[number].tag).collect();
+        let blocked = drops(Blocked) + drops(NotKept);
+        assert!(silent.len() as u64 <= blocked, "{blocked} were held up, nobody was told of {silent:?}");
+    }
+}
