@@ -7,6 +7,7 @@
 //! - nobody waits for ever, whoever ended meanwhile;
 //! - nothing passes between those of whom one blocks the other, from the moment that is in effect (XEP-0191 §3.3);
 //! - what the store acknowledged is there afterwards, however late it was and whatever it refused meanwhile;
+//! - a broker that is killed and started anew has lost nothing that it acknowledged, and gives what it kept with its time;
 //! - who is still there when its question or message fails hears so;
 //! - events of services reach whom they are for in the order they happened;
 //! - outboxes and batches stay within their bounds;
@@ -97,6 +98,22 @@ fn lists_hold_up() {
         held_up += world.blocks.held_up;
     }
     assert!(blocked > 100 && held_up > 100, "{blocked} addresses were blocked, {held_up} stanzas held up");
+}
+
+#[test]
+fn stores_fail_and_brokers_are_killed() {
+    let (mut refused, mut kept, mut lives, mut durable) = (0, 0, 0, 0);
+    for seed in 0..200 {
+        let mut world = World::new(seed);
+        world.live();
+        world.drain();
+        refused += world.requests_refused;
+        kept += world.notes.kept();
+        lives += world.life;
+        durable += world.durable();
+    }
+    assert!(refused > 100 && kept > 50, "{refused} requests were refused, {kept} notes kept");
+    assert!(lives > 100 && durable > 10, "{lives} brokers were killed, {durable} messages had to be stored");
 }
 
 #[test]

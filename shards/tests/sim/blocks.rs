@@ -10,6 +10,7 @@ use plaza_core::jid::{Jid, JidRef};
 use plaza_core::ns;
 use plaza_registry::blocking::{self, BlockList};
 use plaza_registry::services::{Effect, Reply};
+use plaza_registry::store::memory::MemoryStore;
 use plaza_registry::wait::block_on;
 
 use super::{DOMAIN, World};
@@ -66,6 +67,19 @@ impl Blocks {
             {
                 *done = Some(now);
             }
+        }
+    }
+
+    /// The broker was started anew: what is stored holds. `unsure`: something was on its way to the store.
+    pub(super) fn load_anew(&mut self, store: &MemoryStore, account: &Jid, now: u64, unsure: bool) {
+        let stored = block_on(blocking::load(store, account.as_jid())).unwrap();
+        let since = self.since.entry(account.clone()).or_default();
+        let same = since.len() == stored.len() && stored.iter().all(|jid| since.contains_key(jid.as_str()));
+        assert!(unsure || same, "{account} blocks {stored:?}, and {since:?} was acknowledged");
+        since.retain(|jid, _| stored.iter().any(|listed| listed.as_str() == jid));
+        for jid in stored.iter().map(JidRef::as_str) {
+            since.entry(jid.to_owned()).or_insert(now);
+            self.ever.insert((account.clone(), jid.to_owned()));
         }
     }
 

@@ -84,6 +84,10 @@ impl World {
             hid: false,
             managed: None,
             cut: false,
+            life: self.life,
+            bound_at: self.activity,
+            said: Vec::new(),
+            enabling: false,
             told_blocks: 0,
         });
         if !self.plan.exact && self.random.percent(self.plan.managed_percent) {
@@ -115,6 +119,9 @@ impl World {
         let Some(client) = self.someone() else { return };
         if self.plan.blocks && self.random.percent(15) {
             self.say_block(client);
+        }
+        if self.plan.killed && self.random.percent(30) {
+            self.ask_count(client);
         }
         if self.plan.slow && self.random.percent(10) {
             self.say_note(client);
@@ -236,6 +243,8 @@ impl World {
             taken: false,
             taken_at: 0,
             held_up: false,
+            away: false,
+            durable: false,
             delivered: Vec::new(),
             answers: 0,
         });

@@ -38,6 +38,8 @@ impl World {
         let scanned = self.scanner.next(&ScanLimits::AFTER_AUTH, &namespaces, next.text.as_bytes());
         let Ok(Scanned::Element { element, .. }) = scanned else { panic!("not an element: {}", next.text) };
         let iq = element.name() == "iq";
+        let enables = element.name() == "enable";
+        let is_stanza = matches!(element.name(), "message" | "presence" | "iq");
         let shard = &mut self.shards[client.shard];
         let stale = shard.counters.drops[DropReason::Stale];
         let flow = shard.stanza(client.id, element);
@@ -53,8 +55,15 @@ impl World {
                 client.pending.pop_front();
                 client.paused = flow == Flow::Blocked;
                 client.awaiting = flow == Flow::Blocked && iq;
+                if client.enabling && is_stanza {
+                    client.said.push(number);
+                }
+                client.enabling |= enables;
                 if let Some(number) = number {
                     self.sent[number].taken = true;
+                    if self.plan.killed && heard {
+                        self.note_away(number);
+                    }
                     self.note_taken(number, heard);
                 }
             }

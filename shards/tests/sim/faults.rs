@@ -48,7 +48,7 @@ pub(super) struct Running {
 
 /// Names that clients noted in their rosters.
 #[derive(Default)]
-pub(super) struct Notes {
+pub(crate) struct Notes {
     said: u64,
     answered: u64,
     /// By account and contact: the last one that was acknowledged.
@@ -141,6 +141,11 @@ impl Notes {
         }
     }
 
+    /// How many names were acknowledged, each contact's once.
+    pub(crate) fn kept(&self) -> usize {
+        self.kept.len()
+    }
+
     /// How many answers did not arrive.
     pub(super) fn unanswered(&self) -> u64 {
         self.said - self.answered
@@ -160,6 +165,15 @@ impl World {
         self.go_on_errands();
     }
 
+    /// Errands and requests under way are gone; whose they were.
+    pub(super) fn drop_errands(&mut self) -> Vec<Jid> {
+        let mut turns = self.slow_store.turns();
+        turns.waiting.clear();
+        turns.given.clear();
+        drop(turns);
+        self.running.drain(..).map(|running| running.account).collect()
+    }
+
     /// One of the requests has its turn.
     pub(super) fn store_goes_on(&mut self) {
         let mut turns = self.slow_store.turns();
@@ -172,6 +186,7 @@ impl World {
         let number = turns.waiting.swap_remove(at);
         let refused = self.random.percent(self.plan.store_refuses_percent);
         let error = if self.random.percent(50) { StoreError::Busy } else { StoreError::Failed };
+        self.requests_refused += u64::from(refused);
         turns.given.insert(number, if refused { Err(error) } else { Ok(()) });
         drop(turns);
         self.go_on_errands();

@@ -35,6 +35,8 @@ pub(super) struct Plan {
     pub(super) crowd_percent: usize,
     /// Clients block and unblock each other.
     pub(super) blocks: bool,
+    /// The broker is killed now and then.
+    pub(super) killed: bool,
     /// The store takes its time, and refuses requests rather than errands. Clients note what has to be there afterwards.
     pub(super) slow: bool,
     pub(super) config: ShardConfig,
@@ -59,6 +61,7 @@ impl Plan {
         let large = (seed + 4).is_multiple_of(5);
         // By the seed, not drawn: worlds that found a bug once stay what they were.
         let blocks = matches!(seed % 7, 2 | 4);
+        let killed = matches!(seed % 13, 2 | 3 | 5 | 6 | 9);
         let outbox_bytes_max = if large { 262_144 } else { 1024 << random.below(5) };
         Self {
             exact: seed.is_multiple_of(3),
@@ -75,6 +78,7 @@ impl Plan {
             idle_percent: random.pick(&[10, 50, 80, 97]),
             crowd_percent: random.pick(&[0, 0, 70]),
             blocks,
+            killed,
             slow: matches!(seed % 11, 1 | 2 | 5 | 6 | 9),
             config: ShardConfig {
                 domains: vec![Jid::parse(DOMAIN).unwrap()],
@@ -96,8 +100,9 @@ impl Plan {
                 },
                 managed_key: [7; 32],
                 offline: OfflineLimits {
-                    messages_max: random.pick(&[0, 3, 100]),
-                    bytes_max: random.pick(&[2_000, 512 * 1024]),
+                    // Where messages must not be lost, none is refused.
+                    messages_max: random.pick(&[0, 3, 100]).max(if killed { 10_000 } else { 0 }),
+                    bytes_max: random.pick(&[2_000, 512 * 1024]).max(if killed { 1 << 28 } else { 0 }),
                     age_millis_max: 1_000_000,
                 },
                 tokens: plaza_registry::tokens::TokenLimits::default(),

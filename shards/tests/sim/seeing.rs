@@ -20,6 +20,7 @@ impl World {
             let (id, kind, from, to) = (attr("id"), attr("type"), attr("from"), attr("to"));
             match element.name() {
                 "enabled" => self.clients[client].managed = Some((id.clone(), 0)),
+                "a" => self.handled(client, attr("h").parse().unwrap()),
                 "r" if self.random.percent(self.plan.acknowledged_percent) => self.acknowledge(client),
                 "message" | "presence" | "iq" => {
                     if let Some((_, has)) = &mut self.clients[client].managed {
@@ -79,6 +80,8 @@ impl World {
         assert!(!answers, "{} got an answer to n{number} of {sender}", client.jid);
         assert_eq!(from, sender.as_str());
         self.see_unblocked(index, number, from);
+        let (said_in, seen_in) = (self.clients[self.sent[number].sender].life, self.clients[index].life);
+        assert!(late || said_in == seen_in, "n{number} was said in life {said_in}, and arrived in life {seen_in}");
         let (sent, client) = (&mut self.sent[number], &mut self.clients[index]);
         let bare = client.jid.bare();
         let addressed = to.is_empty() || JidRef::from_normal(to).bare() == bare.as_jid();

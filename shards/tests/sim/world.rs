@@ -12,6 +12,8 @@ mod driving;
 mod faults;
 #[path = "plan.rs"]
 mod plan;
+#[path = "restart.rs"]
+mod restart;
 #[path = "seeing.rs"]
 mod seeing;
 
@@ -61,6 +63,9 @@ struct Sent {
     taken: bool,
     /// When it was taken, in things that happened.
     taken_at: u64,
+    /// It is a message, and its recipient was away; it was acknowledged before anybody was there.
+    away: bool,
+    durable: bool,
     /// Its sender blocked its recipient by then.
     held_up: bool,
     delivered: Vec<usize>,
@@ -102,6 +107,13 @@ struct Client {
     managed: Option<(String, u32)>,
     /// Cut off, and not back yet.
     cut: bool,
+    /// In which life of the broker it was bound, and when.
+    life: u32,
+    bound_at: u64,
+    /// Its stanzas that were taken since its stream is managed, by number if they are followed.
+    said: Vec<Option<usize>>,
+    /// It asked for that.
+    enabling: bool,
     /// Up to when it knows what its account blocks.
     told_blocks: u64,
 }
@@ -110,6 +122,12 @@ pub(crate) struct World {
     random: Random,
     plan: Plan,
     shards: Vec<Shard>,
+    homes: Homes,
+    /// How often the broker was killed, and when last, in things that happened.
+    pub(crate) life: u32,
+    killed_at: u64,
+    /// Messages archived in former lives.
+    archived_before: u64,
     /// Batches under way, by sender and receiver.
     lanes: Vec<Vec<VecDeque<Box<Batch>>>>,
     #[expect(clippy::vec_box, reason = "batches travel boxed")]
@@ -138,7 +156,8 @@ pub(crate) struct World {
     /// The store as errands see it where it takes its time, and those that wait for it.
     slow_store: SlowStore,
     running: Vec<Running>,
-    notes: Notes,
+    pub(crate) requests_refused: u64,
+    pub(crate) notes: Notes,
     /// Clients whose stream was managed at some time.
     managed_clients: HashSet<usize>,
     errand_config: ErrandConfig,
@@ -154,10 +173,7 @@ impl World {
         let mut random = Random::new(seed);
         let plan = Plan::draw(seed, &mut random);
         let homes = Homes::new(plan.shards, random.next());
-        let config = Arc::new(plan.config.clone());
-        let shards = (0..plan.shards)
-            .map(|shard| Shard::new(ShardId(shard), plan.shards, homes.clone(), Arc::clone(&config)))
-            .collect();
+        let shards = restart::start(&plan, &homes, 0);
         let count = usize::from(plan.shards);
         let accounts: Vec<Jid> = (0..plan.accounts).map(|n| Jid::parse(&format!("a{n}@{DOMAIN}")).unwrap()).collect();
         let store = MemoryStore::new();
@@ -190,6 +206,10 @@ impl World {
             random,
             plan,
             shards,
+            homes,
+            life: 0,
+            killed_at: 0,
+            archived_before: 0,
             lanes: (0..count).map(|_| (0..count).map(|_| VecDeque::new()).collect()).collect(),
             spares: Vec::new(),
             clients: Vec::new(),
@@ -208,6 +228,7 @@ impl World {
             store,
             errands: Vec::new(),
             running: Vec::new(),
+            requests_refused: 0,
             notes: Notes::default(),
             managed_clients: HashSet::new(),
             errand_config,
@@ -227,6 +248,9 @@ impl World {
             {
                 self.activity += 1;
                 self.shards[shard].expire(id, Some(0));
+            }
+            if self.plan.killed && self.random.below(self.plan.steps) < 2 {
+                self.kill();
             }
             if self.plan.slow && self.random.percent(30) {
                 self.store_goes_on();
