@@ -21,6 +21,9 @@ use plaza_registry::store::embedded::EmbeddedOptions;
 use plaza_registry::things::{Limits as ThingsLimits, index};
 use serde::{Deserialize, Serialize};
 
+use crate::admission::AdmissionLimits;
+
+mod admission;
 mod archive;
 mod checks;
 mod error;
@@ -30,6 +33,7 @@ mod registration;
 mod text;
 mod things;
 
+pub use admission::AdmissionTable;
 pub use archive::{ArchiveTable, ModeName};
 use checks::Checks;
 use error::unknown_key;
@@ -57,6 +61,7 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     pub tls: TlsFiles,
     pub limits: LimitsConfig,
+    pub admission: AdmissionTable,
     pub archive: ArchiveTable,
     pub registration: RegistrationTable,
     pub things: ThingsTable,
@@ -198,6 +203,8 @@ pub struct Settings {
     pub limits: Limits,
     /// What accounts may keep in archives.
     pub archive: ArchiveConfig,
+    /// How many connections a source may open.
+    pub admission: AdmissionLimits,
     /// Who may create accounts.
     pub registration: RegistrationConfig,
     /// Bounds of the Thing Registry.
@@ -259,6 +266,7 @@ impl Default for Config {
             tls: TlsFiles::default(),
             limits: LimitsConfig::default(),
             archive: ArchiveTable::default(),
+            admission: AdmissionTable::default(),
             registration: RegistrationTable::default(),
             things: ThingsTable::default(),
             provisioning: ProvisioningTable::default(),
@@ -351,6 +359,7 @@ impl Config {
             client_ca: path(&self.tls.client_ca),
             limits: checks.limits(&self.limits),
             archive: checks.archive(&self.archive, self.limits.unacknowledged_stanzas_max),
+            admission: checks.admission(&self.admission),
             registration: checks.registration(&self.registration, self.scram_iterations),
             things: checks.things(&self.things),
             things_index: checks.things_index(&self.things),

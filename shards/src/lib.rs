@@ -1,5 +1,6 @@
 //! The work of Plaza: sharded sessions over io_uring, and what the binary `plaza` is made of.
 
+pub mod admission;
 pub mod cert;
 pub mod cli;
 pub mod config;

@@ -14,6 +14,8 @@ use plaza_core::sasl::SaslFailure;
 use plaza_core::stanza::{self, Kind};
 use plaza_core::stream;
 
+use crate::admission::Refusal;
+
 /// An enum whose values label a family of numbers.
 pub trait Label: Copy + 'static {
     /// The label's key.
@@ -83,6 +85,9 @@ label!(DropReason, "reason", {
     OutboxFull => "outbox-full", NoRoute => "no-route", Stale => "stale", MeshFull => "mesh-full",
     Unanswerable => "unanswerable", Stopping => "stopping", Unhandled => "unhandled",
     NotKept => "not-kept", Blocked => "blocked",
+});
+label!(Refusal, "reason", {
+    ShardCrowded => "shard-crowded", SourceCrowded => "source-crowded", SourceTooFast => "source-too-fast",
 });
 label!(Handshake, "result", { Ok => "ok", Failed => "failed", TimedOut => "timed-out" });
 label!(Kind, "kind", { Message => "message", Presence => "presence", Iq => "iq" });
@@ -261,6 +266,7 @@ families! {
     negotiating => "plaza_negotiating_connections", Gauge, "Connections that have not bound a resource";
     accepted => "plaza_accepted_connections_total", Counter, "Connections accepted";
     accept_errors => "plaza_accept_errors_total", Counter, "Accepts that failed: no descriptor, no memory";
+    refused[Refusal] => "plaza_refused_connections_total", Counter, "Connections closed as they came, by reason";
     accept_pauses => "plaza_accept_pauses_total", Counter, "Times accepting stopped because a limit on connections was reached";
     tls_handshakes[Handshake] => "plaza_tls_handshakes_total", Counter, "TLS handshakes by how they ended";
     auth_ok => "plaza_auth_granted_total", Counter, "SASL exchanges that granted a login";

@@ -22,6 +22,7 @@ use plaza_registry::things;
 use plaza_registry::wait::block_on;
 use plaza_registry::{provisioning, pubsub};
 
+use crate::admission::Sources;
 use crate::cert::Tls;
 use crate::config::{Settings, TlsMode};
 use crate::driver::{Command, Driver, DriverLimits, DriverParts, ListenerPlan, Parcel, random};
@@ -195,6 +196,7 @@ impl Broker {
         let mesh: Arc<Mesh<Parcel>> = Mesh::new(shards, MESH_BATCHES);
         let mut broker = Self { threads: Vec::new(), inboxes: Vec::new(), metrics: Vec::new() };
         let (report, reports) = mpsc::channel();
+        let sources = Arc::new(Sources::new(settings.admission.clone(), crate::admission::PLACES));
         for id in (0..shards).map(ShardId) {
             let event = Arc::new(EventFd::new().map_err(|error| StartError::shard(id, "eventfd", error))?);
             let ringer = Arc::clone(&event);
@@ -212,6 +214,7 @@ impl Broker {
                 event,
                 listeners: listeners.clone(),
                 limits: limits(settings),
+                sources: Arc::clone(&sources),
                 store: config.store.clone(),
                 helpers: config.helpers.clone(),
                 services: Arc::clone(&services),
@@ -316,6 +319,7 @@ struct Made {
     event: Arc<EventFd>,
     listeners: Vec<ListenerPlan>,
     limits: DriverLimits,
+    sources: Arc<Sources>,
     store: EmbeddedStore,
     helpers: Helpers,
     services: Arc<ServiceConfig>,
@@ -327,7 +331,7 @@ struct Made {
 
 impl Made {
     fn into_parts(self, shard: Shard, id: ShardId, shards: u16) -> DriverParts {
-        let Self { port, inbox, bell, event, listeners, limits, .. } = self;
+        let Self { port, inbox, bell, event, listeners, limits, sources, .. } = self;
         let Self { store, helpers, services, errands, server_secret, kept, metrics, .. } = self;
         DriverParts {
             shard,
@@ -339,6 +343,7 @@ impl Made {
             event,
             listeners,
             limits,
+            sources,
             store,
             helpers,
             services,

@@ -1,7 +1,7 @@
 //! The atomics and queues that the lock-free parts are written with: `std`'s and crossbeam's, or loom's under
 //! `--cfg plaza_loom`.
 //!
-//! Used by [`crate::mesh`] and [`crate::tasks`], so that `shards/tests/loom_*.rs` can run the very code that ships
+//! Used by [`crate::mesh`], [`crate::tasks`] and [`crate::admission`], so that `shards/tests/loom_*.rs` can run the very code that ships
 //! through every interleaving. The cfg is not called plain `loom`, since crates we depend on change shape under that
 //! name (tokio loses `net`).
 //!
@@ -15,12 +15,12 @@ pub use std::sync::Arc;
 #[cfg(not(plaza_loom))]
 pub use {
     crossbeam::queue::{ArrayQueue, SegQueue},
-    std::sync::atomic::{AtomicBool, Ordering, fence},
+    std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
 };
 
 #[cfg(plaza_loom)]
 pub use {
-    loom::sync::atomic::{AtomicBool, Ordering, fence},
+    loom::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence},
     modelled::{ArrayQueue, SegQueue},
 };
 

@@ -8,6 +8,7 @@ use plaza_core::stream::{Need, Stream};
 use plaza_core::xml::Scanner;
 
 use super::tls::Tls;
+use crate::admission::Seat;
 use crate::ring::{Sending, Slot};
 use crate::shard::SessionId;
 
@@ -97,6 +98,8 @@ pub(super) struct Connection {
     pub(super) sending_since: u32,
     /// Tick since which an element, or the record it comes in, is incomplete. Not moved by what is sent meanwhile.
     pub(super) partial_since: u32,
+    /// Where its source is counted, until it has logged in.
+    pub(super) seat: Option<Seat>,
     pub(super) reading: Reading,
     pub(super) flags: Flags,
 }
@@ -126,6 +129,7 @@ pub struct Migrant {
     pub(super) account: Jid,
     pub(super) need: Need,
     pub(super) deadline: Instant,
+    pub(super) seat: Option<Seat>,
 }
 
 const _: () = assert!(size_of::<Connection>() <= 192, "an idle connection's entry stays small");

@@ -95,6 +95,9 @@ impl Driver {
             self.unauthenticated = self.unauthenticated.saturating_sub(1);
             self.shard.counters.negotiating = u64::from(self.unauthenticated);
         }
+        if let Some(seat) = self.connection_mut(key).and_then(|connection| connection.seat.take()) {
+            self.parts.sources.leave(seat);
+        }
     }
 
     /// Closes the socket at once.

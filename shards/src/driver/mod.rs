@@ -35,9 +35,10 @@ use plaza_registry::store::StoreError;
 use plaza_registry::store::embedded::EmbeddedStore;
 use slab::Slab;
 
+use crate::admission::{Refusal, Seat, Sources};
 use crate::mesh::{Bell, Inbox, Port, ShardId};
 use crate::metrics::ShardMetrics;
-use crate::ring::{Completion, GENERATION_MAX, Key, Op, Ring, RingOptions, Sending, Slot};
+use crate::ring::{ACCEPTS, Completion, GENERATION_MAX, Key, Op, Ring, RingOptions, Sending, Slot};
 use crate::shard::{Batch, ReplyTo, SessionId, Shard};
 use crate::sys::EventFd;
 use crate::tasks::Tasks;
@@ -119,6 +120,8 @@ pub struct DriverParts {
     pub listeners: Vec<ListenerPlan>,
     /// Bounds.
     pub limits: DriverLimits,
+    /// Who may connect; all shards count together.
+    pub sources: Arc<Sources>,
     /// The store.
     pub store: EmbeddedStore,
     /// Threads for slow work.
@@ -202,6 +205,8 @@ pub struct Driver {
     tasks: Tasks,
     outcomes: Rc<RefCell<VecDeque<Outcome>>>,
     stopping: Option<Instant>,
+    /// The wheel will arm the listeners again.
+    rearms: bool,
     /// Sessions are being stored for the next start.
     keeping: Rc<Cell<bool>>,
 }
@@ -210,8 +215,8 @@ pub struct Driver {
 struct Listener {
     socket: TcpListener,
     plan: ListenerPlan,
-    /// An accept is outstanding.
-    armed: bool,
+    /// Places of accepts that are not outstanding.
+    idle: smallvec::SmallVec<[u32; ACCEPTS as usize]>,
 }
 
 /// A connection that came home, while its socket is taken into the ring.
@@ -223,6 +228,7 @@ struct Arrival {
     account: Jid,
     need: Need,
     deadline: Instant,
+    seat: Option<Seat>,
 }
 
 /// The parts that stay as they were given.
@@ -234,6 +240,7 @@ struct Rest {
     bell: Arc<Bell>,
     event: Arc<EventFd>,
     limits: DriverLimits,
+    sources: Arc<Sources>,
     store: EmbeddedStore,
     helpers: Helpers,
     services: Arc<ServiceConfig>,
@@ -250,13 +257,12 @@ impl Driver {
     /// # Errors
     /// The system's, with what was tried.
     pub fn new(parts: DriverParts) -> Result<Self, (String, std::io::Error)> {
-        let DriverParts { shard, port, id, shards, inbox, bell, event, listeners, limits, store, .. } = parts;
+        let DriverParts { shard, port, id, shards, inbox, bell, event, listeners, limits, sources, store, .. } = parts;
         let mut ring = Ring::new(limits.ring).map_err(|error| ("io_uring".to_owned(), error))?;
         let mut open = Vec::new();
         for plan in listeners {
             let socket = listener::listen(plan.address).map_err(|error| (plan.address.to_string(), error))?;
-            ring.accept(&socket, open.len() as u32);
-            open.push(Listener { socket, plan, armed: true });
+            open.push(Listener { socket, plan, idle: (0..ACCEPTS).collect() });
         }
         ring.watch(&event);
         let tasks = Tasks::new(Arc::clone(&bell));
@@ -264,6 +270,7 @@ impl Driver {
         let (helpers, services, errands) = (parts.helpers, parts.services, parts.errands);
         let (server_secret, metrics) = (parts.server_secret, parts.metrics);
         let parts = Rest {
+            sources,
             port,
             id,
             shards,
@@ -307,8 +314,10 @@ impl Driver {
             tasks,
             outcomes: Rc::default(),
             stopping: None,
+            rearms: false,
             keeping: Rc::default(),
         };
+        driver.arm_listeners();
         for kept in parts_kept {
             let until = driver.due(kept.seconds);
             if let Some(id) = driver.shard.restore(kept, until) {
@@ -481,9 +490,8 @@ impl Driver {
 
     fn on_accept(&mut self, completion: &Completion) {
         let index = completion.key.index;
-        if !completion.more {
-            self.accept_again(index, completion.result < 0);
-        }
+        let source = self.ring.accepted_from(completion);
+        self.accept_again(completion.key, completion.result < 0);
         let Ok(slot) = u32::try_from(completion.result) else {
             self.shard.counters.accept_errors += 1;
             return;
@@ -499,10 +507,18 @@ impl Driver {
         } else {
             Phase::Negotiating(Box::new(Stream::new(Arc::clone(&plan.stream), None, entropy())))
         };
-        let refused = self.stopping.is_some() || self.unauthenticated >= self.parts.limits.unauthenticated_max;
         let direct_without_tls = plan.direct && tls.is_none();
-        let key = self.insert(Slot(slot), index as u16, phase, tls.map(Box::new));
-        if refused || direct_without_tls {
+        let seat = if self.unauthenticated >= self.parts.limits.unauthenticated_max {
+            Err(Refusal::ShardCrowded)
+        } else {
+            source.map_or(Ok(None), |source| self.parts.sources.enter(source))
+        };
+        let key = self.insert(Slot(slot), index as u16, phase, tls.map(Box::new), seat.unwrap_or_default());
+        if let Err(refusal) = seat {
+            self.shard.counters.refused[refusal] += 1;
+            return self.close(key);
+        }
+        if self.stopping.is_some() || direct_without_tls {
             self.shard.counters.accept_errors += 1;
             return self.close(key);
         }
@@ -515,7 +531,7 @@ impl Driver {
         self.arm(key);
     }
 
-    fn insert(&mut self, slot: Slot, listener: u16, phase: Phase, tls: Option<Box<Tls>>) -> Key {
+    fn insert(&mut self, slot: Slot, listener: u16, phase: Phase, tls: Option<Box<Tls>>, seat: Option<Seat>) -> Key {
         self.generation = (self.generation + 1) & GENERATION_MAX;
         self.unauthenticated += 1;
         let generation = self.generation;
@@ -534,6 +550,7 @@ impl Driver {
             active: self.tick,
             sending_since: 0,
             partial_since: 0,
+            seat,
             reading: Reading::None,
             flags,
         });

@@ -328,6 +328,7 @@ impl Driver {
             carry,
             listener: connection.listener,
             deadline: started + super::TICK * connection.due,
+            seat: connection.seat.take(),
             account,
             need,
         };
@@ -342,9 +343,9 @@ impl Driver {
 
     /// A connection comes home: into the ring first.
     pub(super) fn on_migrant(&mut self, migrant: Migrant) {
-        let Migrant { fd, tls, stream, carry, listener, account, need, deadline } = migrant;
+        let Migrant { fd, tls, stream, carry, listener, account, need, deadline, seat } = migrant;
         let index = self.ring.import(fd, 0);
-        self.arrivals.insert(index, Arrival { tls, stream, carry, listener, account, need, deadline });
+        self.arrivals.insert(index, Arrival { tls, stream, carry, listener, account, need, deadline, seat });
     }
 
     pub(super) fn on_import(&mut self, completion: &Completion) {
@@ -352,9 +353,13 @@ impl Driver {
         let Some(arrival) = self.arrivals.remove(&completion.key.index) else { return };
         let Ok(slot) = slot else {
             self.shard.counters.accept_errors += 1;
+            if let Some(seat) = arrival.seat {
+                self.parts.sources.leave(seat);
+            }
             return;
         };
-        let key = self.insert(slot, arrival.listener, Phase::Negotiating(arrival.stream), arrival.tls);
+        let phase = Phase::Negotiating(arrival.stream);
+        let key = self.insert(slot, arrival.listener, phase, arrival.tls, arrival.seat);
         if let Some(carry) = arrival.carry {
             self.put_carry(key, carry);
         }

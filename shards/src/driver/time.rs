@@ -26,6 +26,7 @@ impl Driver {
         self.wheel.advance(u64::from(self.tick), |token| fired.push(token));
         for token in fired {
             if token == REARM {
+                self.rearms = false;
                 self.arm_listeners();
                 continue;
             }
@@ -48,24 +49,23 @@ impl Driver {
     }
 
     /// An accept ended: at once again, or, out of descriptors most likely, in a second rather than spinning.
-    pub(super) fn accept_again(&mut self, index: u32, later: bool) {
-        let Some(listener) = self.listeners.get_mut(index as usize) else { return };
-        listener.armed = false;
-        if later {
-            self.wheel.insert(u64::from(self.tick) + 10, REARM);
-        } else {
+    pub(super) fn accept_again(&mut self, key: Key, later: bool) {
+        let Some(listener) = self.listeners.get_mut(key.index as usize) else { return };
+        listener.idle.push(key.generation);
+        if !later {
             self.arm_listeners();
+        } else if !std::mem::replace(&mut self.rearms, true) {
+            self.wheel.insert(u64::from(self.tick) + 10, REARM);
         }
     }
 
-    fn arm_listeners(&mut self) {
+    pub(super) fn arm_listeners(&mut self) {
         if self.stopping.is_some() {
             return;
         }
         for (index, listener) in self.listeners.iter_mut().enumerate() {
-            if !listener.armed {
-                listener.armed = true;
-                self.ring.accept(&listener.socket, index as u32);
+            for place in listener.idle.drain(..) {
+                self.ring.accept(&listener.socket, index as u32, place);
             }
         }
     }

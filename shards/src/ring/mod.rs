@@ -8,9 +8,10 @@
 //! which the type [`Sending`] enforces by owning it.
 
 mod buffers;
+mod peer;
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -19,6 +20,7 @@ use io_uring::{IoUring, opcode, squeue};
 
 use buffers::Buffers;
 pub use buffers::Received;
+use peer::Peer;
 
 /// A direct descriptor: an index into the ring's table of sockets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -132,6 +134,8 @@ pub struct Ring {
     reaped_next: usize,
     /// Descriptors being imported: the kernel writes the slot over the number.
     imports: slab::Slab<(OwnedFd, Box<RawFd>)>,
+    /// Who connects: the kernel writes here for each accept.
+    peers: Vec<Peer>,
 }
 
 impl std::fmt::Debug for Ring {
@@ -139,6 +143,9 @@ impl std::fmt::Debug for Ring {
         f.debug_struct("Ring").field("backlog", &self.backlog.len()).finish_non_exhaustive()
     }
 }
+
+/// Accepts outstanding on one listener, which is as many as one turn takes from it.
+pub const ACCEPTS: u32 = 16;
 
 /// Group id of our one buffer pool.
 const BUFFER_GROUP: u16 = 0;
@@ -174,6 +181,7 @@ impl Ring {
             reaped: Vec::with_capacity(options.entries as usize * 4),
             reaped_next: 0,
             imports: slab::Slab::new(),
+            peers: Vec::new(),
         })
     }
 
@@ -183,25 +191,41 @@ impl Ring {
             self.backlog.push(entry);
             return;
         }
-        // SAFETY: every operand of every entry we build is a slot number, lives in `self`, or is owned by a `Sending`
-        // or the import slab until its completion.
+        // SAFETY: every operand of every entry we build is a slot number, lives in `self`, or is owned by a `Sending`,
+        // the import slab or a `Peer` until its completion.
         if unsafe { self.io.submission().push(&entry) }.is_err() {
             self.backlog.push(entry);
         }
     }
 
-    /// Accepts connections on the listener until further notice; each becomes a slot.
-    pub fn accept(&mut self, listener: &TcpListener, index: u32) {
-        let key = Key { index, generation: 0 };
-        let entry = opcode::AcceptMulti::new(Fd(listener.as_raw_fd())).allocate_file_index(true).build();
-        self.push(entry.user_data(user_data(Op::Accept, key)));
+    /// Accepts a connection on the listener, which becomes a slot; `place`, one of [`ACCEPTS`], tells accepts outstanding on
+    /// one listener apart. One at a time, since only so does the kernel say who it is.
+    pub fn accept(&mut self, listener: &TcpListener, index: u32, place: u32) {
+        let at = index as usize * ACCEPTS as usize + place as usize;
+        while self.peers.len() <= at {
+            self.peers.push(Peer::new());
+        }
+        let Some(peer) = self.peers.get(at) else { return };
+        let (address, len) = peer.reset();
+        let entry = opcode::Accept::new(Fd(listener.as_raw_fd()), address, len)
+            .file_index(Some(io_uring::types::DestinationSlot::auto_target()))
+            .build();
+        self.push(entry.user_data(user_data(Op::Accept, Key { index, generation: place })));
+    }
+
+    /// Whom a completed [`Op::Accept`] let in.
+    pub fn accepted_from(&self, completion: &Completion) -> Option<IpAddr> {
+        let Key { index, generation } = completion.key;
+        self.peers.get(index as usize * ACCEPTS as usize + generation as usize)?.address()
     }
 
     /// Stops accepting on the listener of that index.
     pub fn cancel_accept(&mut self, index: u32) {
-        let target = user_data(Op::Accept, Key { index, generation: 0 });
-        let key = Key { index: u32::MAX, generation: 0 };
-        self.push(opcode::AsyncCancel::new(target).build().user_data(user_data(Op::Cancel, key)));
+        for place in 0..ACCEPTS {
+            let target = user_data(Op::Accept, Key { index, generation: place });
+            let key = Key { index: u32::MAX, generation: 0 };
+            self.push(opcode::AsyncCancel::new(target).build().user_data(user_data(Op::Cancel, key)));
+        }
     }
 
     /// Waits until the eventfd is signalled; completes as [`Op::Wake`] each time.

@@ -4,6 +4,7 @@
 //! logged no panic, and hold as many connections at the end as at the start.
 #![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
+mod admission;
 mod archive;
 mod bad_claims;
 mod bad_input;

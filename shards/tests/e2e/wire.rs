@@ -1,7 +1,7 @@
 //! A client that says what it is told to, byte for byte, in clear or under TLS.
 
 use std::io::{self, ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -13,6 +13,7 @@ use plaza_core::sasl::client::ScramClient;
 use plaza_core::sasl::scram::Hash;
 use rustls::{ClientConfig, ClientConnection};
 use sha2::{Digest as _, Sha256};
+use socket2::{Domain, Socket, Type};
 
 use crate::broker::{Broker, PASSWORD, PATIENCE};
 
@@ -39,7 +40,15 @@ pub(crate) struct Wire {
 impl Wire {
     /// Connects to a port.
     pub(crate) fn connect(port: u16) -> Self {
-        let socket = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        Self::connect_from([127, 0, 0, 1], port)
+    }
+
+    /// Connects to a port from another of this host's addresses.
+    pub(crate) fn connect_from(source: [u8; 4], port: u16) -> Self {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        socket.bind(&SocketAddr::from((source, 0)).into()).unwrap();
+        socket.connect(&SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+        let socket = TcpStream::from(socket);
         socket.set_nodelay(true).unwrap();
         socket.set_read_timeout(Some(READ_TIMEOUT)).unwrap();
         socket.set_write_timeout(Some(PATIENCE)).unwrap();
@@ -170,6 +179,20 @@ impl Wire {
                 stream.flush()
             }
         }
+    }
+
+    /// Opens a stream, if the broker has not closed the connection.
+    pub(crate) fn is_heard(&mut self) -> bool {
+        self.try_send(HEADER);
+        let deadline = Instant::now() + PATIENCE;
+        while find(&self.seen, "</stream:features>").is_none() {
+            assert!(Instant::now() < deadline, "neither heard nor closed");
+            if !self.read() {
+                return false;
+            }
+        }
+        self.until("</stream:features>");
+        true
     }
 
     /// Everything up to and with the first `end`.
