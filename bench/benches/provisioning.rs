@@ -9,7 +9,7 @@ use plaza_core::provisioning::{Kind, NodeRef, Query, Tokens};
 use plaza_core::thing::NodeName;
 use plaza_core::xml::Scanner;
 use plaza_core::xml::read::Node;
-use plaza_registry::provisioning::{Asked, Config, HomeThings, Limits, answer, ask, decide, serve};
+use plaza_registry::provisioning::{Asked, Config, HomeThings, Limits, Proofs, answer, ask, decide, serve};
 use plaza_registry::store::memory::MemoryStore;
 use plaza_registry::store::{Batch, Store};
 use plaza_registry::things::{State, ThingRecord};
@@ -25,6 +25,7 @@ const READ: &str = "<canRead xmlns='urn:nf:iot:prov:d:1.0' jid='controller-7@thi
 fn things() -> Box<HomeThings> {
     let (device, owner) = (Jid::parse(DEVICE).expect("an address"), Jid::parse(OWNER).expect("an address"));
     let (store, config) = (MemoryStore::new(), Config::new(Limits::DEFAULT, [7; 32]));
+    let proofs = Proofs::default();
     let thing = ThingRecord {
         state: State::Claimed { owner: owner.clone(), public: true, removed: false },
         ..ThingRecord::new(device.clone(), NodeName::default())
@@ -35,8 +36,8 @@ fn things() -> Box<HomeThings> {
     for number in 0..10 {
         let remote = format!("controller-{number}@things.example");
         let question = READ.replace("controller-7@things.example", &remote);
-        let answered = answer(Some(&*load()), device.as_jid(), COMPONENT, &question).expect("a question");
-        let inquiry = answered.inquiry.expect("it is open");
+        let answered = answer(Some(&*load()), device.as_jid(), COMPONENT, &question, (&proofs, 0)).expect("a question");
+        let inquiry = answered.after.inquiry.expect("it is open");
         let tells = block_on(ask(&config, &store, &inquiry, number)).expect("a store in memory");
         let asked = tells.first().and_then(|tell| Node::parse(&tell.payload, "")).expect("a question");
         let key = asked.attr("key").expect("it has one");
@@ -71,12 +72,13 @@ fn provisioning(c: &mut Criterion) {
         assert!(decide(Some(&things), COMPONENT, asked).permission.is_some(), "it is allowed");
         group.bench_function(id, |b| b.iter(|| decide(Some(black_box(&things)), COMPONENT, black_box(asked))));
     }
+    let proofs = Proofs::default();
     group.bench_function("answer/allowed", |b| {
-        b.iter(|| answer(Some(black_box(&things)), device, COMPONENT, black_box(READ)));
+        b.iter(|| answer(Some(black_box(&things)), device, COMPONENT, black_box(READ), (&proofs, 0)));
     });
     let denied = READ.replace("controller-7", "stranger");
     group.bench_function("answer/open", |b| {
-        b.iter(|| answer(Some(black_box(&things)), device, COMPONENT, black_box(&denied)));
+        b.iter(|| answer(Some(black_box(&things)), device, COMPONENT, black_box(&denied), (&proofs, 0)));
     });
     group.finish();
 }

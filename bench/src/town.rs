@@ -139,10 +139,17 @@ mod tests {
                     "<canRead xmlns='urn:nf:iot:prov:d:1.0' jid='{asker}' m='true' i='true'>\
                      <f n='Humidity'/><f n='Temperature'/></canRead>"
                 );
-                let answered = answer(Some(&*home), jid.as_jid(), "things.localhost", &question).unwrap();
+                let answered = answer(
+                    Some(&*home),
+                    jid.as_jid(),
+                    "things.localhost",
+                    &question,
+                    (&plaza_registry::provisioning::Proofs::default(), 0),
+                )
+                .unwrap();
                 let text = String::from_utf8(answered.payload).unwrap();
                 assert!(text.contains(&format!("result='{allowed}'")), "{number}, {asker}: {text}");
-                assert!(answered.inquiry.is_none(), "{number}, {asker}");
+                assert!(answered.after.inquiry.is_none(), "{number}, {asker}");
             }
         }
     }

@@ -139,6 +139,12 @@ impl Broker {
         let mut id_key = [0; 8];
         getrandom::fill(&mut id_key).map_err(|error| StartError(format!("no randomness: {error}")))?;
         let archive = ArchiveConfig { id_key: u64::from_le_bytes(id_key), ..settings.archive };
+        let mut secret = [0; 32];
+        getrandom::fill(&mut secret).map_err(|error| StartError(format!("no randomness: {error}")))?;
+        // The same after a restart, since owners answer questions that were asked before.
+        let secret = block_on(plaza_registry::broker::secret(&config.store, secret))
+            .map_err(|error| StartError(format!("the server secret cannot be read: {error}")))?;
+        let provisioning = provisioning::Config::new(settings.provisioning, secret);
         let shard_config = Arc::new(ShardConfig {
             domains: settings.domains.clone(),
             services: services_of(&settings.domains),
@@ -156,13 +162,9 @@ impl Broker {
             managed_key,
             tokens: settings.limits.tokens,
             archive,
+            proofs: provisioning.proofs().clone(),
             id_prefix: format!("{:016x}-", u64::from_le_bytes(key.last_chunk().copied().unwrap_or_default())),
         });
-        let mut secret = [0; 32];
-        getrandom::fill(&mut secret).map_err(|error| StartError(format!("no randomness: {error}")))?;
-        // The same after a restart, since owners answer questions that were asked before.
-        let secret = block_on(plaza_registry::broker::secret(&config.store, secret))
-            .map_err(|error| StartError(format!("the server secret cannot be read: {error}")))?;
         let services = Arc::new(ServiceConfig {
             name: "Plaza".to_owned(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -180,7 +182,7 @@ impl Broker {
                 random,
             ),
             things: config.things.clone(),
-            provisioning: provisioning::Config::new(settings.provisioning, secret),
+            provisioning,
         });
         let errands = Arc::new(ErrandConfig {
             roster_items_max: settings.limits.roster_items_max,

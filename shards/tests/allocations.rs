@@ -90,6 +90,7 @@ impl Broker {
             tokens: plaza_registry::tokens::TokenLimits::default(),
             directed_presence_max: 100,
             archive: plaza_registry::archive::ArchiveConfig::default(),
+            proofs: plaza_registry::provisioning::Proofs::default(),
             id_prefix: "plaza-".into(),
         });
         let homes = Homes::new(SHARDS, 1);

@@ -9,6 +9,8 @@ use plaza_core::xml::Scanner;
 
 use super::decide::{Asked, Decision, Open, TOKENS_MAX, decide};
 use super::home::{HomeThing, HomeThings};
+use super::proofs::Proofs;
+use super::verify::{Decided, Unproven};
 use crate::store::{Store, StoreError};
 use crate::things;
 
@@ -17,10 +19,27 @@ use crate::things;
 pub struct Answered {
     /// Payload of the result.
     pub payload: Vec<u8>,
+    /// What follows from it.
+    pub after: After,
+}
+
+/// What follows from an answer that somebody has.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct After {
     /// What its owner is to be asked, for [`super::ask`].
     pub inquiry: Option<Box<Inquiry>>,
     /// What its things do not say yet of how it speaks, for [`note`].
     pub seen: Option<Box<Seen>>,
+    /// Tokens that are to be challenged, for [`super::challenge`]. Where it says of a device's question, the owner is asked
+    /// when that is done.
+    pub unproven: Option<Box<Unproven>>,
+}
+
+impl After {
+    /// Whether nothing does.
+    pub const fn is_nothing(&self) -> bool {
+        self.inquiry.is_none() && self.seen.is_none() && self.unproven.is_none()
+    }
 }
 
 /// In which generation a device asked, and about which things that say otherwise.
@@ -66,7 +85,7 @@ pub struct Inquiry {
 }
 
 /// Answers the payload of an iq get, as written, that a device sent to the service at `component`. `things` are those of
-/// the device's account.
+/// the device's account; `proofs` say which tokens count, at a time in milliseconds since 1970.
 ///
 /// # Errors
 /// Those of [`Query::read`].
@@ -75,13 +94,15 @@ pub fn answer(
     device: JidRef<'_>,
     component: &str,
     payload: &str,
+    (proofs, now): (&Proofs, u64),
 ) -> Result<Answered, Condition> {
     let mut scanner = Scanner::new();
     let query = Query::read(&mut scanner, payload)?;
+    let (tokens, due) = proofs.sift(device, component, &query.tokens, now);
     let asked = Asked {
         kind: query.kind,
         asker: query.asker(),
-        tokens: &query.tokens,
+        tokens: &tokens,
         nodes: &query.nodes,
         categories: query.categories(),
         names: &query.names,
@@ -91,7 +112,16 @@ pub fn answer(
     query.write_answer(&mut out, permission.as_ref());
     let address = if open.is_empty() { None } else { Jid::parse(component).ok() };
     let inquiry = address.and_then(|component| inquire(device, &component, query.generation, asked, &open));
-    Ok(Answered { payload: out, inquiry, seen: things.and_then(|things| see(things, device, &query)) })
+    let seen = things.and_then(|things| see(things, device, &query));
+    // What is nobody's is decided, whatever is presented.
+    let is_owned = |things: &HomeThings| things.iter().any(|thing| thing.owner.is_some());
+    let address = if due.is_empty() || !things.is_some_and(is_owned) { None } else { Jid::parse(component).ok() };
+    let unproven = address.map(|component| {
+        let decided = Some(Decided { payload: payload.into(), told: out.clone() });
+        let presenter = device.to_jid();
+        Box::new(Unproven { presenter, component, generation: query.generation, tokens: due, query: decided })
+    });
+    Ok(Answered { payload: out, after: After { inquiry, seen, unproven } })
 }
 
 fn see(things: &HomeThings, device: JidRef<'_>, query: &Query<'_>) -> Option<Box<Seen>> {

@@ -7,6 +7,7 @@ use plaza_core::provisioning::{NodeRef, Request};
 use super::answer::{Inquiry, inquire};
 use super::decide::{Asked, decide};
 use super::home::HomeThings;
+use super::proofs::Proofs;
 
 /// What becomes of a request to a device.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,7 +22,8 @@ pub enum Enforced {
 }
 
 /// Decides what becomes of a request that `asker` sent to a device. `things` are those of the device's account; `component` is
-/// the address of the service, as which owners are asked.
+/// the address of the service, as which owners are asked; `proofs` say which of the asker's tokens count, at a time in
+/// milliseconds since 1970.
 ///
 /// A node concerns its own thing only. What is no thing is the device's own: a device that has no nodes does what it is asked,
 /// whichever it is asked of.
@@ -31,6 +33,7 @@ pub fn enforce(
     component: Option<&Jid>,
     asker: JidRef<'_>,
     request: &Request<'_>,
+    (proofs, now): (&Proofs, u64),
 ) -> Enforced {
     let Some(things) = things.filter(|things| things.is_enforced()) else { return Enforced::Passes };
     let (asker, device) = (asker.bare(), device.bare());
@@ -47,15 +50,17 @@ pub fn enforce(
     }
     let Some(first) = nodes.first() else { return Enforced::Passes };
     let generation = things.find(first).and_then(|thing| thing.device).unwrap_or(request.generation);
+    let address = component.map_or("", |component| component.as_str());
+    let (tokens, _) = proofs.sift(asker, address, &request.tokens, now);
     let asked = Asked {
         kind: request.kind,
         asker,
-        tokens: &request.tokens,
+        tokens: &tokens,
         nodes: &nodes,
         categories: request.categories,
         names: &request.names,
     };
-    let decision = decide(Some(things), component.map_or("", |component| component.as_str()), asked);
+    let decision = decide(Some(things), address, asked);
     // Of nobody's thing nothing is allowed, denied or open.
     let is_all = decision.permission.is_some_and(|permission| permission.nodes.len() == nodes.len());
     if is_all && !decision.denied && decision.open.is_empty() {

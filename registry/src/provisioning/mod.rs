@@ -17,6 +17,7 @@ mod decide;
 mod enforce;
 mod home;
 mod manage;
+mod proofs;
 mod question;
 mod record;
 mod rule;
@@ -25,10 +26,11 @@ mod subject;
 #[cfg(test)]
 mod tests;
 mod tokens;
+mod verify;
 
 use std::fmt;
 
-pub use self::answer::{Answered, Inquiry, Seen, answer, note};
+pub use self::answer::{After, Answered, Inquiry, Seen, answer, note};
 pub use self::certificate::{BadCertificate, Certificate};
 use self::challenges::Challenges;
 pub use self::decide::{Asked, Decision, Open, TOKENS_MAX, decide};
@@ -37,11 +39,13 @@ pub(crate) use self::home::read as read_page;
 pub use self::home::{HomeThing, HomeThings, THINGS_HELD_MAX};
 pub(crate) use self::manage::forget_former;
 pub use self::manage::{forget, purge};
+pub use self::proofs::Proofs;
 pub use self::question::ask;
 pub use self::rule::{Level, Rule};
 pub use self::serve::{Tell, Told, serve};
 pub(crate) use self::subject::{prefix, tell_question, tell_rule};
 pub use self::tokens::serve as serve_tokens;
+pub use self::verify::{Challenge, Unproven, Verified, challenge, challenged};
 use crate::helpers::Helpers;
 use crate::pubsub::turns::Turns;
 
@@ -84,7 +88,7 @@ impl Default for Limits {
     }
 }
 
-/// What decision support needs to know. Clones share whose turn it is and what was challenged: all shards of one broker
+/// What decision support needs to know. Clones share whose turn it is, what was challenged and what is proven: all shards of one broker
 /// clone one.
 #[derive(Clone)]
 pub struct Config {
@@ -96,13 +100,20 @@ pub struct Config {
     helpers: Option<Helpers>,
     turns: Turns,
     challenges: Challenges,
+    proofs: Proofs,
 }
 
 impl Config {
     /// A configuration with turns and challenges of its own. `secret`: random, and nobody else's; best the same after a
     /// restart, since questions that are open are known by what is made of it.
     pub fn new(limits: Limits, secret: [u8; 32]) -> Self {
-        Self { limits, secret, helpers: None, turns: Turns::default(), challenges: Challenges::default() }
+        let (turns, challenges, proofs) = (Turns::default(), Challenges::default(), Proofs::default());
+        Self { limits, secret, helpers: None, turns, challenges, proofs }
+    }
+
+    /// Which tokens are proven, for the shards.
+    pub const fn proofs(&self) -> &Proofs {
+        &self.proofs
     }
 
     /// The same, with these threads to compute RSA.

@@ -119,8 +119,37 @@ fn open(config: &Config, caller: &Jid, number: i32, response: &str, now: u64) ->
     if is_right { Ok(challenge.der) } else { Err(Condition::BadRequest) }
 }
 
+/// A secret for the holder of a token's private key.
+pub(super) struct Sealed {
+    pub(super) secret: [u8; 32],
+    /// What it can be read from, in Base64.
+    pub(super) text: String,
+    /// When the certificate ends, in milliseconds since 1970.
+    pub(super) ends: u64,
+}
+
+/// Makes a secret for the holder of the private key that a token stands for. `token` has the address in front.
+pub(super) async fn seal<S: Store>(config: &Config, store: &S, token: &str, now: u64) -> Result<Sealed, Failure> {
+    let (_, random_part) = token.rsplit_once(':').ok_or(Condition::ItemNotFound)?;
+    let key = [&[TOKEN], random_part.as_bytes()].concat();
+    let record = store.get(Table::Certificates, &key).await?.ok_or(Condition::ItemNotFound)?;
+    let der = Stored::decode(&record)?.der.to_vec();
+    let secret: [u8; 32] = random()?;
+    let encrypt = move || {
+        let certificate = Certificate::read(&der, now)?;
+        Ok::<_, BadCertificate>((certificate.encrypt(&secret)?, certificate.expires()))
+    };
+    let sealed = match &config.helpers {
+        Some(helpers) => helpers.run(encrypt).await.ok_or(Condition::ResourceConstraint)?,
+        None => encrypt(),
+    };
+    // One that was good when the token was made, and is not now, is none any more.
+    let (sealed, expires) = sealed.map_err(|_| Condition::ItemNotFound)?;
+    Ok(Sealed { secret, text: STANDARD.encode(sealed), ends: expires.saturating_mul(1_000) })
+}
+
 /// The random part of the token for a certificate: the one there is, or a new one.
-async fn issue<S: Store>(
+pub(super) async fn issue<S: Store>(
     config: &Config,
     store: &S,
     holder: JidRef<'_>,
@@ -238,7 +267,7 @@ fn random<const N: usize>() -> Result<[u8; N], Condition> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
     use rcgen::{CertificateParams, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256, RsaKeySize, date_time_ymd};
 
@@ -251,14 +280,14 @@ mod tests {
 
     const NOW: u64 = 1_767_323_045_000;
 
-    fn certificate_of(key: &KeyPair, until: i32) -> Vec<u8> {
+    pub(in super::super) fn certificate_of(key: &KeyPair, until: i32) -> Vec<u8> {
         let mut params = CertificateParams::new(vec!["lamp.example".to_owned()]).unwrap();
         params.not_before = date_time_ymd(2025, 1, 1);
         params.not_after = date_time_ymd(until, 1, 1);
         params.self_signed(key).unwrap().der().to_vec()
     }
 
-    fn rsa() -> KeyPair {
+    pub(in super::super) fn rsa() -> KeyPair {
         KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap()
     }
 

@@ -31,14 +31,14 @@ use plaza_core::xml::NotStandalone;
 use plaza_core::xml::read::Node;
 
 pub use self::photo::may_change_photo;
-pub use self::provisioning::{inquire, is_token};
+pub use self::provisioning::{challenged, inquire, is_token};
 pub use self::register::concerns_registration;
 pub use self::roster::payload as roster_payload;
 pub use self::things::{Ask, asked};
 use crate::archive::{ArchiveConfig, Prefs};
 use crate::blocking::BlockList;
 use crate::owned::OwnedError;
-use crate::provisioning::Config as ProvisioningConfig;
+use crate::provisioning::{Challenge, Config as ProvisioningConfig};
 use crate::pubsub::{Config as PubsubConfig, Outgoing, Refusal};
 use crate::registration::Registrar;
 use crate::rosters::RosterItem;
@@ -248,6 +248,8 @@ pub enum Effect {
     },
     /// Ask a device, and go on with [`asked`].
     Ask(Box<Ask>),
+    /// Ask who presented a token, by a get to its full JID, and go on with [`challenged`].
+    Challenge(Box<Challenge>),
 }
 
 /// The server's capabilities, for the stream features (XEP-0115 §6.3): they are a hash of what [`answer`] says of it.

@@ -9,7 +9,7 @@ use plaza_core::provisioning::TokenRequest;
 use plaza_core::stanza::{Condition, IqType};
 
 use super::{Effect, Request, ServiceConfig};
-use crate::provisioning::{self, HomeThings, Inquiry, Seen, Tell};
+use crate::provisioning::{self, After, Challenge, HomeThings, Tell, Verified};
 use crate::store::Store;
 
 /// Answers a request in one of its namespaces.
@@ -27,8 +27,9 @@ pub(super) async fn answer<S: Store>(
                 return Err(Condition::BadRequest);
             }
             let things = HomeThings::load(store, caller.bare()).await.map_err(|error| super::condition(&error))?;
-            let answered = provisioning::answer(things.as_deref(), caller, service.as_str(), &request.payload)?;
-            effects.extend(inquire(config, store, answered.inquiry.as_deref(), answered.seen.as_deref(), now).await);
+            let proofs = (config.provisioning.proofs(), now);
+            let answered = provisioning::answer(things.as_deref(), caller, service.as_str(), &request.payload, proofs)?;
+            effects.extend(inquire(config, store, answered.after, now).await);
             Ok(answered.payload)
         }
         Some((Interface::Device | Interface::Tokens, _)) => {
@@ -50,26 +51,45 @@ pub(super) async fn answer<S: Store>(
     }
 }
 
-/// What follows from an answer that a device has: an owner is asked what is undecided, and how the device speaks is noted.
-/// If the store cannot, the device asks again.
-pub async fn inquire<S: Store>(
-    config: &ServiceConfig,
-    store: &S,
-    inquiry: Option<&Inquiry>,
-    seen: Option<&Seen>,
-    unix_millis: u64,
-) -> Vec<Effect> {
+/// What follows from an answer that a device has: an owner is asked what is undecided, how the device speaks is noted, and
+/// tokens are challenged. If the store cannot, the device asks again.
+pub async fn inquire<S: Store>(config: &ServiceConfig, store: &S, after: After, unix_millis: u64) -> Vec<Effect> {
     let mut effects = Vec::new();
+    let After { inquiry, seen, unproven } = after;
     if let Some(seen) = seen
-        && provisioning::note(store, seen).await.is_ok()
+        && provisioning::note(store, &seen).await.is_ok()
     {
-        effects.push(Effect::ThingsChanged(vec![seen.device.clone()]));
+        effects.push(Effect::ThingsChanged(vec![seen.device]));
     }
-    if let Some(inquiry) = inquiry {
-        let tells = provisioning::ask(&config.provisioning, store, inquiry, unix_millis).await;
+    let is_asked_later = unproven.as_ref().is_some_and(|unproven| unproven.is_decided_again());
+    if let Some(unproven) = unproven {
+        let verified = provisioning::challenge(&config.provisioning, store, *unproven, unix_millis).await;
+        effects.extend(verified.map(effects_of).unwrap_or_default());
+    }
+    if let Some(inquiry) = inquiry.filter(|_| !is_asked_later) {
+        let tells = provisioning::ask(&config.provisioning, store, &inquiry, unix_millis).await;
         effects.extend(tells.unwrap_or_default().into_iter().map(Effect::from));
     }
     effects
+}
+
+/// What follows from the answer to a challenge, `None` if there is none.
+pub async fn challenged<S: Store>(
+    config: &ServiceConfig,
+    store: &S,
+    challenge: Challenge,
+    response: Option<&str>,
+    unix_millis: u64,
+) -> Vec<Effect> {
+    let verified = provisioning::challenged(&config.provisioning, store, challenge, response, unix_millis).await;
+    verified.map(effects_of).unwrap_or_default()
+}
+
+fn effects_of(Verified { challenges, changed, tells }: Verified) -> Vec<Effect> {
+    let changed = changed.map(|device| Effect::ThingsChanged(vec![device]));
+    let tells = tells.into_iter().map(Effect::from);
+    let challenges = challenges.into_iter().map(|challenge| Effect::Challenge(Box::new(challenge)));
+    changed.into_iter().chain(tells).chain(challenges).collect()
 }
 
 /// Whether a name in a namespace for devices is about tokens, which the first generation has in the same one.

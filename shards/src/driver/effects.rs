@@ -6,7 +6,7 @@ use std::sync::Arc;
 use plaza_core::jid::Jid;
 use plaza_registry::directory::Nodes;
 use plaza_registry::errands::{self, Errand};
-use plaza_registry::provisioning::{Inquiry, Seen};
+use plaza_registry::provisioning::{After, Challenge};
 use plaza_registry::pubsub::{self, Recipients};
 use plaza_registry::services::{self, Ask, Reply, Request};
 
@@ -81,13 +81,14 @@ impl Driver {
                     self.wheel.insert(due, SESSION | id.to_token());
                 }
                 Effect::Tokens(key, kept) => self.on_tokens(key, kept),
-                Effect::Inquire(device, inquiry, seen) => self.inquire(device, inquiry, seen),
+                Effect::Inquire(device, after) => self.inquire(device, after),
                 Effect::AskUntil(number) => {
                     let due = u64::from(self.tick) + u64::from(ASK_TICKS);
                     self.shard.ask_until(number, due);
                     self.wheel.insert(due, ASKS);
                 }
                 Effect::Asked(ask, reply_to, acknowledged) => self.go_on_asked(*ask, reply_to, acknowledged),
+                Effect::Challenged(challenge, response) => self.go_on_challenged(*challenge, response),
             }
         }
     }
@@ -113,11 +114,11 @@ impl Driver {
         });
     }
 
-    fn inquire(&mut self, device: Jid, inquiry: Option<Box<Inquiry>>, seen: Option<Box<Seen>>) {
+    fn inquire(&mut self, device: Jid, after: After) {
         let (config, store, now) = (Arc::clone(&self.parts.services), self.parts.store.clone(), unix_millis());
         let outcomes = Rc::clone(&self.outcomes);
         self.tasks.spawn(async move {
-            let effects = services::inquire(&config, &store, inquiry.as_deref(), seen.as_deref(), now).await;
+            let effects = services::inquire(&config, &store, after, now).await;
             let reply = Reply { effects, ..Reply::default() };
             outcomes.borrow_mut().push_back(Outcome::Inquired(device, reply));
         });
@@ -130,6 +131,17 @@ impl Driver {
         self.tasks.spawn(async move {
             let reply = services::asked(config, store, ask, acknowledged).await;
             outcomes.borrow_mut().push_back(Outcome::Reply(caller, reply_to, reply));
+        });
+    }
+
+    fn go_on_challenged(&mut self, challenge: Challenge, response: Option<Box<str>>) {
+        let (config, store, now) = (Arc::clone(&self.parts.services), self.parts.store.clone(), unix_millis());
+        let outcomes = Rc::clone(&self.outcomes);
+        self.tasks.spawn(async move {
+            let presenter = challenge.to().clone();
+            let effects = services::challenged(&config, &store, challenge, response.as_deref(), now).await;
+            let (reply_to, reply) = (ReplyTo::Address(presenter.clone()), Reply { effects, ..Reply::default() });
+            outcomes.borrow_mut().push_back(Outcome::Reply(presenter, reply_to, reply));
         });
     }
 

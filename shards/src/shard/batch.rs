@@ -83,6 +83,8 @@ pub(super) enum Handoff {
         number: u64,
         /// The device has heard it.
         acknowledged: bool,
+        /// Length of the payload of its answer.
+        payload_len: u32,
     },
     /// The session, at home on the receiving shard, should send no more: a recipient's outbox is full.
     Pause(SessionId),
@@ -208,6 +210,12 @@ impl Batch {
         self.bytes.extend_from_slice(payload.as_bytes());
         let (jid_len, payload_len) = (jid.len() as u16, payload.len() as u32);
         self.handoffs.push(Handoff::Ask { hash, number, jid_len, payload_len });
+    }
+
+    /// Appends what a device answered.
+    pub(super) fn asked(&mut self, number: u64, acknowledged: bool, payload: &str) {
+        self.bytes.extend_from_slice(payload.as_bytes());
+        self.handoffs.push(Handoff::Asked { number, acknowledged, payload_len: payload.len() as u32 });
     }
 
     /// Appends a stanza; `write` appends its bytes.

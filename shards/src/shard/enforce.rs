@@ -18,7 +18,7 @@ use plaza_core::stanza::{Class, Condition, IqType, MessageType};
 use plaza_core::subscription::Request as Subscribing;
 use plaza_core::xml::{Element, Scanned, Scanner, StreamNamespaces, write};
 use plaza_registry::errands::Errand;
-use plaza_registry::provisioning::{self, Enforced, Inquiry};
+use plaza_registry::provisioning::{self, After, Enforced, Inquiry, Unproven};
 use plaza_registry::services::Reply;
 use plaza_registry::subscriptions::Way;
 use smallvec::SmallVec;
@@ -95,8 +95,9 @@ impl Shard {
             _ => None,
         };
         let from = from.unwrap_or_default();
-        let passes =
-            |payload: &Option<Box<str>>| matches!(self.verdict(index, &from, payload.as_deref()), Ok(Enforced::Passes));
+        let passes = |payload: &Option<Box<str>>| {
+            matches!(self.verdict(index, &from, payload.as_deref()).0, Ok(Enforced::Passes))
+        };
         let denied = !requests.iter().all(passes);
         self.counters.enforced += u64::from(denied);
         denied
@@ -104,14 +105,14 @@ impl Shard {
 
     fn refuse_denied(&mut self, index: u32, envelope: &Envelope<'_>, requests: &Requests) -> Option<Flow> {
         for payload in requests {
-            let condition = match self.verdict(index, envelope.from, payload.as_deref()) {
-                Ok(Enforced::Passes) => continue,
-                Ok(Enforced::Denied { inquiry }) => {
-                    self.ask_owner(index, inquiry);
-                    Condition::Forbidden
-                }
-                Err(condition) => condition,
+            let (verdict, unproven) = self.verdict(index, envelope.from, payload.as_deref());
+            let (condition, inquiry) = match verdict {
+                Ok(Enforced::Passes) => (None, None),
+                Ok(Enforced::Denied { inquiry }) => (Some(Condition::Forbidden), inquiry),
+                Err(condition) => (Some(condition), None),
             };
+            self.ask_owner(index, inquiry, unproven);
+            let Some(condition) = condition else { continue };
             self.counters.enforced += 1;
             return Some(self.bounce(envelope, condition, DropReason::Unanswerable));
         }
@@ -119,23 +120,38 @@ impl Shard {
     }
 
     /// What becomes of a payload to a device, when its account's facts are there.
-    fn verdict(&self, index: u32, from: &str, payload: Option<&str>) -> Result<Enforced, Condition> {
+    fn verdict(
+        &self,
+        index: u32,
+        from: &str,
+        payload: Option<&str>,
+    ) -> (Result<Enforced, Condition>, Option<Box<Unproven>>) {
         let mut scanner = Scanner::new();
         let things = self.accounts.get(index).and_then(|account| account.facts.as_ref()?.things.as_ref());
         // Whose requests nobody reads is nobody's business.
         if things.is_none_or(|things| !things.is_enforced()) || self.is_own_voice(from) {
-            return Ok(Enforced::Passes);
+            return (Ok(Enforced::Passes), None);
         }
-        let request = Request::read(&mut scanner, payload.ok_or(Condition::BadRequest)?)?;
-        Ok(request.map_or(Enforced::Passes, |request| self.decision(index, from, &request)))
+        let request = payload.ok_or(Condition::BadRequest).and_then(|payload| Request::read(&mut scanner, payload));
+        match request {
+            Ok(None) => (Ok(Enforced::Passes), None),
+            Ok(Some(request)) => {
+                let (enforced, unproven) = self.decision(index, from, &request);
+                (Ok(enforced), unproven)
+            }
+            Err(condition) => (Err(condition), None),
+        }
     }
 
-    fn decision(&self, index: u32, from: &str, request: &Request<'_>) -> Enforced {
-        let Some(account) = self.accounts.get(index) else { return Enforced::Passes };
+    /// What becomes of a request to a device, and the tokens in it that are to be challenged.
+    fn decision(&self, index: u32, from: &str, request: &Request<'_>) -> (Enforced, Option<Box<Unproven>>) {
+        let Some(account) = self.accounts.get(index) else { return (Enforced::Passes, None) };
         let things = account.facts.as_ref().and_then(|facts| facts.things.as_deref());
         let device = account.bare.as_jid();
         let component = self.things_address(device);
-        provisioning::enforce(things, device, component.as_ref(), JidRef::from_normal(from), request)
+        let (from, proofs) = (JidRef::from_normal(from), (&self.config.proofs, self.unix_millis));
+        let unproven = Unproven::in_request(proofs.0, component.as_ref(), from, request, proofs.1);
+        (provisioning::enforce(things, device, component.as_ref(), from, request, proofs), unproven)
     }
 
     /// Whether a stanza is the broker's own word: the server's or a service's.
@@ -146,15 +162,16 @@ impl Shard {
             || self.config.services.iter().any(|service| is(&service.jid))
     }
 
-    /// Asks a thing's owner about what is undecided.
-    fn ask_owner(&mut self, index: u32, inquiry: Option<Box<Inquiry>>) {
+    /// Asks a thing's owner about what is undecided, and who presents tokens to prove them.
+    fn ask_owner(&mut self, index: u32, inquiry: Option<Box<Inquiry>>, unproven: Option<Box<Unproven>>) {
+        let after = After { inquiry, seen: None, unproven };
         let Some(account) = self.accounts.get_mut(index) else { return };
-        if inquiry.is_none() || account.inquiries >= INQUIRIES_MAX {
+        if after.is_nothing() || account.inquiries >= INQUIRIES_MAX {
             return;
         }
         account.inquiries += 1;
         let device = account.bare.clone();
-        self.effects.push_back(Effect::Inquire(device, inquiry, None));
+        self.effects.push_back(Effect::Inquire(device, after));
     }
 
     /// What came of [`Effect::Inquire`] about a device.
@@ -172,11 +189,11 @@ impl Shard {
         if !self.may_enforce(index) || self.is_own_voice(&inbound.from) {
             return Some(inbound);
         }
-        let inquiry = match self.decision(index, &inbound.from, &Request::subscription()) {
+        let inquiry = match self.decision(index, &inbound.from, &Request::subscription()).0 {
             Enforced::Passes => return Some(inbound),
             Enforced::Denied { inquiry } => inquiry,
         };
-        self.ask_owner(index, inquiry);
+        self.ask_owner(index, inquiry, None);
         self.counters.enforced += 1;
         let contact = JidRef::from_normal(&inbound.from).bare().to_jid();
         let own = self.accounts.get(index).map(|account| account.bare.clone())?;
@@ -243,15 +260,17 @@ pub(super) fn write_request(out: &mut Vec<u8>, own: &Jid, contact: &Jid, request
 #[cfg(test)]
 mod tests {
     use plaza_core::iot::{Exchange, Generation};
+    use plaza_core::provisioning::Kind;
     use plaza_core::thing::NodeName;
+    use plaza_registry::provisioning::{Level, Rule};
     use plaza_registry::resumables::Resumable;
     use plaza_registry::rosters;
-    use plaza_registry::store::StoreError;
+    use plaza_registry::store::{Batch, Store as _, StoreError};
     use plaza_registry::things;
     use plaza_registry::wait::block_on;
 
     use super::super::SessionId;
-    use super::super::testing::{REGISTRY, World};
+    use super::super::testing::{Holder, REGISTRY, World};
     use super::super::tests::feed;
     use super::*;
 
@@ -620,5 +639,38 @@ mod tests {
         let (jid, hash) = (device.as_jid(), three.world.homes.hash(device.as_jid()));
         let account = three.world.shards[0].accounts.find(hash, jid).unwrap();
         assert_eq!(account.inquiries, 0);
+    }
+
+    #[test]
+    fn who_presents_a_token_is_challenged_wherever_it_is_and_passes_when_it_has_proven_it() {
+        for (home, reader) in [(0, 0), (0, 1), (1, 0)] {
+            let mut three = Three::enforced(home, reader);
+            let (jid, id) = (three.jids[READER].clone(), three.ids[READER]);
+            let holder = Holder::new(&mut three.world, &jid, id);
+            let kind = Kind::Read;
+            let rule = Rule {
+                number: 1,
+                text: holder.token.as_str().into(),
+                names: None,
+                kind,
+                level: Level::User,
+                allow: true,
+                categories: kind.categories(),
+            };
+            let writes = vec![rule.put(three.jids[0].as_jid(), &node(""))];
+            block_on(three.world.store.commit(Batch { guards: Vec::new(), writes })).unwrap();
+            three.things_changed();
+            three.world.settle();
+            let read = read(Generation::Nf, "").replace(" m='true'", &format!(" m='true' ut='{}'", holder.token));
+            let (asked, answer) = three.ask_device(READER, "get", &read);
+            assert!(!asked.contains("<req ") && is_forbidden(&answer), "{asked} {answer}");
+            let challenge = holder.answer(&answer).unwrap();
+            three.say(READER, &challenge);
+            let (asked, answer) = three.ask_device(READER, "get", &read);
+            assert!(asked.contains("<req ") && answer.is_empty(), "{asked} {answer}");
+            // Somebody else with the same words has nothing.
+            let (asked, _) = three.ask_device(READER, "get", &read.replace(&holder.token, "secret"));
+            assert!(!asked.contains("<req "));
+        }
     }
 }

@@ -165,7 +165,11 @@ impl Shard {
                     let (jid, payload) = (text(usize::from(jid_len)), text(payload_len as usize));
                     self.ask_here(hash, JidRef::from_normal(jid), (from_shard, number), payload);
                 }
-                Handoff::Asked { number, acknowledged } => self.asked(number, acknowledged),
+                Handoff::Asked { number, acknowledged, payload_len } => {
+                    let payload = batch.bytes.get(at..at + payload_len as usize).unwrap_or_default();
+                    at += payload_len as usize;
+                    self.asked(number, acknowledged, std::str::from_utf8(payload).unwrap_or_default());
+                }
                 Handoff::Settle(id) => self.settle_for(from_shard, id),
                 Handoff::Settled(id) => self.settled(id),
                 Handoff::Pause(id) => {

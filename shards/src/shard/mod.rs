@@ -49,7 +49,7 @@ use plaza_registry::directory::{CapsCache, Nodes};
 use plaza_registry::errands::Errand;
 use plaza_registry::facts::Facts;
 use plaza_registry::offline::OfflineLimits;
-use plaza_registry::provisioning::{Inquiry, Seen};
+use plaza_registry::provisioning::{After, Challenge, Proofs};
 use plaza_registry::pubsub::Recipients;
 use plaza_registry::services::{Ask, Component, Effect as ServiceEffect, Reply, Request, Target};
 use plaza_registry::store::StoreError;
@@ -105,6 +105,8 @@ pub struct ShardConfig {
     pub tokens: TokenLimits,
     /// What the operator allows of archives (XEP-0313).
     pub archive: ArchiveConfig,
+    /// Which tokens are proven, as all shards know.
+    pub proofs: Proofs,
     /// Begins every id the broker makes, unlike any earlier run's: clients remember ids for a minute.
     pub id_prefix: String,
 }
@@ -147,14 +149,17 @@ pub enum Effect {
     Watch(SessionId),
     /// The facts a login waits for ([`Shard::login`]) are there, or cannot be had.
     Login(Key, Result<(), StoreError>),
-    /// The device of this address was answered: let its owner be asked what is undecided, and how it speaks be noted; bring
-    /// what comes of it to [`Shard::inquired`].
-    Inquire(Jid, Option<Box<Inquiry>>, Option<Box<Seen>>),
+    /// The device of this address was answered: let its owner be asked what is undecided, how it speaks be noted, and tokens
+    /// be challenged; bring what comes of it to [`Shard::inquired`].
+    Inquire(Jid, After),
     /// A device was asked something: set a time ([`Shard::ask_until`]), and call [`Shard::asks_due`] then.
     AskUntil(u64),
     /// A device has acknowledged what a service asked, or has not: let the service go on, and bring its reply to
     /// [`Shard::reply`].
     Asked(Box<Ask>, ReplyTo, bool),
+    /// Who presented a token answered the challenge with this payload, or did not: bring what comes of it to
+    /// [`Shard::reply`], for whom the challenge was.
+    Challenged(Box<Challenge>, Option<Box<str>>),
     /// A client's tokens are kept ([`Shard::keep_tokens`]): what it is to be told, or how its login fails after all.
     Tokens(Key, Result<Option<IssuedToken>, SaslFailure>),
 }
@@ -770,6 +775,7 @@ impl Shard {
                 }
                 ServiceEffect::Tell { to, from, payload } => self.tell_account(&to, &from, &payload),
                 ServiceEffect::Ask(ask) => self.ask_device(ask, caller, reply_to.clone()),
+                ServiceEffect::Challenge(challenge) => self.challenge(challenge),
             }
         }
         match reply_to {

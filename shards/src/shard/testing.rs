@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, PrivateDecryptingKey};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use plaza_core::caps::{Caps, HashFunction, Info};
 use plaza_core::jid::Jid;
 use plaza_core::ns;
@@ -14,9 +17,10 @@ use plaza_registry::store::memory::MemoryStore;
 use plaza_registry::things;
 use plaza_registry::wait::block_on;
 use plaza_registry::{provisioning, pubsub};
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, RsaKeySize, date_time_ymd};
 
 use super::tests::{feed, shards};
-use super::{Effect, SessionId, Shard, ShardConfig};
+use super::{Effect, ReplyTo, SessionId, Shard, ShardConfig};
 use crate::home::Homes;
 use crate::mesh::ShardId;
 use crate::ring::Key;
@@ -42,8 +46,10 @@ impl World {
         let pubsub = Component { jid: jid(SERVICE), name: String::new(), kind: ComponentKind::Pubsub };
         let things = Component { jid: jid(REGISTRY), name: String::new(), kind: ComponentKind::Things };
         let services = vec![pubsub, things];
+        let provisioning = provisioning::Config::new(provisioning::Limits::DEFAULT, [7; 32]);
         let config = Arc::new(ShardConfig {
             services: services.clone(),
+            proofs: provisioning.proofs().clone(),
             outbox_bytes_max: 1 << 20,
             outbox_bytes_full: 1 << 20,
             outbox_bytes_high: 1 << 19,
@@ -62,7 +68,7 @@ impl World {
             archive: config.archive,
             things: things::Config::new(things::Limits::DEFAULT, None),
             registration: plaza_registry::registration::Registrar::off(),
-            provisioning: provisioning::Config::new(provisioning::Limits::DEFAULT, [7; 32]),
+            provisioning,
         });
         let config = ErrandConfig { roster_items_max: 20, requests_max: 20, offline: config.offline, services };
         Self { shards: vec![make(0), make(1)], homes, store: MemoryStore::new(), config }
@@ -187,9 +193,9 @@ impl World {
                 let items = pubsub::last_items_of(config, &self.store, owner, &resource, &nodes, 1_000);
                 shard.last_items(block_on(items).unwrap());
             }
-            Effect::Inquire(device, inquiry, seen) => {
+            Effect::Inquire(device, after) => {
                 let services = Arc::clone(&self.config.services);
-                let effects = services::inquire(&services, &self.store, inquiry.as_deref(), seen.as_deref(), 1_000);
+                let effects = services::inquire(&services, &self.store, after, 1_000);
                 let reply = services::Reply { effects: block_on(effects), ..services::Reply::default() };
                 shard.inquired(&device, reply);
             }
@@ -199,6 +205,12 @@ impl World {
                 let services = Arc::clone(&self.config.services);
                 let reply = block_on(services::asked(services, self.store.clone(), *ask, acknowledged));
                 shard.reply(&caller, reply_to, reply);
+            }
+            Effect::Challenged(challenge, response) => {
+                let (presenter, services) = (challenge.to().clone(), Arc::clone(&self.config.services));
+                let effects = services::challenged(&services, &self.store, *challenge, response.as_deref(), 1_000);
+                let reply = services::Reply { effects: block_on(effects), ..services::Reply::default() };
+                shard.reply(&presenter, ReplyTo::Address(presenter.clone()), reply);
             }
             Effect::Resume(_) | Effect::Login(..) => {}
             Effect::End(..) | Effect::Displace(_) | Effect::Expire(_) | Effect::Tokens(..) | Effect::Watch(_) => {
@@ -218,4 +230,54 @@ pub(super) fn presence(shard: &Shard, nodes: &[&str]) -> String {
     let mut caps = Vec::new();
     Caps::new("urn:test", ver).write(&mut caps);
     format!("<presence>{}</presence>", String::from_utf8(caps).unwrap())
+}
+
+/// Who holds a private key, and has a token for its certificate.
+pub(super) struct Holder {
+    key: KeyPair,
+    pub(super) token: String,
+}
+
+impl Holder {
+    /// A session gets a token.
+    pub(super) fn new(world: &mut World, account: &Jid, id: SessionId) -> Self {
+        let key = KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048).unwrap();
+        let mut params = CertificateParams::new(vec!["holder.example".to_owned()]).unwrap();
+        (params.not_before, params.not_after) = (date_time_ymd(1970, 1, 1), date_time_ymd(2100, 1, 1));
+        let certificate = STANDARD.encode(params.self_signed(&key).unwrap().der());
+        let mut holder = Self { key, token: String::new() };
+        let mut ask = |payload: &str| {
+            world.say(account, id, &format!("<iq type='get' id='t' to='{REGISTRY}'>{payload}</iq>"));
+            world.sent(account, id)
+        };
+        let ns = "urn:nf:iot:prov:t:1.0";
+        let challenge = ask(&format!("<getToken xmlns='{ns}'>{certificate}</getToken>"));
+        let number = challenge.split("seqnr='").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+        let told = holder.open(&challenge);
+        let answer = ask(&format!(
+            "<getTokenChallengeResponse xmlns='{ns}' seqnr='{number}'>{told}</getTokenChallengeResponse>"
+        ));
+        holder.token = answer.split("token='").nth(1).unwrap().split('\'').next().unwrap().to_owned();
+        holder
+    }
+
+    /// What the challenge in a text holds.
+    fn open(&self, text: &str) -> String {
+        let sealed = text.split("okenChallenge ").nth(1).unwrap().split('>').nth(1).unwrap();
+        let sealed = STANDARD.decode(sealed.split('<').next().unwrap()).unwrap();
+        let key = PrivateDecryptingKey::from_pkcs8(&self.key.serialize_der()).unwrap();
+        let key = OaepPrivateDecryptingKey::new(key).unwrap();
+        let mut out = vec![0; key.min_output_size()];
+        STANDARD.encode(key.decrypt(&OAEP_SHA1_MGF1SHA1, &sealed, &mut out, None).unwrap())
+    }
+
+    /// The answer to the challenge of the token in what a session was sent, if there is one.
+    pub(super) fn answer(&self, sent: &str) -> Option<String> {
+        let (before, _) = sent.split_once("<tokenChallenge ")?;
+        assert!(sent.contains(&format!("token='{}'", self.token)), "{sent}");
+        let id = before.rsplit("<iq type='get' id='").next().unwrap().split('\'').next().unwrap();
+        let told = self.open(sent);
+        let inside = format!("<tokenChallengeResponse xmlns='urn:nf:iot:prov:t:1.0'>{told}</tokenChallengeResponse>");
+        Some(format!("<iq type='result' id='{id}' to='{REGISTRY}'>{inside}</iq>"))
+    }
 }

@@ -29,6 +29,7 @@ pub(super) fn shards_with(count: u16, change: impl FnOnce(&mut ShardConfig)) -> 
         managed_key: [7; 32],
         tokens: TokenLimits::default(),
         archive: ArchiveConfig::default(),
+        proofs: plaza_registry::provisioning::Proofs::default(),
         id_prefix: "plaza-".into(),
     };
     change(&mut config);

@@ -8,7 +8,7 @@
 //! asked goes its own way.
 //!
 //! A service may also ask a device before it goes on. The question is kept by the shard whose service it is; the device's
-//! home tells the device, and brings the answer back.
+//! home tells the device, and brings the answer back. So are those asked who presented a token, by their full JID.
 
 use plaza_core::iot::Interface;
 use plaza_core::jid::{Jid, JidRef};
@@ -16,11 +16,10 @@ use plaza_core::stanza::{Class, IqType, MessageType, Stanza, write_reply_start};
 use plaza_core::xml::write;
 use plaza_registry::errands::Errand;
 use plaza_registry::facts::Facts;
-use plaza_registry::provisioning::{self, Answered};
+use plaza_registry::provisioning::{self, Answered, Challenge};
 use plaza_registry::services::{self, Ask, Component, ComponentKind};
 use plaza_registry::things::Told;
 
-use super::batch::Handoff;
 use super::session::SessionId;
 use super::work::{Running, Task};
 use super::{Effect, Flow, ReplyTo, Shard};
@@ -28,6 +27,11 @@ use crate::mesh::ShardId;
 
 /// Notices one session may leave unanswered. What is beyond is told when others are answered, or at the next presence.
 const UNANSWERED_MAX: usize = 64;
+/// Challenges of tokens that one session may leave unanswered. Default 8, which is how many are under way at once: one more
+/// takes the place of the oldest, whose time is over.
+const CHALLENGES_MAX: usize = 8;
+/// Longest payload of an answer that is read, in bytes. Default 1 024: what a challenge holds is short.
+const ANSWER_BYTES_MAX: usize = 1_024;
 
 /// Something a session was told in an iq, and has not answered.
 #[derive(Debug)]
@@ -43,15 +47,23 @@ enum About {
     Notice(Told),
     /// A question of a service on a shard, by its number there.
     Ask(ShardId, u64),
+    /// The challenge of a token on a shard, by its number there.
+    Challenge(ShardId, u64),
 }
 
 /// A question to a device that is under way.
 #[derive(Debug)]
 pub(super) struct Asking {
-    ask: Box<Ask>,
-    reply_to: ReplyTo,
+    what: What,
     /// Not to be waited for after this moment of the driver's.
     until: Option<u64>,
+}
+
+#[derive(Debug)]
+enum What {
+    /// A service's, and for whom its reply is.
+    Service(Box<Ask>, ReplyTo),
+    Token(Box<Challenge>),
 }
 
 impl Shard {
@@ -129,11 +141,12 @@ impl Shard {
         self.ids += 1;
         let number = self.ids;
         let Some(session) = self.get_mut(id) else { return };
+        let begin: &[u8] = if matches!(about, About::Challenge(..)) { b"<iq type='get'" } else { b"<iq type='set'" };
         session.extras().unanswered.push(Unanswered { number, about });
         let to = session.jid.clone();
         let name = format!("{}{number}", self.config.id_prefix);
         self.tell(id, |out| {
-            out.extend_from_slice(b"<iq type='set'");
+            out.extend_from_slice(begin);
             write::attr(out, "id", &name);
             write::attr(out, "from", from.as_str());
             write::attr(out, "to", to.as_str());
@@ -158,8 +171,13 @@ impl Shard {
             About::Notice(_) => {}
             About::Ask(shard, number) => {
                 if acknowledged || !self.is_asked(account, shard, number) {
-                    self.answer_ask(shard, number, acknowledged);
+                    self.answer_ask(shard, number, acknowledged, "");
                 }
+            }
+            About::Challenge(shard, number) => {
+                let payload = stanza.element.first_child().and_then(|child| stanza.element.standalone(&child));
+                let payload = payload.filter(|payload| payload.len() <= ANSWER_BYTES_MAX).unwrap_or_default();
+                self.answer_ask(shard, number, acknowledged, &payload);
             }
         }
         true
@@ -173,17 +191,27 @@ impl Shard {
             ReplyTo::Session(_) => ReplyTo::Address(caller.clone()),
             ReplyTo::Address(_) => reply_to,
         };
+        let (device, payload) = (ask.device.clone(), ask.payload.clone());
+        self.ask_whoever(What::Service(ask, reply_to), &device, &payload);
+    }
+
+    /// Challenges who presented a token, wherever it is.
+    pub(super) fn challenge(&mut self, challenge: Box<Challenge>) {
+        let (to, payload) = (challenge.to().clone(), challenge.payload.clone());
+        self.ask_whoever(What::Token(challenge), &to, &payload);
+    }
+
+    fn ask_whoever(&mut self, what: What, device: &Jid, payload: &str) {
         self.ids += 1;
         let number = self.ids;
-        let (device, payload) = (ask.device.clone(), ask.payload.clone());
-        self.asking.insert(number, Asking { ask, reply_to, until: None });
+        self.asking.insert(number, Asking { what, until: None });
         self.effects.push_back(Effect::AskUntil(number));
         let hash = self.homes.hash(device.as_jid());
         let home = self.homes.shard(hash);
         if home == self.id {
-            self.ask_here(hash, device.as_jid(), (self.id, number), &payload);
+            self.ask_here(hash, device.as_jid(), (self.id, number), payload);
         } else if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
-            batch.ask(hash, device.as_jid(), number, &payload);
+            batch.ask(hash, device.as_jid(), number, payload);
         }
     }
 
@@ -200,14 +228,20 @@ impl Shard {
         let due: Vec<u64> =
             self.asking.iter().filter(|(_, asking)| is_due(asking)).map(|(&number, _)| number).collect();
         for number in due {
-            self.asked(number, false);
+            self.asked(number, false, "");
         }
     }
 
-    /// Asks a device at home here, each available resource of it.
+    /// Asks a device at home here, each available resource of it; or, by a full JID, who presented a token.
     pub(super) fn ask_here(&mut self, hash: u64, device: JidRef<'_>, (shard, number): (ShardId, u64), payload: &str) {
         let mut is_there = false;
-        if self.accounts.find_index(hash, device).is_some()
+        if device.resource().is_some() {
+            if let (Some(id), Some(from)) = (self.session_of(hash, device), self.things_address(device.bare())) {
+                is_there = true;
+                self.forget_challenge(id);
+                self.tell_device(id, &from, payload, About::Challenge(shard, number));
+            }
+        } else if self.accounts.find_index(hash, device).is_some()
             && let Some(from) = self.things_address(device.bare())
         {
             for id in self.sessions_of(device) {
@@ -220,7 +254,7 @@ impl Shard {
             }
         }
         if !is_there {
-            self.answer_ask(shard, number, false);
+            self.answer_ask(shard, number, false, "");
         }
     }
 
@@ -234,18 +268,34 @@ impl Shard {
         })
     }
 
-    fn answer_ask(&mut self, shard: ShardId, number: u64, acknowledged: bool) {
-        if shard == self.id {
-            self.asked(number, acknowledged);
-        } else if let Some(batch) = self.batches.get_mut(usize::from(shard.0)) {
-            batch.handoffs.push(Handoff::Asked { number, acknowledged });
+    /// Makes room for one more challenge of a session.
+    fn forget_challenge(&mut self, id: SessionId) {
+        let Some(session) = self.get_mut(id) else { return };
+        let unanswered = &mut session.extras().unanswered;
+        let is_challenge = |one: &Unanswered| matches!(one.about, About::Challenge(..));
+        if unanswered.iter().filter(|one| is_challenge(one)).count() >= CHALLENGES_MAX
+            && let Some((at, _)) =
+                unanswered.iter().enumerate().filter(|(_, one)| is_challenge(one)).min_by_key(|(_, one)| one.number)
+        {
+            unanswered.swap_remove(at);
         }
     }
 
-    /// A device has answered, or will not: its service goes on.
-    pub(super) fn asked(&mut self, number: u64, acknowledged: bool) {
-        let Some(Asking { ask, reply_to, .. }) = self.asking.remove(&number) else { return };
-        self.effects.push_back(Effect::Asked(ask, reply_to, acknowledged));
+    fn answer_ask(&mut self, shard: ShardId, number: u64, acknowledged: bool, payload: &str) {
+        if shard == self.id {
+            self.asked(number, acknowledged, payload);
+        } else if let Some(batch) = self.batches.get_mut(usize::from(shard.0)) {
+            batch.asked(number, acknowledged, payload);
+        }
+    }
+
+    /// A device has answered, or will not: its service goes on. `payload` is what the result has in it.
+    pub(super) fn asked(&mut self, number: u64, acknowledged: bool, payload: &str) {
+        let Some(Asking { what, .. }) = self.asking.remove(&number) else { return };
+        self.effects.push_back(match what {
+            What::Service(ask, reply_to) => Effect::Asked(ask, reply_to, acknowledged),
+            What::Token(challenge) => Effect::Challenged(challenge, acknowledged.then(|| payload.into())),
+        });
     }
 
     // ---- what devices ask ---------------------------------------------------------------------------------------
@@ -267,7 +317,9 @@ impl Shard {
         }
         let facts = self.accounts.get(self.get(id)?.account)?.facts.as_ref()?;
         let payload = stanza.element.standalone(&child)?;
-        let answered = match provisioning::answer(facts.things.as_deref(), from.as_jid(), to.as_str(), &payload) {
+        let proofs = (&self.config.proofs, self.unix_millis);
+        let answered = match provisioning::answer(facts.things.as_deref(), from.as_jid(), to.as_str(), &payload, proofs)
+        {
             Ok(answered) => answered,
             Err(condition) => return Some(self.refuse(id, stanza, from, condition)),
         };
@@ -277,13 +329,13 @@ impl Shard {
             out.extend_from_slice(&answered.payload);
             out.extend_from_slice(b"</iq>");
         });
-        let Answered { inquiry, seen, .. } = answered;
-        if inquiry.is_some() || seen.is_some() {
+        let Answered { after, .. } = answered;
+        if !after.is_nothing() {
             if let Some(account) = self.get(id).map(|session| session.account).and_then(|at| self.accounts.get_mut(at))
             {
                 account.inquiries = account.inquiries.saturating_add(1);
             }
-            self.effects.push_back(Effect::Inquire(from.clone(), inquiry, seen));
+            self.effects.push_back(Effect::Inquire(from.clone(), after));
         }
         Some(Flow::Continue)
     }
@@ -316,7 +368,7 @@ mod tests {
     use plaza_registry::things::{self, State};
     use plaza_registry::wait::block_on;
 
-    use super::super::testing::{REGISTRY, World};
+    use super::super::testing::{Holder, REGISTRY, World};
     use super::*;
 
     const DISCO: &str = "urn:nf:iot:disco:1.0";
@@ -557,6 +609,73 @@ mod tests {
             pair.owner_says("set", &payload);
             assert!(pair.sent_to_owner().contains("type='error'"));
             assert_eq!(pair.state(), before);
+        }
+    }
+
+    #[test]
+    fn a_device_that_was_shown_a_token_is_challenged_and_the_token_counts_when_it_has_answered() {
+        for home in 0..2 {
+            let mut pair = Pair::claimed(home);
+            let (owner, ours) = (pair.owner.clone(), pair.ours);
+            let holder = Holder::new(&mut pair.world, &owner, ours);
+            let ask = format!("<canRead xmlns='{DEVICE}' jid='b@x.example' m='true' ut='{}'/>", holder.token);
+            pair.device_says("get", &ask);
+            let sent = pair.sent_to_device();
+            assert!(sent.contains("result='false'"), "{sent}");
+            assert!(sent.contains(&format!("from='{REGISTRY}'")) && sent.contains("/d'"), "{sent}");
+            assert_eq!(pair.sent_to_owner(), "", "the owner is asked when it is known what is proven");
+            // It is asked once.
+            pair.device_says("get", &ask);
+            assert!(holder.answer(&pair.sent_to_device()).is_none());
+            let device = pair.device.clone();
+            pair.world.say(&device, pair.theirs, &holder.answer(&sent).unwrap());
+            let question = pair.sent_to_owner();
+            assert!(question.contains(&format!("ut='{}'", holder.token)), "{question}");
+            let of = |name: &str| question.split(&format!(" {name}='")).nth(1).unwrap().split('\'').next().unwrap();
+            let rule = format!(
+                "<canReadRule xmlns='{OWNER}' jid='{}' remoteJid='{}' key='{}' result='true'><fromUser token='{}'/></canReadRule>",
+                device.as_str(),
+                of("remoteJid"),
+                of("key"),
+                holder.token
+            );
+            pair.owner_says("set", &rule);
+            assert!(pair.sent_to_device().contains("<clearCache "));
+            pair.device_says("get", &ask);
+            let sent = pair.sent_to_device();
+            assert!(sent.contains("result='true'") && holder.answer(&sent).is_none(), "{sent}");
+            // Without the token the same one may not.
+            pair.device_says("get", &ask.replace(&holder.token, ""));
+            assert!(pair.sent_to_device().contains("result='false'"));
+        }
+    }
+
+    #[test]
+    fn whoever_does_not_answer_a_challenge_or_refuses_has_proven_nothing() {
+        for refuses in [false, true] {
+            let mut pair = Pair::claimed(0);
+            let (owner, ours) = (pair.owner.clone(), pair.ours);
+            let holder = Holder::new(&mut pair.world, &owner, ours);
+            let ask = format!("<canRead xmlns='{DEVICE}' jid='b@x.example' m='true' ut='{}'/>", holder.token);
+            pair.device_says("get", &ask);
+            let sent = pair.sent_to_device();
+            let answer = holder.answer(&sent).unwrap();
+            let device = pair.device.clone();
+            if refuses {
+                let error = answer.replace("type='result'", "type='error'");
+                pair.world.say(&device, pair.theirs, &error);
+            } else {
+                pair.world.shard(&device).asks_due(1);
+                pair.world.settle();
+            }
+            let question = pair.sent_to_owner();
+            assert!(question.contains("<canRead ") && !question.contains(&holder.token), "{question}");
+            // Too late, and it is not asked again now.
+            pair.world.say(&device, pair.theirs, &answer);
+            pair.device_says("get", &ask);
+            let sent = pair.sent_to_device();
+            assert!(sent.contains("result='false'") && holder.answer(&sent).is_none(), "{sent}");
+            assert!(!sent.contains("<clearCache "));
         }
     }
 }

@@ -137,6 +137,7 @@ mod tests {
                 managed_key: [7; 32],
                 tokens: TokenLimits::default(),
                 archive: plaza_registry::archive::ArchiveConfig::default(),
+                proofs: plaza_registry::provisioning::Proofs::default(),
                 id_prefix: "plaza-".into(),
             };
             let owner = Jid::parse("owner@things.example").unwrap();
@@ -199,7 +200,8 @@ mod tests {
                     | Effect::Watch(_)
                     | Effect::Inquire(..)
                     | Effect::AskUntil(_)
-                    | Effect::Asked(..) => {
+                    | Effect::Asked(..)
+                    | Effect::Challenged(..) => {
                         panic!("nobody asked for that")
                     }
                 }

@@ -239,7 +239,9 @@ impl World {
                 Effect::Login(key, Ok(())) => self.logged_in(key.index as usize),
                 Effect::Login(_, Err(_)) => {}
                 Effect::Tokens(..) => panic!("nobody has tokens here"),
-                Effect::Inquire(..) | Effect::AskUntil(_) | Effect::Asked(..) => panic!("nobody has things here"),
+                Effect::Inquire(..) | Effect::AskUntil(_) | Effect::Asked(..) | Effect::Challenged(..) => {
+                    panic!("nobody has things here")
+                }
                 Effect::Displace(_) => panic!("nobody comes back twice"),
                 Effect::Expire(id) => self.shards[shard].expire(id, None),
                 Effect::Recipients(mut recipients) => {

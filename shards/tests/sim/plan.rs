@@ -108,6 +108,7 @@ impl Plan {
                 tokens: plaza_registry::tokens::TokenLimits::default(),
                 // By the seed, not drawn: worlds that found a bug once stay what they were.
                 archive: if seed % 4 == 2 { ARCHIVED } else { ArchiveConfig::default() },
+                proofs: plaza_registry::provisioning::Proofs::default(),
                 id_prefix: "plaza-".into(),
             },
         }

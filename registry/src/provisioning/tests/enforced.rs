@@ -29,8 +29,10 @@ fn asked(things: &HomeThings, asker: &str, payload: &str) -> (bool, Vec<String>)
         payload => Request::read(&mut scanner, payload).unwrap().unwrap(),
     };
     let (device, component) = (jid(&format!("{DEVICE}/r")), jid(COMPONENT));
-    let asker = jid(asker);
-    match enforce(Some(things), device.as_jid(), Some(&component), asker.as_jid(), &request) {
+    let (asker, proofs) = (jid(asker), Proofs::default());
+    proofs.prove(asker.as_jid(), &tokens("other secret"), NOW);
+    let proofs = (&proofs, NOW);
+    match enforce(Some(things), device.as_jid(), Some(&component), asker.as_jid(), &request, proofs) {
         Enforced::Passes => (true, Vec::new()),
         Enforced::Denied { inquiry } => {
             let inquiry = inquiry.map(|inquiry| {
@@ -142,19 +144,23 @@ fn a_node_concerns_its_own_thing_and_what_is_none_is_the_devices() {
 fn without_an_enforced_thing_everything_passes_and_without_a_service_nobody_is_asked() {
     let request = Request::subscription();
     let (device, stranger) = (jid(DEVICE), jid(STRANGER));
+    let proofs = Proofs::default();
     let left = home(&[("", false, Some(OWNER), vec![])]);
     for things in [None, Some(&left)] {
-        assert_eq!(enforce(things, device.as_jid(), None, stranger.as_jid(), &request), Enforced::Passes);
+        assert_eq!(
+            enforce(things, device.as_jid(), None, stranger.as_jid(), &request, (&proofs, NOW)),
+            Enforced::Passes
+        );
     }
     let enforced = home(&[("", true, Some(OWNER), vec![])]);
-    let denied = enforce(Some(&enforced), device.as_jid(), None, stranger.as_jid(), &request);
+    let denied = enforce(Some(&enforced), device.as_jid(), None, stranger.as_jid(), &request, (&proofs, NOW));
     assert_eq!(denied, Enforced::Denied { inquiry: None });
 }
 
 #[test]
 fn tokens_count_as_they_do_for_a_device_that_asks() {
-    let rules = vec![rule(1, Kind::Read, Level::User, "secret", true)];
+    let rules = vec![rule(1, Kind::Read, Level::User, &tokens("secret"), true)];
     let lamp = home(&[("", true, Some(OWNER), rules)]);
-    assert_eq!(asked(&lamp, STRANGER, &read("m='true' ut='other secret'", "")), passes());
-    assert_eq!(asked(&lamp, STRANGER, &read("m='true' st='secret'", "")), denied(&[""]));
+    assert_eq!(asked(&lamp, STRANGER, &read(&format!("m='true' ut='{}'", tokens("other secret")), "")), passes());
+    assert_eq!(asked(&lamp, STRANGER, &read(&format!("m='true' st='{}'", tokens("secret")), "")), denied(&[""]));
 }

@@ -4,6 +4,7 @@ mod decisions;
 mod enforced;
 mod owners;
 mod questions;
+mod verified;
 
 use std::collections::BTreeSet;
 
@@ -70,6 +71,13 @@ impl World {
         world
     }
 
+    /// The same, in which the lamp has proven tokens.
+    fn with_tokens(random: &str) -> Self {
+        let world = Self::new();
+        world.config.proofs.prove(JidRef::from_normal(LAMP), &tokens(random), NOW);
+        world
+    }
+
     fn put(&self, thing: &ThingRecord) {
         let mut writes = vec![thing.put()];
         if let Some(owner) = thing.owner() {
@@ -99,8 +107,9 @@ impl World {
     fn ask(&self, device: &str, payload: &str) -> (String, Vec<Tell>) {
         let things = self.home(device);
         let device = jid(&format!("{device}/r"));
-        let answered = answer(things.as_deref(), device.as_jid(), COMPONENT, payload).unwrap();
-        let Answered { payload, inquiry, seen } = answered;
+        let answered =
+            answer(things.as_deref(), device.as_jid(), COMPONENT, payload, (&self.config.proofs, self.now)).unwrap();
+        let Answered { payload, after: After { inquiry, seen, unproven: _ } } = answered;
         if let Some(seen) = seen {
             block_on(note(&self.store, &seen)).unwrap();
         }
@@ -141,6 +150,12 @@ impl World {
         );
         self.own(owner, IqType::Set, &rule)
     }
+}
+
+/// Tokens that the service issued, of what is random in them.
+fn tokens(random: &str) -> String {
+    let tokens: Vec<String> = random.split(' ').map(|random| format!("{COMPONENT}:{random}")).collect();
+    tokens.join(" ")
 }
 
 fn only(tells: Vec<Tell>) -> Tell {

@@ -38,10 +38,11 @@ fn an_answer_holds_for_whom_it_says() {
         (Kind::Control, "", "<fromService token='s'/>", false, false, true, false),
         (Kind::Control, "", "<all/>", true, true, true, true),
     ] {
-        let world = World::new();
-        let tokens = "m='true' ut='x u' dt='d' st='s'";
-        let tell = only(world.can(LAMP, kind, tokens, "").1);
-        world.answer(&tell, &format!("result='true' {attrs}"), inside).unwrap();
+        let world = World::with_tokens("x u d s");
+        let inside = inside.replace("token='", &format!("token='{COMPONENT}:"));
+        let tokens = format!("m='true' ut='{}' dt='{}' st='{}'", tokens("x u"), tokens("d"), tokens("s"));
+        let tell = only(world.can(LAMP, kind, &tokens, "").1);
+        world.answer(&tell, &format!("result='true' {attrs}"), &inside).unwrap();
         let may = |attrs: &str| world.can(LAMP, kind, attrs, "").0.contains("result='true'");
         let tokens = format!("jid='c@x.example' {tokens}");
         let found =

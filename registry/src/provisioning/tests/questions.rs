@@ -46,7 +46,7 @@ fn a_stranger_is_denied_and_the_owner_asked_once_in_the_owners_generation() {
 
 #[test]
 fn each_kind_asker_set_of_tokens_and_node_has_a_question_of_its_own() {
-    let world = World::new();
+    let world = World::with_tokens("u v");
     let mut keys = BTreeSet::new();
     let mut ask = |kind, attrs: &str, inside: &str, device: &str, questions: usize| {
         let (answer, tells) = world.can(device, kind, attrs, inside);
@@ -63,9 +63,9 @@ fn each_kind_asker_set_of_tokens_and_node_has_a_question_of_its_own() {
     ask(Kind::Control, "", "", LAMP, 1);
     ask(Kind::Friend, "", "", LAMP, 1);
     ask(Kind::Friend, "jid='c@x.example'", "", LAMP, 1);
-    ask(Kind::Control, "ut='u v'", "", LAMP, 1);
-    ask(Kind::Control, "ut='v u v'", "", LAMP, 0);
-    ask(Kind::Control, "st='u v'", "", LAMP, 1);
+    ask(Kind::Control, &format!("ut='{}'", tokens("u v")), "", LAMP, 1);
+    ask(Kind::Control, &format!("ut='{}'", tokens("v u v")), "", LAMP, 0);
+    ask(Kind::Control, &format!("st='{}'", tokens("u v")), "", LAMP, 1);
     // One for each node; nobody is asked about what is nobody's or unknown.
     let nodes = "<nd id='1'/><nd id='2'/><nd id='3'/><nd id='4'/><p n='Output'/>";
     let tells = ask(Kind::Control, "", nodes, RACK, 2);
@@ -115,7 +115,11 @@ fn a_thing_that_changes_hands_meanwhile_is_not_asked_about() {
     let world = World::new();
     let things = world.home(LAMP);
     let device = jid(LAMP);
-    let inquiry = answer(things.as_deref(), device.as_jid(), COMPONENT, READ).unwrap().inquiry.unwrap();
+    let inquiry = answer(things.as_deref(), device.as_jid(), COMPONENT, READ, (&world.config.proofs, NOW))
+        .unwrap()
+        .after
+        .inquiry
+        .unwrap();
     world.put(&thing(LAMP, "", Some("next@things.example")));
     let tells = block_on(ask(&world.config, &world.store, &inquiry, NOW)).unwrap();
     assert_eq!(only(tells).to.as_str(), "next@things.example");
@@ -128,7 +132,11 @@ fn two_questions_at_once_are_one() {
     let world = World::new();
     let things = world.home(LAMP);
     let device = jid(LAMP);
-    let inquiry = answer(things.as_deref(), device.as_jid(), COMPONENT, READ).unwrap().inquiry.unwrap();
+    let inquiry = answer(things.as_deref(), device.as_jid(), COMPONENT, READ, (&world.config.proofs, NOW))
+        .unwrap()
+        .after
+        .inquiry
+        .unwrap();
     let told = std::thread::scope(|scope| {
         let askers: Vec<_> = (0..8)
             .map(|_| scope.spawn(|| block_on(ask(&world.config, &world.store, &inquiry, NOW)).unwrap().len()))
@@ -145,7 +153,11 @@ fn how_a_device_speaks_is_noted_with_its_things_once() {
         let ns = Interface::Device.ns(generation);
         let payload = format!("<canControl xmlns='{ns}' jid='{OWNER}'>{inside}</canControl>");
         let device = jid(RACK);
-        let seen = answer(world.home(RACK).as_deref(), device.as_jid(), COMPONENT, &payload).unwrap().seen;
+        let seen =
+            answer(world.home(RACK).as_deref(), device.as_jid(), COMPONENT, &payload, (&world.config.proofs, NOW))
+                .unwrap()
+                .after
+                .seen;
         if let Some(seen) = &seen {
             block_on(note(&world.store, seen)).unwrap();
         }
