@@ -192,6 +192,14 @@ impl Options {
     /// # Errors
     /// [`Failure::Config`].
     pub fn settings(&self, serve: &ServeArgs) -> Result<Settings, Failure> {
+        Ok(self.read(serve)?.check()?)
+    }
+
+    /// The same, before it is checked.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read(&self, serve: &ServeArgs) -> Result<Config, ConfigError> {
         let mut config = Config::load(self.config.as_deref())?;
         if let Some(data) = &self.data {
             config.data.clone_from(data);
@@ -202,7 +210,7 @@ impl Options {
         if serve.dev {
             config = config.on_loopback();
         }
-        Ok(config.check()?)
+        Ok(config)
     }
 }
 

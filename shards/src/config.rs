@@ -30,6 +30,7 @@ mod error;
 mod limits;
 mod provisioning;
 mod registration;
+mod reload;
 mod text;
 mod things;
 
@@ -41,6 +42,7 @@ pub use error::{ConfigError, Problem, keys};
 pub use limits::{After, Before, Limits, LimitsConfig, ScanConfig};
 pub use provisioning::ProvisioningTable;
 pub use registration::RegistrationTable;
+pub use reload::Reload;
 use text::ByteSize;
 pub use things::ThingsTable;
 

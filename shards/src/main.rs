@@ -6,7 +6,7 @@ use std::process::ExitCode;
 use clap::Parser as _;
 use plaza_shards::cli::{self, Cli, Failure, Options, ServeArgs, Verb};
 use plaza_shards::config::{LogFormat, Settings};
-use plaza_shards::control::Control;
+use plaza_shards::control::{Control, Source};
 use tracing_subscriber::EnvFilter;
 
 #[global_allocator]
@@ -23,11 +23,11 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options, args: &ServeArgs) -> Result<(), Failure> {
-    let settings = options.settings(args)?;
+    let (source, settings) = Source::read(options, args)?;
     install_log(&settings);
     plaza_tuning::raise_limits();
     cli::preflight(&settings)?;
-    let control = Control::start(settings)?;
+    let control = Control::start(source, settings)?;
     cli::greet(&control, options.json);
     control.wait()
 }

@@ -6,7 +6,6 @@ use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use glommio::{ExecutorJoinHandle, LocalExecutorBuilder, Placement};
-use plaza_core::caps::Caps;
 use plaza_core::jid::Jid;
 use plaza_core::stream::{self, StreamConfig};
 use plaza_registry::apikeys::{ApiKeys, Sealer};
@@ -25,7 +24,7 @@ use plaza_registry::{provisioning, pubsub};
 use crate::admission::Sources;
 use crate::cert::Tls;
 use crate::config::{Settings, TlsMode};
-use crate::driver::{Command, Driver, DriverLimits, DriverParts, ListenerPlan, Parcel, random};
+use crate::driver::{Command, Driver, DriverLimits, DriverParts, ListenerPlan, NewLimits, Parcel, random};
 use crate::home::Homes;
 use crate::mesh::{Inbox, Mesh, ShardId};
 use crate::metrics::ShardMetrics;
@@ -96,6 +95,78 @@ pub struct Broker {
     threads: Vec<ShardThread>,
     inboxes: Vec<Arc<Inbox<Command>>>,
     metrics: Vec<Arc<ShardMetrics>>,
+    kept: Kept,
+}
+
+/// What stays when limits change: what is shared, remembered or made at random.
+struct Kept {
+    archive: ArchiveConfig,
+    caps: Arc<CapsCache>,
+    managed_key: [u8; 32],
+    id_prefix: String,
+    pubsub: pubsub::Config,
+    registration: Registrar,
+    things: things::Config,
+    provisioning: provisioning::Config,
+}
+
+impl Kept {
+    /// What all shards have of these settings.
+    fn limits(&self, settings: &Settings) -> NewLimits {
+        let limits = &settings.limits;
+        let shard = ShardConfig {
+            domains: settings.domains.clone(),
+            services: services_of(&settings.domains),
+            outbox_bytes_max: limits.outbox_bytes_max,
+            outbox_bytes_full: limits.outbox_bytes_max / 4,
+            outbox_bytes_high: limits.outbox_bytes_max / 16,
+            outbox_bytes_low: limits.outbox_bytes_max / 64,
+            sessions_per_account_max: limits.sessions_per_account_max,
+            directed_presence_max: 100,
+            facts_bytes_max: usize::try_from(limits.facts_bytes_max).unwrap_or(usize::MAX),
+            requests_max: limits.requests_max,
+            offline: limits.offline,
+            caps: Arc::clone(&self.caps),
+            managed: limits.managed,
+            managed_key: self.managed_key,
+            tokens: limits.tokens,
+            archive: self.archive,
+            proofs: self.provisioning.proofs().clone(),
+            id_prefix: self.id_prefix.clone(),
+        };
+        let (mut pubsub, mut provisioning) = (self.pubsub.clone(), self.provisioning.clone());
+        pubsub.limits = limits.pubsub;
+        provisioning.limits = settings.provisioning;
+        let services = Arc::new(ServiceConfig {
+            name: "Plaza".to_owned(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: env!("CARGO_PKG_REPOSITORY").to_owned(),
+            domains: settings.domains.clone(),
+            components: services_of(&settings.domains),
+            roster_items_max: limits.roster_items_max,
+            limits: limits.services,
+            pubsub,
+            archive: self.archive,
+            registration: self.registration.clone(),
+            things: self.things.clone(),
+            provisioning,
+        });
+        let errands = ErrandConfig {
+            roster_items_max: limits.roster_items_max,
+            requests_max: limits.requests_max,
+            offline: limits.offline,
+            services: Arc::clone(&services),
+        };
+        let caps = services::caps(&services);
+        let stream = |listener| StreamConfig { caps: Some(caps.clone()), ..settings.stream_config(listener) };
+        NewLimits {
+            shard: Arc::new(shard),
+            errands: Arc::new(errands),
+            services,
+            streams: settings.listeners.iter().map(|listener| Arc::new(stream(listener))).collect(),
+            driver: driver_limits(settings),
+        }
+    }
 }
 
 impl std::fmt::Debug for Broker {
@@ -144,37 +215,12 @@ impl Broker {
         // The same after a restart, since owners answer questions that were asked before.
         let secret = block_on(plaza_registry::broker::secret(&config.store, secret))
             .map_err(|error| StartError(format!("the server secret cannot be read: {error}")))?;
-        let provisioning = provisioning::Config::new(settings.provisioning, secret);
-        let shard_config = Arc::new(ShardConfig {
-            domains: settings.domains.clone(),
-            services: services_of(&settings.domains),
-            outbox_bytes_max: settings.limits.outbox_bytes_max,
-            outbox_bytes_full: settings.limits.outbox_bytes_max / 4,
-            outbox_bytes_high: settings.limits.outbox_bytes_max / 16,
-            outbox_bytes_low: settings.limits.outbox_bytes_max / 64,
-            sessions_per_account_max: settings.limits.sessions_per_account_max,
-            directed_presence_max: 100,
-            facts_bytes_max: usize::try_from(settings.limits.facts_bytes_max).unwrap_or(usize::MAX),
-            requests_max: settings.limits.requests_max,
-            offline: settings.limits.offline,
+        let kept = Kept {
+            archive,
             caps: Arc::new(CapsCache::new(CapsCache::ENTRIES_MAX)),
-            managed: settings.limits.managed,
             managed_key,
-            tokens: settings.limits.tokens,
-            archive,
-            proofs: provisioning.proofs().clone(),
             id_prefix: format!("{:016x}-", u64::from_le_bytes(key.last_chunk().copied().unwrap_or_default())),
-        });
-        let services = Arc::new(ServiceConfig {
-            name: "Plaza".to_owned(),
-            version: env!("CARGO_PKG_VERSION").to_owned(),
-            node: env!("CARGO_PKG_REPOSITORY").to_owned(),
-            domains: settings.domains.clone(),
-            components: services_of(&settings.domains),
-            roster_items_max: settings.limits.roster_items_max,
-            limits: settings.limits.services,
             pubsub: pubsub::Config::new(settings.limits.pubsub, settings.domains.clone()),
-            archive,
             registration: Registrar::new(
                 settings.registration,
                 config.helpers.clone(),
@@ -182,21 +228,16 @@ impl Broker {
                 random,
             ),
             things: config.things.clone(),
-            provisioning,
-        });
-        let errands = Arc::new(ErrandConfig {
-            roster_items_max: settings.limits.roster_items_max,
-            requests_max: settings.limits.requests_max,
-            offline: settings.limits.offline,
-            services: Arc::clone(&services),
-        });
+            provisioning: provisioning::Config::new(settings.provisioning, secret),
+        };
+        let NewLimits { shard: shard_config, services, errands, streams, driver } = kept.limits(settings);
         // Before anybody can come back for them.
-        let mut kept = block_on(resumables::take(&config.store))
+        let mut resumables = block_on(resumables::take(&config.store))
             .map_err(|error| StartError(format!("the sessions that wait to be resumed cannot be read: {error}")))?;
         let at_home = |session: &Resumable| homes.shard(homes.hash(session.jid.as_jid()));
-        let listeners = plans(settings, config.tls.as_ref(), &services::caps(&services));
+        let listeners = plans(settings, config.tls.as_ref(), streams);
         let mesh: Arc<Mesh<Parcel>> = Mesh::new(shards, MESH_BATCHES);
-        let mut broker = Self { threads: Vec::new(), inboxes: Vec::new(), metrics: Vec::new() };
+        let mut broker = Self { threads: Vec::new(), inboxes: Vec::new(), metrics: Vec::new(), kept };
         let (report, reports) = mpsc::channel();
         let sources = Arc::new(Sources::new(settings.admission.clone(), crate::admission::PLACES));
         for id in (0..shards).map(ShardId) {
@@ -215,14 +256,14 @@ impl Broker {
                 bell,
                 event,
                 listeners: listeners.clone(),
-                limits: limits(settings),
+                limits: driver,
                 sources: Arc::clone(&sources),
                 store: config.store.clone(),
                 helpers: config.helpers.clone(),
                 services: Arc::clone(&services),
                 errands: Arc::clone(&errands),
                 server_secret: config.server_secret,
-                kept: kept.extract_if(.., |session| at_home(session) == id).collect(),
+                kept: resumables.extract_if(.., |session| at_home(session) == id).collect(),
                 metrics,
             };
             let report = report.clone();
@@ -276,8 +317,18 @@ impl Broker {
             | AccountChange::Removed
             | AccountChange::Password => Command::AccountChanged(bare.clone(), condition),
         };
+        // Every shard is told; all but the home know nothing of the account.
+        self.tell(&command);
+    }
+
+    /// Lets other limits hold on all shards: each gets what was made once for all of them, in one message. The settings
+    /// differ in nothing else from those that the broker was started with.
+    pub fn limit(&self, settings: &Settings) {
+        self.tell(&Command::Limits(Arc::new(self.kept.limits(settings))));
+    }
+
+    fn tell(&self, command: &Command) {
         for inbox in &self.inboxes {
-            // Every shard is told; all but the home know nothing of the account.
             let mut command = command.clone();
             while let Err(back) = inbox.push(command) {
                 command = back;
@@ -288,12 +339,7 @@ impl Broker {
 
     /// Begins to stop: no new connections, `system-shutdown` to every stream, at the latest an end after `deadline`.
     pub fn stop(&self, deadline: Duration) {
-        let at = Instant::now() + deadline;
-        for inbox in &self.inboxes {
-            while inbox.push(Command::Stop(at)).is_err() {
-                std::thread::sleep(Duration::from_millis(1));
-            }
-        }
+        self.tell(&Command::Stop(Instant::now() + deadline));
     }
 
     /// Waits until every shard has stopped.
@@ -387,7 +433,7 @@ fn placement(settings: &Settings, id: ShardId) -> Placement {
     }
 }
 
-fn limits(settings: &Settings) -> DriverLimits {
+fn driver_limits(settings: &Settings) -> DriverLimits {
     let slots =
         settings.limits.connections_per_shard_max.min(crate::sys::descriptors_max().saturating_sub(SPARE_DESCRIPTORS));
     DriverLimits {
@@ -411,15 +457,15 @@ fn recv_buffers(shards: u16) -> u16 {
     if shards <= 8 { 1024 } else { 256 }
 }
 
-fn plans(settings: &Settings, tls: Option<&Arc<Tls>>, caps: &Caps) -> Vec<ListenerPlan> {
-    let plan = |listener: &crate::config::Listener| {
+fn plans(settings: &Settings, tls: Option<&Arc<Tls>>, streams: Vec<Arc<StreamConfig>>) -> Vec<ListenerPlan> {
+    let plan = |(listener, stream): (&crate::config::Listener, Arc<StreamConfig>)| {
         let secured = listener.tls != TlsMode::None;
         ListenerPlan {
             address: listener.address,
-            stream: Arc::new(StreamConfig { caps: Some(caps.clone()), ..settings.stream_config(listener) }),
+            stream,
             tls: tls.filter(|_| secured).cloned(),
             direct: listener.tls == TlsMode::Direct,
         }
     };
-    settings.listeners.iter().map(plan).collect()
+    settings.listeners.iter().zip(streams).map(plan).collect()
 }

@@ -117,6 +117,9 @@ fn a_broker_lives_from_first_start_to_sigterm() {
     assert_eq!(status["status"]["pid"], running.child.id());
 
     assert!(running.get("/metrics").contains("\nplaza_sessions{shard=\"0\"} 0\n"));
+    let metrics = running.get("/metrics");
+    assert!(metrics.contains("\nplaza_things_indexed 0\n"), "{metrics}");
+    assert!(metrics.contains("\nplaza_things_index_complete 1\n"), "{metrics}");
     assert!(running.get("/healthz").ends_with("\r\n\r\nok\n"));
     assert!(running.get("/").starts_with("HTTP/1.1 404 "));
 

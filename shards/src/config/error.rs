@@ -30,6 +30,8 @@ pub enum ConfigError {
     },
     /// Values out of range or at odds with each other.
     Invalid(Vec<Problem>),
+    /// Values that are fine by themselves, and do not go with those that stay as they are until a restart.
+    AtOdds(Vec<Problem>),
 }
 
 /// One value that can't be used.
@@ -54,9 +56,13 @@ impl Display for ConfigError {
             Self::UnknownKey { key, line, suggestion: None } => {
                 write!(out, "line {line}: no such key `{key}`; `plaza config defaults` lists all keys")
             }
-            Self::Invalid(problems) => {
+            Self::Invalid(problems) | Self::AtOdds(problems) => {
                 let lines: Vec<String> = problems.iter().map(Problem::to_string).collect();
-                out.write_str(&lines.join("\n"))
+                out.write_str(&lines.join("\n"))?;
+                if matches!(self, Self::AtOdds(_)) {
+                    out.write_str("; some of this stays as it was until a restart")?;
+                }
+                Ok(())
             }
         }
     }

@@ -130,7 +130,7 @@ fn process_numbers(running: &Running) -> Vec<ProcessNumber> {
         ProcessNumber {
             name: RELOAD_FAILURES,
             kind: Type::Counter,
-            help: "Reloads refused, the old certificate kept",
+            help: "Reloads refused, what was in force kept",
             number: float(running.reloads_failed.get()),
         },
     ];

@@ -19,7 +19,7 @@ use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::task::LocalSet;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, info, warn};
 
 use crate::cert::{Tls, TlsSnapshot};
 use crate::cli::Failure;
@@ -33,6 +33,7 @@ pub mod command;
 pub mod data;
 mod http;
 pub mod import;
+mod reload;
 pub mod socket;
 pub mod subject;
 pub mod things;
@@ -41,6 +42,7 @@ use accounts::{Accounts, Done};
 use apikeys::Keys;
 use command::{Answer, Command, Refusal, Reply, Status};
 use data::{DataDir, FirstStart};
+pub use reload::Source;
 use things::Things;
 
 /// Time beyond the deadline that the shards may take to end before the process goes without them.
@@ -51,6 +53,7 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
 
 /// A broker that runs: the shards, and what the control thread keeps for them.
 pub struct Control {
+    source: Source,
     settings: Arc<Settings>,
     data: DataDir,
     tls: Arc<Tls>,
@@ -66,12 +69,12 @@ pub struct Control {
 }
 
 impl Control {
-    /// Opens the data directory, loads the certificate, takes the control socket and the metrics port, starts the shards,
+    /// With the settings that were read from a source. Opens the data directory, loads the certificate, takes the control socket and the metrics port, starts the shards,
     /// and makes an administrator if there is no account at all.
     ///
     /// # Errors
     /// [`Failure`], with its exit status.
-    pub fn start(mut settings: Settings) -> Result<Self, Failure> {
+    pub fn start(source: Source, mut settings: Settings) -> Result<Self, Failure> {
         listen_without_ipv6(&mut settings);
         let data = DataDir::create(&settings.data)?;
         let store = data.open_store(&settings)?;
@@ -100,6 +103,7 @@ impl Control {
         // Last, so that its password is told whenever it was made.
         let first_start = data::first_administrator(&accounts)?;
         Ok(Self {
+            source,
             settings,
             data,
             tls,
@@ -164,6 +168,8 @@ impl Control {
             things: self.things,
             apikeys: self.apikeys,
             index: self.index,
+            source: RefCell::new(self.source),
+            stop_deadline: Cell::new(self.settings.stop_deadline),
             settings: self.settings,
             tls: self.tls,
             started: Instant::now(),
@@ -181,7 +187,7 @@ impl Control {
 
         signals.until_stop(&running).await;
         notify(&[NotifyState::Stopping]);
-        info!(deadline = ?running.settings.stop_deadline, "stopping");
+        info!(deadline = ?running.stop_deadline.get(), "stopping");
         let stopped = running.stop(&mut signals).await;
         self.data.remove_socket();
         info!("stopped");
@@ -191,7 +197,11 @@ impl Control {
 
 /// What the tasks of the control thread share.
 struct Running {
+    /// Where the configuration is read again.
+    source: RefCell<Source>,
+    /// As it was started; what may change of it is elsewhere.
     settings: Arc<Settings>,
+    stop_deadline: Cell<Duration>,
     tls: Arc<Tls>,
     accounts: Accounts<EmbeddedStore>,
     things: Things<EmbeddedStore>,
@@ -260,24 +270,11 @@ impl Running {
         self.broker.borrow().is_none()
     }
 
-    fn reload(&self) {
-        match self.tls.reload() {
-            Ok(snapshot) => {
-                info!(file = %snapshot.certificate.file.display(), "certificate reloaded");
-                log_findings(&snapshot, &self.settings);
-            }
-            Err(error) => {
-                self.reloads_failed.set(self.reloads_failed.get() + 1);
-                error!(%error, "certificate not reloaded, the old one stays in use");
-            }
-        }
-    }
-
     /// Stops the shards and waits for them: until they end, the deadline and some grace have passed, or a second signal
     /// says not to wait.
     async fn stop(&self, signals: &mut Signals) -> Result<(), Failure> {
         let Some(broker) = self.broker.borrow_mut().take() else { return Ok(()) };
-        let deadline = self.settings.stop_deadline;
+        let deadline = self.stop_deadline.get();
         broker.stop(deadline);
         let joined = tokio::task::spawn_blocking(move || broker.join());
         tokio::select! {

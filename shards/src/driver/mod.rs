@@ -39,7 +39,7 @@ use crate::admission::{Refusal, Seat, Sources};
 use crate::mesh::{Bell, Inbox, Port, ShardId};
 use crate::metrics::ShardMetrics;
 use crate::ring::{ACCEPTS, Completion, GENERATION_MAX, Key, Op, Ring, RingOptions, Sending, Slot};
-use crate::shard::{Batch, ReplyTo, SessionId, Shard};
+use crate::shard::{Batch, ReplyTo, SessionId, Shard, ShardConfig};
 use crate::sys::EventFd;
 use crate::tasks::Tasks;
 use crate::wheel::Wheel;
@@ -64,8 +64,25 @@ pub enum Command {
     AccountChanged(Jid, Option<stream::Condition>),
     /// The things of an account were changed from outside.
     ThingsChanged(Jid),
+    /// The limits are others.
+    Limits(Arc<NewLimits>),
     /// Stop: no new connections, `system-shutdown` to all, until then.
     Stop(Instant),
+}
+
+/// Limits as all shards have them, made once for all.
+#[derive(Debug)]
+pub struct NewLimits {
+    /// The shard's.
+    pub shard: Arc<ShardConfig>,
+    /// The services'.
+    pub services: Arc<ServiceConfig>,
+    /// The errands'.
+    pub errands: Arc<ErrandConfig>,
+    /// What new streams offer and may do, by listener.
+    pub streams: Vec<Arc<StreamConfig>>,
+    /// The driver's; the sizes of its ring stay.
+    pub driver: DriverLimits,
 }
 
 /// A listener as a shard sees it.

@@ -1,13 +1,14 @@
 //! Time and commands: deadlines, the sweep over slow connections, what the control thread asks for.
 
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use plaza_core::stream;
 use plaza_registry::resumables;
 
 use super::connection::{Phase, Reading};
-use super::{ASKS, Command, Driver, QUIET_TICKS, REARM, SESSION, TICK};
+use super::{ASKS, Command, Driver, DriverLimits, NewLimits, QUIET_TICKS, REARM, SESSION, TICK};
 use crate::metrics::{DropReason, Handshake};
 use crate::ring::{Key, Op};
 use crate::shard::SessionId;
@@ -189,7 +190,20 @@ impl Driver {
                 }
             }
             Command::ThingsChanged(bare) => self.shard.account_things_changed(bare.as_jid()),
+            Command::Limits(limits) => self.limit(&limits),
             Command::Stop(deadline) => self.stop(deadline),
+        }
+    }
+
+    /// From now on these limits hold. What was begun under the old ones, such as a deadline or a stream that is
+    /// negotiated, ends under them.
+    fn limit(&mut self, new: &NewLimits) {
+        self.shard.set_config(Arc::clone(&new.shard));
+        self.parts.services = Arc::clone(&new.services);
+        self.parts.errands = Arc::clone(&new.errands);
+        self.parts.limits = DriverLimits { ring: self.parts.limits.ring, ..new.driver };
+        for (listener, stream) in self.listeners.iter_mut().zip(&new.streams) {
+            listener.plan.stream = Arc::clone(stream);
         }
     }
 

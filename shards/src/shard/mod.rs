@@ -263,6 +263,11 @@ impl Shard {
         }
     }
 
+    /// From now on these bounds hold; nothing that is held already is taken away.
+    pub fn set_config(&mut self, config: Arc<ShardConfig>) {
+        self.config = config;
+    }
+
     /// Sets the time on the wall, in milliseconds since 1970.
     pub const fn set_time(&mut self, unix_millis: u64) {
         self.unix_millis = unix_millis;

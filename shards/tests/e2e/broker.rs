@@ -204,10 +204,27 @@ impl Broker {
         [first, second].into_iter().flatten().map(|other| (USERS[0], USERS[other])).collect()
     }
 
+    /// Writes another configuration, in one piece: it is read at any moment.
+    pub(crate) fn reconfigure(&self, change: impl FnOnce(&str) -> String) {
+        let file = self.data.path().join("plaza.toml");
+        let text = fs::read_to_string(&file).unwrap_or_default();
+        fs::write(self.data.path().join("plaza.toml.new"), change(&text)).unwrap();
+        fs::rename(self.data.path().join("plaza.toml.new"), file).unwrap();
+    }
+
+    /// SIGHUP: read it again.
+    pub(crate) fn hang_up(&self) {
+        self.signal("-HUP");
+    }
+
     /// SIGTERM, without waiting.
     pub(crate) fn terminate(&self) {
-        let killed = Command::new("kill").arg("-TERM").arg(self.child.id().to_string()).status().unwrap();
-        assert!(killed.success());
+        self.signal("-TERM");
+    }
+
+    fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(name).arg(self.child.id().to_string()).status().unwrap();
+        assert!(sent.success());
     }
 
     /// Waits for the end of the process.

@@ -30,6 +30,7 @@ mod newcomer;
 mod photos;
 mod pubsub;
 mod registration;
+mod reload;
 mod sasl2;
 mod scene;
 mod services;

@@ -1,0 +1,71 @@
+//! Reading configuration and certificates again, at a SIGHUP.
+//!
+//! All of it is read and checked before anything is applied; from then on nothing can fail, so that what was read holds
+//! everywhere or nowhere.
+
+use std::fmt::Display;
+
+use tracing::{error, info, warn};
+
+use super::{Running, log_findings};
+use crate::cli::{Failure, Options, ServeArgs};
+use crate::config::{Config, ConfigError, Reload, Settings};
+
+/// Where the configuration comes from, and what of it is in force.
+#[derive(Debug)]
+pub struct Source {
+    options: Options,
+    serve: ServeArgs,
+    in_force: Config,
+}
+
+impl Source {
+    /// Reads the configuration for the first time: the file, then what the command line says.
+    ///
+    /// # Errors
+    /// [`Failure::Config`].
+    pub fn read(options: &Options, serve: &ServeArgs) -> Result<(Self, Settings), Failure> {
+        let in_force = options.read(serve)?;
+        let settings = in_force.check()?;
+        Ok((Self { options: options.clone(), serve: serve.clone(), in_force }, settings))
+    }
+
+    /// Reads it again, beside what is in force.
+    fn read_again(&self) -> Result<Reload, ConfigError> {
+        self.in_force.reload(&self.options.read(&self.serve)?)
+    }
+}
+
+impl Running {
+    /// Reads configuration and certificates again. If anything is wrong, all stays as it is.
+    pub(super) fn reload(&self) {
+        let read = self.source.borrow().read_again();
+        let Reload { config, settings, changed, waiting } = match read {
+            Ok(reload) => reload,
+            Err(error) => return self.refuse_reload(&error, "configuration not reloaded, the old one stays in force"),
+        };
+        match self.tls.reload() {
+            Ok(snapshot) => {
+                info!(file = %snapshot.certificate.file.display(), "certificate reloaded");
+                log_findings(&snapshot, &self.settings);
+            }
+            Err(error) => return self.refuse_reload(&error, "certificate not reloaded, the old one stays in use"),
+        }
+        if !changed.is_empty() {
+            if let Some(broker) = self.broker.borrow().as_ref() {
+                broker.limit(&settings);
+            }
+            self.stop_deadline.set(settings.stop_deadline);
+            info!(keys = changed.join(", "), "limits reloaded");
+        }
+        if !waiting.is_empty() {
+            warn!(keys = waiting.join(", "), "these settings need a restart");
+        }
+        self.source.borrow_mut().in_force = config;
+    }
+
+    fn refuse_reload(&self, error: &dyn Display, what: &str) {
+        self.reloads_failed.set(self.reloads_failed.get() + 1);
+        error!(%error, "{what}");
+    }
+}
