@@ -24,8 +24,10 @@ class Client(slixmpp.ClientXMPP):
     def __init__(self, user):
         super().__init__(f"{user}@localhost/iot", PASSWORD)
         self.ssl_context.check_hostname, self.ssl_context.verify_mode = False, ssl.CERT_NONE
-        for plugin in ("xep_0030", "xep_0323", "xep_0325"):
-            self.register_plugin(plugin)
+        self.register_plugin("xep_0030")
+        for plugin in ("xep_0323", "xep_0325"):
+            # A thread of theirs would send without waking the loop that writes.
+            self.register_plugin(plugin, {"threaded": False})
         self.results, self.errors = asyncio.Queue(), asyncio.Queue()
         self.register_handler(slixmpp.xmlstream.handler.Callback(
             "refused", slixmpp.xmlstream.matcher.StanzaPath("iq@type=error"), self.errors.put_nowait))
