@@ -1,5 +1,6 @@
 //! Facts of the broker itself.
 
+use crate::record::{Reader, flag, put_count};
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write};
 
 /// Bytes of the server secret.
@@ -33,6 +34,57 @@ pub async fn secret<S: Store>(store: &S, fresh: [u8; SECRET_BYTES]) -> Result<[u
     }
 }
 
+/// Key of what is known of the runs in [`Table::Broker`].
+const RUN_KEY: &[u8] = b"run";
+/// Its record: a version byte, whether a run goes on, and when one began behind one that did not end in order.
+const RUN_VERSION: u8 = 1;
+
+/// A run of the broker begins, at a time in milliseconds since 1970. If the one before it did not end in order
+/// ([`end_run`]), answers may have been lost with it: [`last_outage`] is now.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn begin_run<S: Store>(store: &S, now: u64) -> Result<(), StoreError> {
+    let record = store.get(Table::Broker, RUN_KEY).await?;
+    let (goes_on, outage) = record.map_or(Ok((false, 0)), |record| decode_run(&record))?;
+    put_run(store, true, if goes_on { now } else { outage }).await
+}
+
+/// The run ended in order: whatever was asked of it was answered, or the asking stream was ended.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn end_run<S: Store>(store: &S) -> Result<(), StoreError> {
+    let outage = last_outage(store).await?;
+    put_run(store, false, outage).await
+}
+
+/// When a run began behind one that did not end in order, the last time, in milliseconds since 1970; 0 for never.
+///
+/// # Errors
+/// [`StoreError`].
+pub async fn last_outage<S: Store>(store: &S) -> Result<u64, StoreError> {
+    let record = store.get(Table::Broker, RUN_KEY).await?;
+    Ok(record.map_or(Ok((false, 0)), |record| decode_run(&record))?.1)
+}
+
+async fn put_run<S: Store>(store: &S, goes_on: bool, outage: u64) -> Result<(), StoreError> {
+    let mut value = vec![RUN_VERSION, flag(goes_on, 1)];
+    put_count(&mut value, outage);
+    let writes = vec![Write::Put { table: Table::Broker, key: RUN_KEY.to_vec(), value }];
+    match store.commit(Batch { guards: Vec::new(), writes }).await {
+        Ok(()) | Err(CommitError::Guard(_)) => Ok(()),
+        Err(CommitError::Store(error)) => Err(error),
+    }
+}
+
+fn decode_run(record: &[u8]) -> Result<(bool, u64), StoreError> {
+    let mut reader = Reader::open(record, RUN_VERSION)?;
+    let (flags, outage) = (reader.u8()?, reader.count()?);
+    reader.close()?;
+    Ok((flags & 1 != 0, outage))
+}
+
 fn decode(record: &[u8]) -> Result<[u8; SECRET_BYTES], StoreError> {
     let secret = record.strip_prefix(&[SECRET_VERSION]).ok_or(StoreError::Corrupt)?;
     secret.try_into().map_err(|_| StoreError::Corrupt)
@@ -49,6 +101,23 @@ mod tests {
         let store = MemoryStore::new();
         assert_eq!(block_on(secret(&store, [1; 32])), Ok([1; 32]));
         assert_eq!(block_on(secret(&store, [2; 32])), Ok([1; 32]));
+    }
+
+    #[test]
+    fn a_run_that_did_not_end_in_order_is_an_outage_for_all_that_follow() {
+        let store = MemoryStore::new();
+        let outage = || block_on(last_outage(&store)).unwrap();
+        for (now, ends, expected) in [(10, true, 0), (20, false, 0), (30, true, 30), (40, true, 30), (50, false, 30)] {
+            block_on(begin_run(&store, now)).unwrap();
+            assert_eq!(outage(), expected, "{now}");
+            if ends {
+                block_on(end_run(&store)).unwrap();
+            }
+            assert_eq!(outage(), expected, "{now}");
+        }
+        block_on(begin_run(&store, 60)).unwrap();
+        assert_eq!(outage(), 60);
+        assert_eq!(decode_run(&[1, 1]), Err(StoreError::Corrupt));
     }
 
     #[test]

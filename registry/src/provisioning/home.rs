@@ -26,6 +26,8 @@ pub struct HomeThings {
     things: Box<[HomeThing]>,
     /// One of them is enforced.
     enforced: bool,
+    /// Its device may have asked something before an outage, and was not told of it.
+    missed: bool,
 }
 
 /// A thing.
@@ -77,6 +79,7 @@ impl HomeThings {
             page = read(store, Table::Things, bare, after).await?;
         }
         records.truncate(THINGS_HELD_MAX);
+        let missed = things::missed(store, bare, &records).await?;
         let mut rules = Vec::new();
         if records.iter().any(|record| record.owner().is_some()) {
             let prefix = key::things(bare);
@@ -93,7 +96,7 @@ impl HomeThings {
                 page = read(store, Table::Rules, bare, after).await?;
             }
         }
-        Ok(Some(Box::new(Self::new(records, rules))))
+        Ok(Some(Box::new(Self { missed, ..Self::new(records, rules) })))
     }
 
     /// Of records and of rules, each with the key of its node. A rule of what is no thing, or nobody's, is left out.
@@ -125,7 +128,12 @@ impl HomeThings {
         };
         let things: Box<[HomeThing]> = things.into_iter().map(finish).collect();
         let enforced = things.iter().any(|thing| thing.enforced);
-        Self { things, enforced }
+        Self { things, enforced, missed: false }
+    }
+
+    /// Whether its device has to be told something.
+    pub fn has_untold(&self) -> bool {
+        self.missed || self.things.iter().any(|thing| thing.pending.any())
     }
 
     /// All of them.

@@ -42,6 +42,7 @@ pub use self::manage::{forget, purge};
 pub use self::proofs::Proofs;
 pub use self::question::ask;
 pub use self::rule::{Level, Rule};
+pub(crate) use self::serve::to_clear;
 pub use self::serve::{Tell, Told, serve};
 pub(crate) use self::subject::{prefix, tell_question, tell_rule};
 pub use self::tokens::serve as serve_tokens;

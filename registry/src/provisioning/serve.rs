@@ -211,7 +211,7 @@ impl<S: Store> Answering<'_, S> {
 }
 
 /// The thing with the note that its device has to forget what it was told.
-pub(super) fn to_clear(thing: &ThingRecord) -> ThingRecord {
+pub(crate) fn to_clear(thing: &ThingRecord) -> ThingRecord {
     let mut next = thing.clone();
     next.version = thing.version.wrapping_add(1);
     next.pending.clear_cache = true;

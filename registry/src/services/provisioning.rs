@@ -216,8 +216,8 @@ mod tests {
             let lamp = lamp.clone();
             move || lamp.ask(IqType::Get, THINGS, payload)
         });
-        // Things and rules; then the store is too busy for the question.
-        for _ in 0..2 {
+        // Things, the last outage, and rules; then the store is too busy for the question.
+        for _ in 0..3 {
             while lamp.store.held() == 0 {
                 std::thread::yield_now();
             }

@@ -8,6 +8,7 @@ use plaza_core::thing::NodeName;
 use super::life::{Event, Next, Notice, Refused, Said, step};
 use super::record::count_key;
 use super::{Config, ThingRecord, claims, owned_key, thing_key};
+use crate::broker;
 use crate::owned::{self, ATTEMPTS_MAX};
 use crate::provisioning;
 use crate::record::{Reader, put_count};
@@ -15,6 +16,11 @@ use crate::store::{Batch, CommitError, Guard, Lookup, Store, StoreError, Table, 
 
 /// Version of the record that counts an account's things.
 const COUNT_VERSION: u8 = 1;
+/// The same, with the outage that its device was told of.
+const TOLD_VERSION: u8 = 2;
+
+/// Things read at once while looking for one that an outage concerns.
+const PAGE: usize = 256;
 
 /// What came of a change.
 #[derive(Debug, PartialEq)]
@@ -100,7 +106,7 @@ pub(super) async fn change<S: Store>(
         if let Some(things) = counted {
             let key = count_key(jid.as_jid());
             guards.push(owned::still(Table::Owners, &key, count.record));
-            writes.push(owned::write(Table::Owners, key, (things > 0).then(|| encode_count(things))));
+            writes.push(owned::write(Table::Owners, key, (things > 0).then(|| encode_count(things, count.told))));
         }
         match store.commit(Batch { guards, writes }).await {
             Ok(()) => {}
@@ -153,7 +159,7 @@ fn writes(before: Option<&ThingRecord>, after: Option<&ThingRecord>) -> Vec<Writ
 /// there goes through [`change`], which minds what others do.
 pub fn settle(jid: JidRef<'_>, things: &[ThingRecord]) -> Vec<Write> {
     let mut all: Vec<Write> = things.iter().flat_map(|thing| writes(None, Some(thing))).collect();
-    let count = encode_count(things.len() as u64);
+    let count = encode_count(things.len() as u64, 0);
     all.push(Write::Put { table: Table::Owners, key: count_key(jid), value: count });
     all
 }
@@ -176,6 +182,8 @@ async fn end_rules<S: Store>(
 /// How many things an account has registered, as the store has it.
 struct Count {
     things: u64,
+    /// The last outage that its device was told of ([`broker::last_outage`]), 0 for none.
+    told: u64,
     record: Option<Vec<u8>>,
 }
 
@@ -188,8 +196,67 @@ async fn read<S: Store>(store: &S, jid: &Jid, node: &NodeName) -> Result<(Option
     let mut next = || found.next().flatten().map(|found| found.value);
     let (thing, record) = (next(), next());
     let thing = thing.map(|record| ThingRecord::decode(jid, node.clone(), &record)).transpose()?;
-    let things = record.as_deref().map_or(Ok(0), decode_count)?;
-    Ok((thing, Count { things, record }))
+    Ok((thing, Count::of(record)?))
+}
+
+impl Count {
+    fn of(record: Option<Vec<u8>>) -> Result<Self, StoreError> {
+        let (things, told) = record.as_deref().map_or(Ok((0, 0)), decode_count)?;
+        Ok(Self { things, told, record })
+    }
+}
+
+/// The outage that the device of an account was not told of, if there is one that concerns a thing of these.
+pub(crate) async fn missed<S: Store>(store: &S, jid: JidRef<'_>, things: &[ThingRecord]) -> Result<bool, StoreError> {
+    if !things.iter().any(|thing| thing.owner().is_some()) {
+        return Ok(false);
+    }
+    let outage = broker::last_outage(store).await?;
+    if !things.iter().any(|thing| is_concerned(thing, outage)) {
+        return Ok(false);
+    }
+    let count = Count::of(store.get(Table::Owners, &count_key(jid)).await?)?;
+    Ok(count.told < outage)
+}
+
+/// Whether a thing may have asked before an outage, and have had no answer.
+fn is_concerned(thing: &ThingRecord, outage: u64) -> bool {
+    thing.owner().is_some() && thing.created < outage
+}
+
+/// Notes that a device has to forget what it was told, if it may have asked something before an outage: what it got no answer
+/// to it takes for denied. Once for each outage and device; from then on it is told until it has heard.
+pub(super) async fn note_outage<S: Store>(store: &S, jid: &Jid) -> Result<(), StoreError> {
+    let outage = broker::last_outage(store).await?;
+    for _ in 0..ATTEMPTS_MAX {
+        let key = count_key(jid.as_jid());
+        let count = Count::of(store.get(Table::Owners, &key).await?)?;
+        if count.told >= outage {
+            return Ok(());
+        }
+        let mut after = None;
+        let thing = loop {
+            let mut page = super::load_all(store, jid, after.as_ref(), PAGE).await?;
+            if let Some(at) = page.iter().position(|thing| is_concerned(thing, outage)) {
+                break page.swap_remove(at);
+            }
+            if page.len() < PAGE {
+                return Ok(());
+            }
+            after = page.pop().map(|thing| thing.node);
+        };
+        let writes = vec![
+            provisioning::to_clear(&thing).put(),
+            Write::Put { table: Table::Owners, key: key.clone(), value: encode_count(count.things, outage) },
+        ];
+        let guards = vec![thing.guard(), owned::still(Table::Owners, &key, count.record)];
+        match store.commit(Batch { guards, writes }).await {
+            Ok(()) => return Ok(()),
+            Err(CommitError::Guard(_)) => {}
+            Err(CommitError::Store(error)) => return Err(error),
+        }
+    }
+    Err(StoreError::Busy)
 }
 
 /// What forgets how many things an account has registered, when it goes with all of them.
@@ -197,17 +264,22 @@ pub(crate) fn uncount(account: JidRef<'_>) -> Write {
     Write::Delete { table: Table::Owners, key: count_key(account) }
 }
 
-fn encode_count(things: u64) -> Vec<u8> {
-    let mut out = vec![COUNT_VERSION];
+fn encode_count(things: u64, told: u64) -> Vec<u8> {
+    let mut out = vec![if told == 0 { COUNT_VERSION } else { TOLD_VERSION }];
     put_count(&mut out, things);
+    if told != 0 {
+        put_count(&mut out, told);
+    }
     out
 }
 
-fn decode_count(record: &[u8]) -> Result<u64, StoreError> {
-    let mut reader = Reader::open(record, COUNT_VERSION)?;
+fn decode_count(record: &[u8]) -> Result<(u64, u64), StoreError> {
+    let is_told = record.first() == Some(&TOLD_VERSION);
+    let mut reader = Reader::open(record, if is_told { TOLD_VERSION } else { COUNT_VERSION })?;
     let things = reader.count()?;
+    let told = if is_told { reader.count()? } else { 0 };
     reader.close()?;
-    Ok(things)
+    Ok((things, told))
 }
 
 /// Notes that a device has heard of something: as it was in that version of its record, so that what came between is told as

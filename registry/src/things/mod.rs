@@ -21,8 +21,8 @@ mod throttle;
 
 use std::sync::Arc;
 
-pub(crate) use self::change::uncount;
 pub use self::change::{acknowledged, asked_for_decision, settle};
+pub(crate) use self::change::{missed, uncount};
 pub use self::life::Notice;
 pub use self::notices::{Told, untold};
 pub(crate) use self::operate::let_go;

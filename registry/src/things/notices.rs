@@ -5,6 +5,7 @@
 use plaza_core::jid::Jid;
 use plaza_core::thing::NodeName;
 
+use super::change::note_outage;
 use super::{Notice, load_all, notices};
 use crate::store::{Store, StoreError};
 
@@ -33,11 +34,13 @@ impl Told {
     }
 }
 
-/// What the devices of an account have to be told, each with the payload of the set that tells it.
+/// What the devices of an account have to be told, each with the payload of the set that tells it: also that what they asked
+/// before an outage may have had no answer.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn untold<S: Store>(store: &S, jid: &Jid) -> Result<Vec<(Told, String)>, StoreError> {
+    note_outage(store, jid).await?;
     let mut untold = Vec::new();
     let mut after = None;
     loop {

@@ -89,6 +89,8 @@ impl Control {
         let server_secret = data::secret(&store)?;
         let apikeys = Keys::new(store.clone(), &server_secret, settings.domains.clone());
 
+        plaza_registry::wait::block_on(plaza_registry::broker::begin_run(&store, now_millis()))
+            .map_err(|error| Failure::Failed(format!("the beginning of this run cannot be noted: {error}")))?;
         let settings = Arc::new(settings);
         let speaks_tls = settings.listeners.iter().any(|listener| listener.tls != TlsMode::None);
         let broker = Broker::start(BrokerConfig {
@@ -181,14 +183,19 @@ impl Control {
         }
         tokio::task::spawn_local(watchdog());
         tokio::task::spawn_local(sweep_archives(self.store.clone(), running.settings.archive));
-        tokio::task::spawn_local(prune_nonces(self.store));
+        tokio::task::spawn_local(prune_nonces(self.store.clone()));
         running.log_start(metrics_address);
         notify(&[NotifyState::Ready]);
 
         signals.until_stop(&running).await;
         notify(&[NotifyState::Stopping]);
         info!(deadline = ?running.stop_deadline.get(), "stopping");
-        let stopped = running.stop(&mut signals).await;
+        let mut stopped = running.stop(&mut signals).await;
+        if stopped.is_ok() {
+            // Whoever asked something was answered, or knows that its stream ended.
+            let noted = plaza_registry::broker::end_run(&self.store).await;
+            stopped = noted.map_err(|error| Failure::Failed(format!("the end of this run cannot be noted: {error}")));
+        }
         self.data.remove_socket();
         info!("stopped");
         stopped
@@ -361,14 +368,18 @@ async fn answer_commands(socket: UnixListener, running: Rc<Running>) {
     .await;
 }
 
+/// The time, in milliseconds since 1970.
+fn now_millis() -> u64 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(now.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Forgets what archives have kept for too long, whether anybody asks for it or not.
 async fn sweep_archives(store: EmbeddedStore, config: ArchiveConfig) {
     let mut hours = tokio::time::interval(SWEEP_INTERVAL);
     loop {
         hours.tick().await;
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-        let unix_millis = u64::try_from(now.as_millis()).unwrap_or(u64::MAX);
-        match archive::sweep(&store, &config, unix_millis).await {
+        match archive::sweep(&store, &config, now_millis()).await {
             Ok(archives) => debug!(archives, "archives swept"),
             Err(error) => warn!(%error, "archives not swept"),
         }

@@ -358,7 +358,7 @@ impl Shard {
 
 /// Whether a device of an account has to be told something.
 fn has_untold(facts: &Facts) -> bool {
-    facts.things.as_ref().is_some_and(|things| things.iter().any(|thing| thing.pending.any()))
+    facts.things.as_ref().is_some_and(|things| things.has_untold())
 }
 
 #[cfg(test)]

@@ -65,6 +65,53 @@ fn what_was_acknowledged_survives_a_power_cut_in_every_generation() {
     broker.stop();
 }
 
+/// What a device is sent when it comes back; it acknowledges that if it is to.
+fn cleared(broker: &Broker, device: &str, acknowledges: bool) -> usize {
+    let mut wire = Wire::available(broker, device, "d");
+    let mut said = wire.ping();
+    // What the store is asked first comes behind the first answers.
+    for _ in 0..20 {
+        if said.contains("<clearCache ") {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(25));
+        said.push_str(&wire.ping());
+    }
+    let count = said.matches("<clearCache ").count();
+    if acknowledges {
+        let (before, _) = said.split_once("<clearCache ").unwrap();
+        let id = before.rsplit(" id='").next().unwrap().split('\'').next().unwrap();
+        wire.send(format!("<iq type='result' id='{id}' to='{REGISTRY}'/>"));
+        wire.ping();
+    }
+    wire.finish();
+    count
+}
+
+#[test]
+fn a_device_forgets_its_answers_behind_a_power_cut_and_not_behind_a_stop() {
+    let mut broker = Broker::start("");
+    let [(device, owner), ..] = broker.pairs()[..] else { panic!("pairs") };
+    let ns = GENERATIONS[2];
+    let mut theirs = Wire::login(&broker, device, "d");
+    theirs.ask("set", REGISTRY, &format!("<register xmlns='{ns}'>{}</register>", tags(1)));
+    theirs.finish();
+    let mut ours = Wire::login(&broker, owner, "o");
+    assert!(ours.ask("set", REGISTRY, &format!("<mine xmlns='{ns}'>{}</mine>", tags(1))).contains("<claimed "));
+    ours.finish();
+    assert_eq!(cleared(&broker, device, true), 1, "its owner is a new one");
+    assert_eq!(cleared(&broker, device, false), 0);
+    broker.restart_in_order();
+    assert_eq!(cleared(&broker, device, false), 0);
+    broker.restart();
+    assert_eq!(cleared(&broker, device, false), 1);
+    assert_eq!(cleared(&broker, device, true), 1, "it has not heard");
+    assert_eq!(cleared(&broker, device, false), 0);
+    broker.restart_in_order();
+    assert_eq!(cleared(&broker, device, false), 0);
+    broker.stop();
+}
+
 #[test]
 fn public_things_are_found_in_every_generation_also_after_a_restart() {
     let mut broker = Broker::start("[things]\nsearches_per_second_max = 1000");

@@ -2,6 +2,7 @@
 
 mod decisions;
 mod enforced;
+mod outage;
 mod owners;
 mod questions;
 mod verified;
