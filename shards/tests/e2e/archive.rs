@@ -108,8 +108,9 @@ fn what_is_archived_is_read_page_by_page_and_survives_a_broker_that_is_killed() 
         broker.wait("for the session to end", |_| {
             ours.ask("get", &format!("{them}/b"), "<q xmlns='urn:q'/>").contains("<service-unavailable ")
         });
+        let kept = broker.metric("plaza_offline_kept_total", "");
         ours.send(format!("<message to='{them}' type='chat'><body>later</body></message>"));
-        ours.ping();
+        broker.wait("for it to be kept", |broker| broker.metric("plaza_offline_kept_total", "") > kept);
         let mut theirs = Wire::login(&broker, other, "b");
         theirs.send("<presence/>");
         let said = theirs.until("</message>");
