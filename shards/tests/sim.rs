@@ -76,6 +76,11 @@ fn seed_193_what_was_kept_is_not_given_once_its_sender_is_blocked() {
 }
 
 #[test]
+fn seed_6154_what_was_refused_for_want_of_room_is_not_lost() {
+    simulate(6154);
+}
+
+#[test]
 fn events_arrive() {
     let mut seen = 0;
     for seed in 0..50 {
