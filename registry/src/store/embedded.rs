@@ -18,13 +18,16 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 use super::group::{self, Changes, Commit, Engine, Health};
 use super::table::PerTable;
-use super::{Batch, CommitError, Found, Lookup, Pair, Run, Store, StoreError, Table, envelope};
+use super::{Batch, CommitError, Found, Lookup, Pair, Run, Store, StoreError, Table, envelope, journal};
 use crate::wait::{Promise, oneshot};
 
 /// The layout of keys and records this broker reads and writes.
 const SCHEMA: u32 = 1;
 /// Key of the schema version in [`Table::Broker`].
 const SCHEMA_KEY: &[u8] = b"schema";
+
+/// The engine's lock in its directory.
+const LOCK: &str = "lock";
 
 /// Bytes of a table kept in memory before they are written out as a sorted file.
 const MEMTABLE_BYTES: u64 = 32 << 20;
@@ -95,7 +98,8 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// [`OpenError::Locked`] if a process has it open, [`OpenError::NewerSchema`] if a newer broker wrote it,
-    /// [`OpenError::Engine`] with a text for the operator otherwise.
+    /// [`OpenError::Damaged`] if a journal cannot be read to its end, [`OpenError::Engine`] with a text for the operator
+    /// otherwise.
     pub fn open(path: &Path, options: EmbeddedOptions) -> Result<Self, OpenError> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let engine = Fjall::open(path, options.cache_bytes)?;
@@ -237,6 +241,15 @@ struct Fjall {
 
 impl Fjall {
     fn open(path: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
+        // Whoever has it open may be writing; the engine takes the lock for itself.
+        if let Ok(lock) = std::fs::File::open(path.join(LOCK))
+            && matches!(lock.try_lock(), Err(std::fs::TryLockError::WouldBlock))
+        {
+            return Err(OpenError::Locked(path.to_owned()));
+        }
+        if let Some((path, at)) = journal::damaged(path)? {
+            return Err(OpenError::Damaged { path, at });
+        }
         let database = Database::builder(path)
             .cache_size(cache_bytes)
             .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -393,6 +406,8 @@ pub enum OpenError {
     Locked(PathBuf),
     /// Data of a newer broker.
     NewerSchema { found: u32, known: u32 },
+    /// A journal that goes on behind what can be read of it: what was acknowledged would be left out.
+    Damaged { path: PathBuf, at: u64 },
     /// The engine said no.
     Engine(String),
 }
@@ -416,6 +431,9 @@ impl fmt::Display for OpenError {
             Self::Locked(path) => write!(f, "{} is in use by another process", path.display()),
             Self::NewerSchema { found, known } => {
                 write!(f, "the data has schema {found}, written by a newer broker; this one knows {known}")
+            }
+            Self::Damaged { path, at } => {
+                write!(f, "{} is damaged at byte {at}: what is behind cannot be read", path.display())
             }
             Self::Engine(text) => f.write_str(text),
         }

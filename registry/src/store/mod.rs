@@ -10,6 +10,7 @@ use std::ops::Bound;
 pub mod embedded;
 mod envelope;
 mod group;
+mod journal;
 pub(crate) mod key;
 pub mod memory;
 mod table;

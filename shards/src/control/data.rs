@@ -69,6 +69,9 @@ impl DataDir {
                 "the data in {} is of version {found}, this broker knows {known}; run a newer one",
                 self.path.display()
             )),
+            error @ OpenError::Damaged { .. } => {
+                Failure::CantCreate(format!("can't open the store: {error}; put back a copy, or what the file was"))
+            }
             OpenError::Engine(text) => {
                 Failure::CantCreate(format!("can't open the store in {}: {text}", self.path.display()))
             }
