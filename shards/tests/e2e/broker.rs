@@ -1,6 +1,7 @@
 //! The binary under test: a process on free loopback ports and a temporary data directory.
 
 use std::collections::HashSet;
+use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read, Write};
@@ -25,6 +26,8 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(20);
 pub(crate) struct Broker {
     child: Child,
     data: TempDir,
+    /// What its environment has beside ours.
+    variables: Vec<(&'static str, OsString)>,
     /// Ports: no TLS, STARTTLS, TLS from the first byte, no TLS with PLAIN, metrics.
     pub(crate) plain: u16,
     pub(crate) starttls: u16,
@@ -38,6 +41,11 @@ pub(crate) struct Broker {
 impl Broker {
     /// Starts one with the given lines in its `[limits]`, and gives it its accounts.
     pub(crate) fn start(limits: &str) -> Self {
+        Self::start_with(limits, Vec::new())
+    }
+
+    /// The same in an environment with these variables.
+    pub(crate) fn start_with(limits: &str, variables: Vec<(&'static str, OsString)>) -> Self {
         let [plain, starttls, direct, sasl_plain, metrics] = [(); 5].map(|()| free_port());
         let data = TempDir::new().unwrap();
         let mut config = format!(
@@ -62,10 +70,9 @@ impl Broker {
         )
         .unwrap();
         fs::write(data.path().join("plaza.toml"), config).unwrap();
-        let log = File::create(data.path().join("log")).unwrap();
-        let child = Self::command(&data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
+        let child = Self::spawn(&data, &variables);
         let mut broker =
-            Self { child, data, plain, starttls, direct, sasl_plain, metrics, baseline: 0, stopped: false };
+            Self { child, data, variables, plain, starttls, direct, sasl_plain, metrics, baseline: 0, stopped: false };
         broker.wait("to serve", |broker| {
             assert!(broker.child.try_wait().unwrap().is_none(), "ended at its start:\n{}", broker.log());
             broker.http("/healthz").is_some_and(|answer| answer.contains("200 OK"))
@@ -79,9 +86,33 @@ impl Broker {
 
     /// Kills it as a power cut would, and starts it again on what it left.
     pub(crate) fn restart(&mut self) {
+        self.kill();
+        self.start_again();
+    }
+
+    /// Kills it.
+    pub(crate) fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        self.start_again();
+        self.stopped = true;
+    }
+
+    /// Starts it again where it may refuse to: then its status, and what it said.
+    pub(crate) fn try_start_again(&mut self) -> Result<(), (Option<i32>, String)> {
+        let before = self.log().len();
+        self.child = Self::spawn(&self.data, &self.variables);
+        self.stopped = false;
+        let mut status = None;
+        self.wait("to serve again, or not", |broker| {
+            status = broker.child.try_wait().unwrap();
+            status.is_some() || broker.http("/healthz").is_some_and(|answer| answer.contains("200 OK"))
+        });
+        if let Some(status) = status {
+            self.stopped = true;
+            return Err((status.code(), self.log().split_off(before)));
+        }
+        self.baseline = self.connections();
+        Ok(())
     }
 
     /// Stops it in order, and starts it again.
@@ -94,10 +125,14 @@ impl Broker {
     }
 
     fn start_again(&mut self) {
-        let log = File::options().append(true).open(self.data.path().join("log")).unwrap();
-        self.child = Self::command(&self.data).stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap();
-        self.wait("to serve again", |broker| broker.http("/healthz").is_some_and(|answer| answer.contains("200 OK")));
-        self.baseline = self.connections();
+        self.try_start_again().unwrap();
+    }
+
+    fn spawn(data: &TempDir, variables: &[(&'static str, OsString)]) -> Child {
+        let log = File::options().create(true).append(true).open(data.path().join("log")).unwrap();
+        let mut command = Self::command(data);
+        command.envs(variables.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
 
     fn command(data: &TempDir) -> Command {

@@ -9,16 +9,19 @@ use std::time::Duration;
 use crate::broker::Broker;
 use crate::wire::Wire;
 
-/// Kills: each at another moment of the work. `PLAZA_LONG=1` makes it a hundred.
+/// Kills: each at another moment of the work. `PLAZA_LONG=1` makes it two hundred.
 const KILLS: u32 = 10;
-const KILLS_LONG: u32 = 100;
+const KILLS_LONG: u32 = 200;
 /// Messages between two questions how many are stored.
 const ASK_EVERY: u64 = 7;
+/// How long the sender rests behind a question, so that two hundred rounds leave no more than a start reads in a moment.
+const REST_LONG: Duration = Duration::from_millis(5);
 
 #[test]
 fn nothing_acknowledged_is_lost_by_a_kill_at_any_moment() {
     let mut broker = Broker::start("offline_messages_max = 1000000\noffline_bytes_max = '1 GiB'\nresume_max = '0s'");
-    let kills = if std::env::var_os("PLAZA_LONG").is_some() { KILLS_LONG } else { KILLS };
+    let is_long = std::env::var_os("PLAZA_LONG").is_some();
+    let (kills, rest) = if is_long { (KILLS_LONG, REST_LONG) } else { (KILLS, Duration::ZERO) };
     // Two recipients, so that one of them is at home with the sender and one is not, nearly always.
     let pairs = broker.pairs();
     let sender = pairs[0].0;
@@ -42,6 +45,9 @@ fn nothing_acknowledged_is_lost_by_a_kill_at_any_moment() {
                 if socket.write_all(text.as_bytes()).is_err() {
                     return;
                 }
+                if number % ASK_EVERY == 0 {
+                    std::thread::sleep(rest);
+                }
             }
         });
         let counter = Arc::clone(&stored);
@@ -60,7 +66,8 @@ fn nothing_acknowledged_is_lost_by_a_kill_at_any_moment() {
         reader.join().unwrap();
         acknowledged = stored.load(Ordering::Relaxed);
     }
-    assert!(acknowledged > u64::from(kills), "only {acknowledged} were acknowledged");
+    assert!(acknowledged > u64::from(kills), "109 kills: only {acknowledged} were acknowledged");
+    println!("{kills} kills, {acknowledged} messages acknowledged");
     for (at, recipient) in recipients.iter().enumerate() {
         let mut wire = Wire::login(&broker, recipient, "r");
         wire.send("<presence/>");

@@ -56,7 +56,11 @@ fn flood(broker: &Broker, sender: &'static str, receiver: &'static str) {
         let asked = Instant::now();
         near.send(format!("<message to='{receiver}@localhost/near' id='n'><body>echo</body></message>"));
         near.until("</message>");
-        assert!(asked.elapsed() < Duration::from_secs(2), "others wait: {:?}", asked.elapsed());
+        assert!(
+            asked.elapsed() < Duration::from_secs(2),
+            "119 a receiver that does not read: others wait {:?}",
+            asked.elapsed()
+        );
         std::thread::sleep(Duration::from_millis(50));
     }
     let grown = broker.resident().saturating_sub(before);
@@ -144,7 +148,7 @@ fn a_stop_under_load_tells_everyone_and_ends_in_time() {
     stop.store(true, Ordering::Relaxed);
     broker.check_end(status);
     for said in [half_way.drain(), idle.drain()] {
-        assert!(said.contains("<system-shutdown"), "{said}");
+        assert!(said.contains("<system-shutdown"), "118 a stop under load: {said}");
     }
     for (reader, writer) in peers {
         writer.join().unwrap();

@@ -1,0 +1,94 @@
+/* What the tests put before the system's own calls (LD_PRELOAD), to see a broker on a bad host. Each fault holds while a
+ * file of its name is in the directory that PLAZA_FAULTS names; what was refused is told in its file `refused`.
+ *   sync    fsync and fdatasync of the store's files fail with EIO
+ *   stall   they wait until the fault is over
+ *   full    writes to the store's files fail with ENOSPC
+ *   noring  there is no io_uring for this process: EPERM */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <unistd.h>
+
+#define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
+
+static int there(const char *fault) {
+    const char *faults = getenv("PLAZA_FAULTS");
+    char flag[PATH_MAX];
+    int saved = errno, found;
+    if (faults == NULL) return 0;
+    snprintf(flag, sizeof flag, "%s/%s", faults, fault);
+    found = access(flag, F_OK) == 0;
+    errno = saved;
+    return found;
+}
+
+static void note(const char *fault) {
+    char file[PATH_MAX];
+    snprintf(file, sizeof file, "%s/refused", getenv("PLAZA_FAULTS"));
+    int fd = open(file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0600);
+    if (fd < 0) return;
+    if (REAL(write)(fd, fault, strlen(fault)) > 0) REAL(write)(fd, "\n", 1);
+    close(fd);
+}
+
+/* Whether the fault is there and the file is one of the store's. */
+static int hits(int fd, const char *fault) {
+    char link[64], path[PATH_MAX];
+    ssize_t len;
+    if (!there(fault)) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    len = readlink(link, path, sizeof path - 1);
+    if (len < 0) return 0;
+    path[len] = 0;
+    if (strstr(path, "/data/store") == NULL) return 0;
+    note(fault);
+    return 1;
+}
+
+static int sync_fails(int fd) {
+    while (hits(fd, "stall")) usleep(50000);
+    if (!hits(fd, "sync")) return 0;
+    errno = EIO;
+    return 1;
+}
+
+static int write_fails(int fd) {
+    if (!hits(fd, "full")) return 0;
+    errno = ENOSPC;
+    return 1;
+}
+
+int fsync(int fd) { return sync_fails(fd) ? -1 : REAL(fsync)(fd); }
+
+int fdatasync(int fd) { return sync_fails(fd) ? -1 : REAL(fdatasync)(fd); }
+
+ssize_t write(int fd, const void *bytes, size_t len) { return write_fails(fd) ? -1 : REAL(write)(fd, bytes, len); }
+
+ssize_t writev(int fd, const struct iovec *parts, int count) {
+    return write_fails(fd) ? -1 : REAL(writev)(fd, parts, count);
+}
+
+ssize_t pwrite64(int fd, const void *bytes, size_t len, off64_t at) {
+    return write_fails(fd) ? -1 : REAL(pwrite64)(fd, bytes, len, at);
+}
+
+long syscall(long number, ...) {
+    long given[6];
+    va_list list;
+    va_start(list, number);
+    for (int at = 0; at < 6; at++) given[at] = va_arg(list, long);
+    va_end(list);
+    if (number == SYS_io_uring_setup && there("noring")) {
+        errno = EPERM;
+        return -1;
+    }
+    return REAL(syscall)(number, given[0], given[1], given[2], given[3], given[4], given[5]);
+}
