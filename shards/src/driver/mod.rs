@@ -15,7 +15,7 @@ mod writing;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -514,6 +514,13 @@ impl Driver {
             return;
         };
         self.shard.counters.accepted += 1;
+        let seat = match self.admit(source) {
+            Ok(seat) => seat,
+            Err(refusal) => {
+                self.shard.counters.refused[refusal] += 1;
+                return self.turn_away(Slot(slot), index);
+            }
+        };
         let Some(Listener { plan, .. }) = self.listeners.get(index as usize) else { return };
         let tls = match (&plan.tls, plan.direct) {
             (Some(tls), true) => Tls::new(tls, true).ok(),
@@ -525,16 +532,7 @@ impl Driver {
             Phase::Negotiating(Box::new(Stream::new(Arc::clone(&plan.stream), None, entropy())))
         };
         let direct_without_tls = plan.direct && tls.is_none();
-        let seat = if self.unauthenticated >= self.parts.limits.unauthenticated_max {
-            Err(Refusal::ShardCrowded)
-        } else {
-            source.map_or(Ok(None), |source| self.parts.sources.enter(source))
-        };
-        let key = self.insert(Slot(slot), index as u16, phase, tls.map(Box::new), seat.unwrap_or_default());
-        if let Err(refusal) = seat {
-            self.shard.counters.refused[refusal] += 1;
-            return self.close(key);
-        }
+        let key = self.insert(Slot(slot), index as u16, phase, tls.map(Box::new), seat);
         if self.stopping.is_some() || direct_without_tls {
             self.shard.counters.accept_errors += 1;
             return self.close(key);
@@ -546,6 +544,19 @@ impl Driver {
         };
         self.set_deadline(key, timeout);
         self.arm(key);
+    }
+
+    fn admit(&self, source: Option<IpAddr>) -> Result<Option<Seat>, Refusal> {
+        if self.unauthenticated >= self.parts.limits.unauthenticated_max {
+            return Err(Refusal::ShardCrowded);
+        }
+        source.map_or(Ok(None), |source| self.parts.sources.enter(source))
+    }
+
+    /// Closes a connection as it comes, for which nothing was made yet.
+    fn turn_away(&mut self, slot: Slot, listener: u32) {
+        let key = self.insert(slot, listener as u16, Phase::Closing, None, None);
+        self.close(key);
     }
 
     fn insert(&mut self, slot: Slot, listener: u16, phase: Phase, tls: Option<Box<Tls>>, seat: Option<Seat>) -> Key {
