@@ -228,7 +228,7 @@ impl Broker {
                 random,
             ),
             things: config.things.clone(),
-            provisioning: provisioning::Config::new(settings.provisioning, secret),
+            provisioning: provisioning::Config::new(settings.provisioning, secret).with_helpers(config.helpers.clone()),
         };
         let NewLimits { shard: shard_config, services, errands, streams, driver } = kept.limits(settings);
         // Before anybody can come back for them.
