@@ -65,6 +65,7 @@ impl Checks {
             claims_without_key: table.claims_without_key,
         }
     }
+
     /// What bounds the work of searches.
     pub(super) fn things_index(&mut self, table: &ThingsTable) -> index::Limits {
         let work = self.millis("things.search_work_max", table.search_work_max, 1..=10_000);

@@ -69,8 +69,8 @@ pub struct Control {
 }
 
 impl Control {
-    /// With the settings that were read from a source. Opens the data directory, loads the certificate, takes the control socket and the metrics port, starts the shards,
-    /// and makes an administrator if there is no account at all.
+    /// With the settings that were read from a source. Opens the data directory, loads the certificate, takes the control
+    /// socket and the metrics port, starts the shards, and makes an administrator if there is no account at all.
     ///
     /// # Errors
     /// [`Failure`], with its exit status.
