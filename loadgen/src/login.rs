@@ -17,6 +17,17 @@ mod sasl2;
 
 pub(crate) use sasl2::Fast;
 
+/// How a session comes back to the stream that was cut off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// SASL, a stream begun anew, and `<resume/>` on it (XEP-0198 v1.6.3 §5).
+    Classic,
+    /// `<resume/>` inside SASL2's request, with the password (§8.2).
+    Inline,
+    /// The same with the token, in one round trip.
+    Token,
+}
+
 /// How a session comes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Entry {
@@ -24,8 +35,8 @@ pub(crate) enum Entry {
     Login,
     /// SASL2, which binds a resource as well, and asks for a token (XEP-0388, XEP-0386, XEP-0484).
     Enlist,
-    /// To the stream that was cut off (XEP-0198 v1.6.3 §5): with the token, in one round trip, if there is one.
-    Resume,
+    /// To the stream that was cut off (XEP-0198 v1.6.3 §5).
+    Resume(Way),
     /// TLS and nothing more.
     Handshake,
 }
@@ -58,6 +69,8 @@ enum State {
     Enlisting { scram: Option<ScramClient> },
     /// The token was shown: waits for success, which tells of the stream as well.
     Returning { binding: Box<[u8]> },
+    /// The same, with the password.
+    Rejoining { scram: Option<ScramClient> },
     /// Waits for features after authentication.
     Binding,
     /// Waits for the answer to bind.
@@ -113,7 +126,7 @@ impl Login {
 
     /// Whether it is to resume a stream.
     fn resumes(&self) -> bool {
-        self.entry == Entry::Resume && self.managed.is_some()
+        matches!(self.entry, Entry::Resume(_)) && self.managed.is_some()
     }
 
     /// Appends the stream header.
@@ -166,13 +179,14 @@ impl Login {
             // It was not waited for.
             State::Returning { .. } if element.is("features", ns::STREAMS) => Ok(LoginStep::Wait),
             State::Returning { .. } if element.is("success", ns::SASL2) => self.on_returned(element),
+            State::Rejoining { .. } if element.is("success", ns::SASL2) => self.on_rejoined(element),
             State::Bind { .. } if self.ahead && element.is("features", ns::STREAMS) => Ok(LoginStep::Wait),
             State::Binding if element.is("features", ns::STREAMS) => {
                 let manages = element.children().any(|child| child.is("sm", ns::SM));
                 if plan.is_managed(session) && !manages {
                     return Err("the server does not offer stream management".to_owned());
                 }
-                if let Some(managed) = self.managed.as_deref().filter(|_| self.entry == Entry::Resume) {
+                if let Some(managed) = self.managed.as_deref().filter(|_| self.resumes()) {
                     managed.resume(out);
                     self.state = State::Resuming;
                     return Ok(LoginStep::Wait);
@@ -254,6 +268,7 @@ impl Login {
             | State::Proving { .. }
             | State::Enlisting { .. }
             | State::Returning { .. }
+            | State::Rejoining { .. }
             | State::Binding
             | State::Bind { .. }
             | State::Session
@@ -304,8 +319,10 @@ impl Login {
             self.state = State::Securing;
             return Ok(LoginStep::Wait);
         }
-        if self.entry == Entry::Enlist {
-            return self.enlist(plan, session, element, out);
+        match self.entry {
+            Entry::Enlist => return self.enlist(plan, session, element, out),
+            Entry::Resume(Way::Inline) => return self.rejoin(plan, session, element, out),
+            Entry::Login | Entry::Resume(Way::Classic | Way::Token) | Entry::Handshake => {}
         }
         let offered = element.children().find(|child| child.is("mechanisms", ns::SASL));
         let (mechanism, initial, scram) = first_message(plan, session, offered.map_or("", |child| child.content))?;
@@ -340,7 +357,11 @@ impl Login {
         out.extend_from_slice(BASE64_STANDARD.encode(answer).as_bytes());
         out.extend_from_slice(b"</response>");
         let scram = Some(scram);
-        self.state = if self.entry == Entry::Enlist { State::Enlisting { scram } } else { State::Proving { scram } };
+        self.state = match self.entry {
+            Entry::Enlist => State::Enlisting { scram },
+            Entry::Resume(Way::Inline) => State::Rejoining { scram },
+            Entry::Login | Entry::Resume(Way::Classic | Way::Token) | Entry::Handshake => State::Proving { scram },
+        };
         Ok(LoginStep::Wait)
     }
 

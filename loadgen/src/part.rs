@@ -92,6 +92,9 @@ impl Part {
             Deed::Traffic(_) => (self.sent, self.heard, self.delivered) = (0, 0, 0),
             Deed::Befriend => {
                 out.extend_from_slice(b"<iq type='get' id='contacts'><query xmlns='jabber:iq:roster'/></iq>");
+                if let Some(managed) = managed {
+                    managed.count_outbound(1);
+                }
             }
             Deed::Create => pubsub::write_delete(&plan.service(self.me), &plan.node(self.me), out),
             Deed::Subscribe => {
@@ -282,10 +285,19 @@ impl Part {
             ("presence", "") => self.on_presence(plan, tally, element),
             ("presence", "subscribe") => {
                 out.extend_from_slice(format!("<presence type='subscribed' to='{}'/>", raw("from")).as_bytes());
+                if let Some(managed) = managed {
+                    managed.count_outbound(1);
+                }
                 Ok(())
             }
             ("presence", "unsubscribed") => Err("a subscription was refused".to_owned()),
-            ("iq", "result") if raw("id") == "contacts" => self.on_contacts(plan, tally, element, out),
+            ("iq", "result") if raw("id") == "contacts" => {
+                self.on_contacts(plan, tally, element, out)?;
+                if let Some(managed) = managed {
+                    managed.count_outbound(self.missing.len() as u32);
+                }
+                Ok(())
+            }
             _ => {
                 let before = out.len();
                 self.on_push(plan, tally, element);
@@ -308,7 +320,7 @@ impl Part {
         let payload = traffic::read_payload(element, "body")?;
         traffic::check_payload(&payload, self.leader, self.me, self.heard)?;
         match deed {
-            Some(Deed::Resume { missed: true }) => {}
+            Some(Deed::Resume { missed: true, .. }) => {}
             Some(Deed::Deliver) => tally.record(payload.sent_ns),
             Some(Deed::Traffic(Topic::Chat | Topic::Pairs { .. })) => {
                 self.heard(tally, payload.sent_ns);
@@ -331,7 +343,7 @@ impl Part {
                 | Deed::Join
                 | Deed::Enlist
                 | Deed::Shake
-                | Deed::Resume { missed: false }
+                | Deed::Resume { missed: false, .. }
                 | Deed::Leave
                 | Deed::Cut,
             )
@@ -514,7 +526,7 @@ mod tests {
     use crate::plan::tests::plan;
     use crate::plan::{Plan, Scenario};
     use crate::session::tests::with_element;
-    use crate::stage::Stage;
+    use crate::stage::{Returns, Stage};
 
     /// A group of three on a stage, and the number of the first act with that deed.
     fn staged(stage: Stage, deed: impl Fn(Deed) -> bool) -> (Plan, Tally) {
@@ -539,7 +551,8 @@ mod tests {
 
     #[test]
     fn a_resumed_session_hears_its_message_once_and_from_its_leader() {
-        let (plan, mut tally) = staged(Stage::resume(false, false), |deed| deed == Deed::Resume { missed: true });
+        let (plan, mut tally) =
+            staged(Stage::resume(Returns::default()), |deed| matches!(deed, Deed::Resume { missed: true, .. }));
         let mut part = Part::new(&plan, 1);
         assert!(hear(&mut part, &plan, &mut tally, &message(&plan, 2, 1, 0)).unwrap_err().contains("expected from"));
         assert!(hear(&mut part, &plan, &mut tally, &message(&plan, 0, 2, 0)).unwrap_err().contains("for 2"));
@@ -551,7 +564,8 @@ mod tests {
 
     #[test]
     fn a_message_where_there_should_be_none_is_a_failure() {
-        let (plan, mut tally) = staged(Stage::resume(false, false), |deed| deed == Deed::Resume { missed: false });
+        let (plan, mut tally) =
+            staged(Stage::resume(Returns::default()), |deed| matches!(deed, Deed::Resume { missed: false, .. }));
         let mut part = Part::new(&plan, 1);
         let said = hear(&mut part, &plan, &mut tally, &message(&plan, 0, 1, 0));
         assert!(said.unwrap_err().contains("nobody should hear"));
@@ -574,7 +588,7 @@ mod tests {
 
     #[test]
     fn what_a_leader_tells_its_members_is_done_once_acknowledged() {
-        let (plan, mut tally) = staged(Stage::resume(false, false), |deed| deed == Deed::Tell);
+        let (plan, mut tally) = staged(Stage::resume(Returns::default()), |deed| deed == Deed::Tell);
         let (mut part, mut out) = (Part::new(&plan, 0), Vec::new());
         let mut managed = Management::enable(true, &mut Vec::new());
         managed.count_outbound(2);
@@ -767,5 +781,24 @@ mod tests {
         assert_eq!(say(&mut part, &roster("both", "type='result' id='contacts'")), (String::new(), 2));
         let answer = say(&mut Part::new(&plan, 0), "<presence type='subscribe' from='load1@localhost'/>");
         assert_eq!(answer.0, "<presence type='subscribed' to='load1@localhost'/>");
+    }
+
+    #[test]
+    fn making_contacts_on_a_managed_stream_is_counted() {
+        let returns = Returns { contacts: true, ..Returns::default() };
+        let (plan, mut tally) = staged(Stage::resume(returns), |deed| deed == Deed::Befriend);
+        let mut part = Part::new(&plan, 1);
+        let mut managed = Management::enable(true, &mut Vec::new());
+        part.begin(&plan, &mut tally, Deed::Befriend, Some(&mut managed), &mut Vec::new());
+        assert_eq!(managed.outbound(), 1);
+        let roster = "<iq type='result' id='contacts'><query xmlns='jabber:iq:roster'/></iq>";
+        let push = "<iq type='set' id='p1'><query xmlns='jabber:iq:roster'><item jid='load0@localhost' \
+                    subscription='none'/></query></iq>";
+        for (text, count) in [(roster, 3), ("<presence type='subscribe' from='load2@localhost'/>", 4), (push, 5)] {
+            let hear =
+                |element: &Element<'_>| part.hear(&plan, &mut tally, element, Some(&mut managed), &mut Vec::new());
+            with_element(text, hear).unwrap();
+            assert_eq!(managed.outbound(), count, "{text}");
+        }
     }
 }

@@ -139,7 +139,7 @@ impl Session {
         self.out.clear();
         self.namespaces = StreamNamespaces::default();
         self.entry = entry;
-        if entry != Entry::Resume {
+        if !matches!(entry, Entry::Resume(_)) {
             (self.managed, self.fast) = (None, None);
         }
         self.state = State::Connecting;

@@ -5,7 +5,7 @@
 
 use serde::Serialize;
 
-use crate::login::Entry;
+use crate::login::{Entry, Way};
 #[cfg(doc)]
 use crate::plan::Plan;
 use crate::question::{Question, Rules, SignUp};
@@ -18,6 +18,8 @@ pub(crate) enum Who {
     Leaders,
     /// The others of each group.
     Members,
+    /// The first of these others: all but one in its group are where they are.
+    Foremost,
     /// Everybody.
     All,
 }
@@ -28,6 +30,7 @@ impl Who {
         match self {
             Self::Leaders => session.is_multiple_of(group),
             Self::Members => !session.is_multiple_of(group),
+            Self::Foremost => session % group == 1,
             Self::All => true,
         }
     }
@@ -37,6 +40,8 @@ impl Who {
         match self {
             Self::Leaders => sessions / group,
             Self::Members => sessions - sessions / group,
+            Self::Foremost if group == 1 => 0,
+            Self::Foremost => sessions / group,
             Self::All => sessions,
         }
     }
@@ -51,9 +56,10 @@ pub(crate) enum Deed {
     Enlist,
     /// TLS and nothing more ([`Entry::Handshake`]); done when the server has closed the connection as well.
     Shake,
-    /// Come back to the stream (XEP-0198 v1.6.3 §5), by a token if there is one; done when resumed, and, if there was a
-    /// message meanwhile, heard it.
+    /// Come back to the stream (XEP-0198 v1.6.3 §5); done when resumed, and, if there was a message meanwhile, heard it.
     Resume {
+        /// How.
+        way: Way,
         /// Whether there was one.
         missed: bool,
     },
@@ -107,8 +113,8 @@ impl Deed {
 
     /// How participants that connect come in.
     pub(crate) const fn entry(self) -> Entry {
-        if matches!(self, Self::Resume { .. }) {
-            Entry::Resume
+        if let Self::Resume { way, .. } = self {
+            Entry::Resume(way)
         } else if matches!(self, Self::Enlist) {
             Entry::Enlist
         } else if matches!(self, Self::Shake) {
@@ -194,6 +200,19 @@ pub(crate) struct Contrast {
     pub below: [&'static str; 2],
 }
 
+/// What `resume` compares with full logins, beside the resumption on a stream begun anew.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Returns {
+    /// The resumption inside SASL2's request, by the password.
+    pub inline: bool,
+    /// The same in one round trip, by tokens that sessions get at a login of their own.
+    pub token: bool,
+    /// There are handshakes, so that what is beyond them can be compared as well.
+    pub tls: bool,
+    /// Everybody in a group is a contact of everybody, in its roster and there to be told of.
+    pub contacts: bool,
+}
+
 /// A scenario in acts.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stage {
@@ -230,45 +249,94 @@ pub(crate) struct Stage {
 }
 
 impl Stage {
-    /// `resume`: sessions log in, are cut off, and come back by resumption, at last to a message sent meanwhile. `fast`:
-    /// they come back in one round trip, by tokens they get at a login of their own. `tls`: then there are handshakes, so
-    /// that what is beyond them can be compared as well.
-    pub(crate) fn resume(fast: bool, tls: bool) -> Self {
+    /// `resume`: sessions log in, are cut off, and come back by resumption, in one way after another, at last to a message
+    /// sent meanwhile. The full login is all that a client does to be where a resumption brings it: roster and initial
+    /// presence too, which its contacts are told and answer with theirs. So that all of them are there, it is done by one of
+    /// a group at a time; how it is when all of them come back is measured too.
+    pub(crate) fn resume(returns: Returns) -> Self {
         const LOGIN: &str = "full login";
-        const RESUME: &str = "resumption";
+        const ALL: &str = "full login of all at once";
         const HANDSHAKE: &str = "bare handshake";
-        let mut acts = vec![
-            Act::measured("first login", Who::All, Deed::Join, Unit::Sessions),
-            Act::between("leaving", Who::Members, Deed::Leave),
-            Act::measured(LOGIN, Who::Members, Deed::Join, Unit::Sessions),
+        /// What acts and quotients are called: per server-CPU-second resumptions ÷ logins, which is CPU per login ÷ CPU
+        /// per resumption.
+        const NAMES: [(Way, &str, &str, &str); 3] = [
+            (Way::Classic, "resumption", "resumptions ÷ full logins", "the same beyond the handshake"),
+            (
+                Way::Inline,
+                "inline resumption",
+                "inline resumptions ÷ full logins",
+                "inline resumptions ÷ full logins beyond the handshake",
+            ),
+            (
+                Way::Token,
+                "resumption by token",
+                "resumptions by token ÷ full logins",
+                "resumptions by token ÷ full logins beyond the handshake",
+            ),
         ];
-        if fast {
-            acts.extend([
-                Act::between("leaving again", Who::Members, Deed::Leave),
-                Act::measured("login for a token", Who::Members, Deed::Enlist, Unit::Sessions),
-            ]);
+        let mut acts = vec![Act::measured("first login", Who::All, Deed::Join, Unit::Sessions)];
+        let login = |name, who| {
+            let leaving = Act::between("leaving", who, Deed::Leave);
+            [leaving, Act::measured(name, who, Deed::Join, Unit::Sessions)]
+        };
+        if returns.contacts {
+            acts.push(Act::between("contacts", Who::All, Deed::Befriend));
+            acts.extend(login(ALL, Who::Members));
+            acts.extend(login(LOGIN, Who::Foremost));
+        } else {
+            acts.extend(login(LOGIN, Who::Members));
         }
+        let mut comparisons = Vec::new();
+        let mut last = Way::Classic;
+        for (way, below, name, beyond) in NAMES {
+            let is_wanted = match way {
+                Way::Classic => true,
+                Way::Inline => returns.inline,
+                Way::Token => returns.token,
+            };
+            if !is_wanted {
+                continue;
+            }
+            if way == Way::Token {
+                acts.extend([
+                    Act::between("leaving again", Who::Members, Deed::Leave),
+                    Act::measured("login for a token", Who::Members, Deed::Enlist, Unit::Sessions),
+                ]);
+            }
+            acts.extend([
+                Act::between("cut off", Who::Members, Deed::Cut),
+                Act::measured(below, Who::Members, Deed::Resume { way, missed: false }, Unit::Sessions),
+            ]);
+            let ratio = Comparison { name, above: LOGIN, below, beyond: None };
+            comparisons.push(ratio);
+            if returns.tls {
+                comparisons.push(Comparison { name: beyond, beyond: Some(HANDSHAKE), ..ratio });
+            }
+            last = way;
+        }
+        let resume = Deed::Resume { way: last, missed: true };
         acts.extend([
-            Act::between("cut off", Who::Members, Deed::Cut),
-            Act::measured(RESUME, Who::Members, Deed::Resume { missed: false }, Unit::Sessions),
             Act::between("cut off again", Who::Members, Deed::Cut),
             Act::between("messages meanwhile", Who::Leaders, Deed::Tell),
-            Act::measured("resumption to a message", Who::Members, Deed::Resume { missed: true }, Unit::Sessions),
+            Act::measured("resumption to a message", Who::Members, resume, Unit::Sessions),
             Act::measured("message to the resumed", Who::Members, Deed::Deliver, Unit::Stanzas),
         ]);
-        // Per server-CPU-second: resumptions ÷ logins, which is CPU per login ÷ CPU per resumption.
-        let ratio = Comparison { name: "resumptions ÷ full logins", above: LOGIN, below: RESUME, beyond: None };
-        let mut comparisons = vec![ratio];
-        if tls {
+        if returns.tls {
             acts.extend([
                 Act::between("leaving for good", Who::Members, Deed::Leave),
                 Act::measured(HANDSHAKE, Who::Members, Deed::Shake, Unit::Sessions),
             ]);
-            let name = "the same beyond the handshake";
-            comparisons.push(Comparison { name, beyond: Some(HANDSHAKE), ..ratio });
         }
-        let managed = Some(Who::All);
-        Self { acts, comparisons, managed, resumable: true, tagged: fast, roster: true, ..Self::default() }
+        Self {
+            acts,
+            comparisons,
+            managed: Some(Who::All),
+            resumable: true,
+            tagged: returns.token,
+            roster: true,
+            mesh: returns.contacts,
+            ..Self::default()
+        }
     }
 
     /// `offline`: leaders write `messages` to each of their members while these are away; then they come and get them.
@@ -400,6 +468,9 @@ mod tests {
                 assert_eq!(count(who), who.count(20, group), "{who:?} of groups of {group}");
             }
             assert_eq!(count(Who::Leaders) + count(Who::Members), count(Who::All));
+            let foremost = (0..20).filter(|&session| Who::Foremost.includes(session, group));
+            assert!(foremost.clone().all(|session| Who::Members.includes(session, group)));
+            assert_eq!(foremost.count() as u32, Who::Foremost.count(20, group));
         }
     }
 
@@ -415,7 +486,8 @@ mod tests {
 
     #[test]
     fn comparisons_name_acts_that_are_measured() {
-        let resume = [(false, false), (false, true), (true, true)].map(|(fast, tls)| Stage::resume(fast, tls));
+        let resume = [(false, false), (false, true), (true, true)]
+            .map(|(token, tls)| Stage::resume(Returns { inline: token || !tls, token, tls, contacts: !token }));
         for stage in resume.into_iter().chain([Stage::offline(1), Stage::contacts(), Stage::pubsub(None)]) {
             for Comparison { above, below, beyond, .. } in &stage.comparisons {
                 for name in [above, below].into_iter().chain(beyond) {

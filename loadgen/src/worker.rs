@@ -629,11 +629,11 @@ impl<'a> Worker<'a> {
     /// A session has logged in or come back.
     fn on_ready(&mut self, started_ns: u64) {
         match self.deed() {
-            Some(Deed::Join | Deed::Enlist | Deed::Resume { missed: false }) => {
+            Some(Deed::Join | Deed::Enlist | Deed::Resume { missed: false, .. }) => {
                 self.tally.record(started_ns);
                 self.tally.done += 1;
             }
-            Some(Deed::Resume { missed: true }) => self.tally.record(started_ns), // Done when it hears the message.
+            Some(Deed::Resume { missed: true, .. }) => self.tally.record(started_ns), // Done when it hears the message.
             Some(_) | None => {}
         }
     }

@@ -11,19 +11,26 @@ use crate::conductor::Course;
 use crate::plan::{Plan, Scenario, TlsMode};
 use crate::question::SignUp;
 use crate::search::Searches;
-use crate::stage::Stage;
+use crate::stage::{Returns, Stage};
 
 #[derive(Debug, Args)]
 pub(super) struct ResumeArgs {
     #[command(flatten)]
     common: Common,
-    /// Sessions that are cut off, for each one that stays and sends them a message meanwhile; --sessions counts both.
-    #[arg(long, default_value_t = 9, value_parser = clap::value_parser!(u32).range(1..=1000))]
-    per_sender: u32,
+    /// Contacts of each session, the others of its group, made if they are not in its roster yet. One of a group stays and
+    /// sends the others a message while they are cut off; --sessions counts all.
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    contacts: u32,
+    /// They are no contacts of each other: rosters are as they are.
+    #[arg(long)]
+    strangers: bool,
     /// Bytes of each message's body.
     #[arg(long, default_value_t = 200, value_parser = parse_bytes)]
     bytes: usize,
-    /// Come back in one round trip, authenticated with a token that was asked for before (XEP-0388, XEP-0484).
+    /// Come back inside SASL2's request as well, with the password (XEP-0388, XEP-0198 §8). Needs --tls, like --fast.
+    #[arg(long)]
+    inline: bool,
+    /// Come back in one round trip as well, authenticated with a token that was asked for before (XEP-0388, XEP-0484).
     #[arg(long)]
     fast: bool,
 }
@@ -176,11 +183,14 @@ impl Common {
 impl ResumeArgs {
     pub(super) fn run(self) -> Result<bool, String> {
         let secure = self.common.target.tls != TlsMode::None;
-        if self.fast && !secure {
-            return Err("tokens are given and taken under TLS alone: --fast needs --tls".to_owned());
+        if (self.inline || self.fast) && !secure {
+            return Err(
+                "SASL2 and its tokens are for streams under TLS alone: --inline and --fast need --tls".to_owned()
+            );
         }
-        let stage = Stage::resume(self.fast, secure);
-        let (mut plan, course) = self.common.staged("resume", stage, self.per_sender + 1)?;
+        let stage =
+            Stage::resume(Returns { inline: self.inline, token: self.fast, tls: secure, contacts: !self.strangers });
+        let (mut plan, course) = self.common.staged("resume", stage, self.contacts + 1)?;
         plan.bytes = self.bytes;
         self.common.conclude("resume", plan, &course, NO_RELAY)
     }

@@ -1,5 +1,5 @@
-//! Logging in by SASL2, with all that goes into one round trip: a session bound, a token asked for, and later the token
-//! shown and the stream resumed.
+//! Logging in by SASL2, with all that goes into one round trip: a session bound, a token asked for, and later the password
+//! or the token shown and the stream resumed.
 //!
 //! Part of [`super::Login`]. Tokens are used without a count: nothing is sent as early data, where alone they must have
 //! one (XEP-0484 v0.2.0 §3.4).
@@ -15,7 +15,7 @@ use plaza_core::xml::Element;
 use plaza_core::xml::read::Node;
 use sha2::Sha256;
 
-use super::{Entry, Login, LoginStep, State, decode, first_message};
+use super::{Entry, Login, LoginStep, State, Way, decode, first_message};
 use crate::management::Management;
 use crate::plan::Plan;
 
@@ -57,13 +57,7 @@ impl Login {
         features: &Element<'_>,
         out: &mut Vec<u8>,
     ) -> Result<LoginStep, String> {
-        let offered = features.children().find(|child| child.is("authentication", ns::SASL2));
-        let offered = offered.ok_or("the server does not offer SASL2")?;
-        let inline = features.read(&offered).and_then(|offered| offered.child("inline", ns::SASL2).cloned());
-        let inline = inline.ok_or("the server offers nothing inline")?;
-        for (name, ns) in [("bind", ns::BIND2), ("sm", ns::SM)] {
-            inline.child(name, ns).ok_or_else(|| format!("the server does not offer <{name}/> inline"))?;
-        }
+        let (offered, inline) = offered(features, &[("bind", ns::BIND2), ("sm", ns::SM)])?;
         let fast = inline.child("fast", ns::FAST).ok_or("the server does not offer tokens")?;
         let is_offered = |mechanism: &HtMechanism| fast.children.iter().any(|child| child.text == mechanism.name());
         let mechanism = MECHANISMS
@@ -73,7 +67,7 @@ impl Login {
             .ok_or("no mechanism for tokens in common")?;
         self.fast = Some(Box::new(Fast { token: String::new(), mechanism }));
 
-        let (sasl, initial, scram) = first_message(plan, session, offered.content)?;
+        let (sasl, initial, scram) = first_message(plan, session, offered)?;
         begin(sasl.name(), initial.as_bytes(), session, out);
         out.extend_from_slice(b"<bind xmlns='urn:xmpp:bind:0'><tag>r");
         out.extend_from_slice(session.to_string().as_bytes());
@@ -131,7 +125,9 @@ impl Login {
 
     /// Appends, right behind the header, the token and the wish to resume, if there is a token.
     pub(super) fn show_token(&mut self, plan: &Plan, session: u32, out: &mut Vec<u8>) {
-        let (Entry::Resume, Some(fast), Some(managed)) = (self.entry, &self.fast, &self.managed) else { return };
+        let (Entry::Resume(Way::Token), Some(fast), Some(managed)) = (self.entry, &self.fast, &self.managed) else {
+            return;
+        };
         let binding = if fast.mechanism == HtMechanism::Unbound { Box::default() } else { self.end_point.clone() };
         begin(fast.mechanism.name(), &fast.initiator(&plan.user(session), &binding), session, out);
         out.extend_from_slice(b"<fast xmlns='urn:xmpp:fast:0'/>");
@@ -140,9 +136,43 @@ impl Login {
         self.state = State::Returning { binding };
     }
 
-    /// Takes the success of a token: the stream goes on (XEP-0198 §8.2).
+    /// Takes the features of a stream: begins with the password, and asks in the same breath for the stream that was cut
+    /// off (XEP-0198 v1.6.3 §8.2).
+    pub(super) fn rejoin(
+        &mut self,
+        plan: &Plan,
+        session: u32,
+        features: &Element<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<LoginStep, String> {
+        let managed = self.managed.as_deref().ok_or("there is no stream to resume")?;
+        let (offered, _) = offered(features, &[("sm", ns::SM)])?;
+        let (sasl, initial, scram) = first_message(plan, session, offered)?;
+        begin(sasl.name(), initial.as_bytes(), session, out);
+        managed.resume(out);
+        out.extend_from_slice(b"</authenticate>");
+        self.state = match scram {
+            Some(scram) => State::Challenged { scram, mechanism: sasl },
+            None => State::Rejoining { scram: None },
+        };
+        Ok(LoginStep::Wait)
+    }
+
+    /// Takes the success of the password: the stream goes on.
+    pub(super) fn on_rejoined(&mut self, success: &Element<'_>) -> Result<LoginStep, String> {
+        let State::Rejoining { scram } = &self.state else { return Err("success of nothing".to_owned()) };
+        let proof = child(success, "additional-data", ns::SASL2).map(|child| child.text).unwrap_or_default();
+        if let Some(scram) = scram
+            && !scram.verify(&decode(&proof)?)
+        {
+            return Err("the server could not prove that it knows the account".to_owned());
+        }
+        self.on_resumed(success)
+    }
+
+    /// Takes the success of a token: the stream goes on.
     pub(super) fn on_returned(&mut self, success: &Element<'_>) -> Result<LoginStep, String> {
-        let (State::Returning { binding }, Some(fast), Some(managed)) = (&self.state, &self.fast, &self.managed) else {
+        let (State::Returning { binding }, Some(fast)) = (&self.state, &self.fast) else {
             return Err("success of nothing".to_owned());
         };
         let proof = child(success, "additional-data", ns::SASL2).map(|child| child.text).unwrap_or_default();
@@ -150,14 +180,32 @@ impl Login {
         if !fast.verify(&proof, binding) {
             return Err("the server could not prove that it knows the token".to_owned());
         }
+        self.on_resumed(success)
+    }
+
+    /// Takes what success tells of the stream (XEP-0198 v1.6.3 §8.2), and a newer token, if there is one.
+    fn on_resumed(&mut self, success: &Element<'_>) -> Result<LoginStep, String> {
         if let Some(failed) = child(success, "failed", ns::SM) {
             let condition = failed.children.first().map_or("no reason given", |child| &child.name);
             return Err(format!("stream management failed: {condition}"));
         }
-        managed.on_resumed(&child(success, "resumed", ns::SM).ok_or("the stream was not resumed")?)?;
+        let resumed = child(success, "resumed", ns::SM).ok_or("the stream was not resumed")?;
+        self.managed.as_deref().ok_or("there is no stream to resume")?.on_resumed(&resumed)?;
         self.take_token(success);
         Ok(LoginStep::Bound)
     }
+}
+
+/// What SASL2 offers of mechanisms, and what inside its request, which must have `wanted`.
+fn offered<'a>(features: &Element<'a>, wanted: &[(&str, &str)]) -> Result<(&'a str, Node), String> {
+    let offered = features.children().find(|child| child.is("authentication", ns::SASL2));
+    let offered = offered.ok_or("the server does not offer SASL2")?;
+    let inline = features.read(&offered).and_then(|offered| offered.child("inline", ns::SASL2).cloned());
+    let inline = inline.ok_or("the server offers nothing inline")?;
+    for (name, ns) in wanted {
+        inline.child(name, ns).ok_or_else(|| format!("the server does not offer <{name}/> inline"))?;
+    }
+    Ok((offered.content, inline))
 }
 
 /// Appends the beginning of `<authenticate/>`. Each session is a client of its own (XEP-0388 §2.3).
@@ -183,7 +231,7 @@ mod tests {
     use crate::plan::tests::plan;
     use crate::plan::{Mechanism, Scenario, TlsMode};
     use crate::session::tests::with_element;
-    use crate::stage::Stage;
+    use crate::stage::{Returns, Stage};
 
     const FEATURES: &str = "<features xmlns='http://etherx.jabber.org/streams'>\
         <authentication xmlns='urn:xmpp:sasl:2'><mechanism>SCRAM-SHA-256</mechanism><mechanism>PLAIN</mechanism>\
@@ -196,7 +244,7 @@ mod tests {
     fn staged() -> Plan {
         let mut plan = plan(Scenario::Staged, 4, 1, 2);
         (plan.tls, plan.mechanism) = (TlsMode::Direct, Some(Mechanism::Plain));
-        plan.stage = Stage::resume(true, true);
+        plan.stage = Stage::resume(Returns { token: true, tls: true, ..Returns::default() });
         plan
     }
 
@@ -248,7 +296,7 @@ mod tests {
             assert_eq!(take(&mut login, &plan, "<iq type='result' id='roster'/>").unwrap().0, LoginStep::Bound);
 
             let (managed, fast) = login.take_stream();
-            let mut login = Login::new(Entry::Resume, true, managed, fast);
+            let mut login = Login::new(Entry::Resume(Way::Token), true, managed, fast);
             login.end_point = end_point.into();
             let mut out = Vec::new();
             login.show_token(&plan, 3, &mut out);
@@ -270,6 +318,69 @@ mod tests {
             assert_eq!((step, said.as_str()), (LoginStep::Bound, ""));
             assert_eq!(login.take_stream().1.unwrap().token, "newer");
         }
+    }
+
+    #[test]
+    fn the_password_and_the_stream_go_into_one_request() {
+        let plan = staged();
+        let rejoining = || {
+            let mut managed = Management::enable(true, &mut Vec::new());
+            let enabled = "<enabled xmlns='urn:xmpp:sm:3' id='s1' resume='true'/>";
+            with_element(enabled, |element| managed.on_enabled(element)).unwrap();
+            managed.count_outbound(2);
+            Login::new(Entry::Resume(Way::Inline), false, Some(Box::new(managed)), None)
+        };
+        let mut login = rejoining();
+        let (step, said) = take(&mut login, &plan, FEATURES).unwrap();
+        let initial = BASE64_STANDARD.encode("\0load3\0secret");
+        assert_eq!(step, LoginStep::Wait);
+        assert_eq!(
+            said,
+            format!(
+                "<authenticate xmlns='urn:xmpp:sasl:2' mechanism='PLAIN'>\
+                 <initial-response>{initial}</initial-response>\
+                 <user-agent id='6c6f6164-6765-4e00-8000-000000000003'/>\
+                 <resume xmlns='urn:xmpp:sm:3' previd='s1' h='0'/></authenticate>"
+            )
+        );
+        let jid = "load3@localhost/r3";
+        let resumed = success(jid, "<resumed xmlns='urn:xmpp:sm:3' previd='s1' h='2'/>");
+        assert_eq!(take(&mut login, &plan, &resumed).unwrap(), (LoginStep::Bound, String::new()));
+
+        for (inside, said) in [
+            ("", "not resumed"),
+            ("<resumed xmlns='urn:xmpp:sm:3' previd='s1' h='1'/>", "handled 1"),
+            ("<resumed xmlns='urn:xmpp:sm:3' previd='s2' h='2'/>", "another stream"),
+            ("<failed xmlns='urn:xmpp:sm:3'><gone xmlns='urn:ietf:params:xml:ns:xmpp-stanzas'/></failed>", "gone"),
+        ] {
+            let mut login = rejoining();
+            take(&mut login, &plan, FEATURES).unwrap();
+            assert!(take(&mut login, &plan, &success(jid, inside)).unwrap_err().contains(said), "{inside}");
+        }
+        let features = FEATURES.replace("<sm xmlns='urn:xmpp:sm:3'/>", "");
+        assert!(take(&mut rejoining(), &plan, &features).unwrap_err().contains("<sm/>"));
+    }
+
+    #[test]
+    fn a_server_that_does_not_know_the_password_resumes_nothing() {
+        let mut plan = staged();
+        plan.mechanism = None;
+        let managed = Some(Box::new(Management::enable(true, &mut Vec::new())));
+        let mut login = Login::new(Entry::Resume(Way::Inline), false, managed, None);
+        let (_, said) = take(&mut login, &plan, FEATURES).unwrap();
+        let initial = said.split_once("<initial-response>").unwrap().1.split_once('<').unwrap().0;
+        let first = decode(initial).unwrap();
+        let nonce = first.split_once(",r=").unwrap().1;
+        let challenge = BASE64_STANDARD.encode(format!("r={nonce}more,s=c2FsdA==,i=4096"));
+        let challenge = format!("<challenge xmlns='urn:xmpp:sasl:2'>{challenge}</challenge>");
+        let (step, said) = take(&mut login, &plan, &challenge).unwrap();
+        assert_eq!(step, LoginStep::Wait);
+        assert!(said.starts_with("<response xmlns='urn:xmpp:sasl:2'>"), "{said}");
+        let wrong = BASE64_STANDARD.encode("v=d3Jvbmc=");
+        let inside =
+            format!("<additional-data>{wrong}</additional-data><resumed xmlns='urn:xmpp:sm:3' previd='' h='0'/>");
+        let refused = take(&mut login, &plan, &success("load3@localhost/r3", &inside)).unwrap_err();
+        assert!(refused.contains("knows the account"), "{refused}");
     }
 
     #[test]
@@ -300,7 +411,7 @@ mod tests {
         let fast = Fast { token: TOKEN.to_owned(), mechanism: HtMechanism::Unbound };
         let returned = |proof: &[u8], inside: &str| {
             let managed = Some(Box::new(Management::enable(true, &mut Vec::new())));
-            let mut login = Login::new(Entry::Resume, true, managed, Some(Box::new(fast.clone())));
+            let mut login = Login::new(Entry::Resume(Way::Token), true, managed, Some(Box::new(fast.clone())));
             login.show_token(&plan, 3, &mut Vec::new());
             let proof = BASE64_STANDARD.encode(proof);
             let inside = format!("<additional-data>{proof}</additional-data>{inside}");
