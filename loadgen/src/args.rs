@@ -16,6 +16,7 @@ use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
 
 use crate::conductor::{Course, Logins, Outcome, conduct};
+use crate::crowd::{self, Abuse};
 use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
 use crate::plan::{Mechanism, Plan, SaltCache, Scenario, TlsMode};
 use crate::relay::{self, RelayProcess};
@@ -27,7 +28,7 @@ mod city;
 mod staged;
 
 use city::CityArgs;
-use staged::{ContactsArgs, DecisionsArgs, OfflineArgs, PubsubArgs, RegisterArgs, ResumeArgs, SearchesArgs};
+use staged::{AbuseArgs, ContactsArgs, DecisionsArgs, OfflineArgs, PubsubArgs, RegisterArgs, ResumeArgs, SearchesArgs};
 
 /// Drives an XMPP server with many client sessions, checks everything that arrives, and reports what it cost.
 #[derive(Debug, Parser)]
@@ -65,6 +66,10 @@ enum Command {
     Searches(SearchesArgs),
     /// Accounts are created with signed forms (XEP-0077, XEP-0348), as fast as can be.
     Register(RegisterArgs),
+    /// Messages between pairs beside crowds that abuse the server, one after another, and without any.
+    Abuse(AbuseArgs),
+    /// Be a crowd that abuses a server, at the lowest priority, until standard input ends.
+    Crowd(CrowdArgs),
     /// A city of things: they sign up, are claimed, befriended, read and controlled, all through the broker.
     City(CityArgs),
     /// Be the raw relay: pass bytes between connections 2k and 2k + 1, looking at none of them.
@@ -270,6 +275,19 @@ struct RelayArgs {
     /// CPU to pin it to.
     #[arg(long)]
     cpu: Option<usize>,
+}
+
+#[derive(Debug, Args)]
+struct CrowdArgs {
+    /// What it does.
+    #[arg(value_enum)]
+    abuse: Abuse,
+    /// --sessions are those who abuse.
+    #[command(flatten)]
+    common: Common,
+    /// The number of the first account that they use.
+    #[arg(long, default_value_t = 0)]
+    first: u32,
 }
 
 #[derive(Debug, Args)]
@@ -487,6 +505,7 @@ impl Common {
         if let Some(contrast) = plan.stage.contrast {
             report.contrast_scenes(contrast);
         }
+        report.compare_bystanders();
         if plan.stage.empty_rosters > 0 {
             report.rosters = Rosters::new(&report.broker.levels, plan.group - 1);
         }
@@ -607,6 +626,11 @@ impl Cli {
             Command::Decisions(args) => args.run(),
             Command::Searches(args) => args.run(),
             Command::Register(args) => args.run(),
+            Command::Abuse(args) => args.run(),
+            Command::Crowd(CrowdArgs { abuse, common, first }) => {
+                let mut plan = common.plan(Scenario::Idle, 1)?;
+                crowd::run(abuse, &mut plan, first).map(|()| true)
+            }
             Command::City(args) => args.run(),
             Command::Relay(RelayArgs { listen, cpu }) => {
                 relay::run(listen, cpu).map_err(|error| format!("the relay: {error}"))?;

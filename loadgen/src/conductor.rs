@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use crate::crowd::{Crowd, Deeds};
 use crate::host::{self, Memory};
 use crate::plan::{Control, Failure, Phase, Plan, Scenario};
 use crate::ring::{pin, process_cpu_ns};
@@ -115,6 +116,17 @@ pub(crate) struct Scene {
     pub latency: Option<LatencySummary>,
 }
 
+/// A crowd beside an act.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Crowded {
+    /// The number of the act.
+    pub number: u32,
+    /// What the crowd did.
+    pub deeds: Deeds,
+    /// The server's resident memory in bytes: before the crowd came, at its highest, and after the act that followed.
+    pub server_rss: Option<(u64, u64, u64)>,
+}
+
 /// What a run found.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct Outcome {
@@ -132,6 +144,8 @@ pub(crate) struct Outcome {
     pub samples: Vec<Sample>,
     /// The acts that were measured.
     pub acts: Vec<Scene>,
+    /// The crowds beside them.
+    pub crowds: Vec<Crowded>,
     /// Searches by kind: from when each was due to its answer.
     pub searches: Vec<(&'static str, LatencySummary)>,
     /// Failures in all.
@@ -246,7 +260,7 @@ impl Conductor<'_> {
         if let Some((warmup, duration)) = traffic {
             throughput = Some(self.traffic(warmup, duration, None, None, &mut samples));
         }
-        let acts = self.acts(&mut samples);
+        let (acts, crowds) = self.acts(&mut samples);
         if !self.is_over() {
             self.close();
         }
@@ -258,6 +272,7 @@ impl Conductor<'_> {
             latency: None,
             samples,
             acts,
+            crowds,
             searches: Vec::new(),
             failure_count: 0,
             failures: Vec::new(),
@@ -265,24 +280,50 @@ impl Conductor<'_> {
     }
 
     /// Goes through the acts; one that fails is the last.
-    fn acts(&self, samples: &mut Vec<Sample>) -> Vec<Scene> {
+    fn acts(&self, samples: &mut Vec<Sample>) -> (Vec<Scene>, Vec<Crowded>) {
         let begun = Instant::now();
-        let mut scenes = Vec::new();
+        let (mut scenes, mut crowds) = (Vec::new(), Vec::<Crowded>::new());
         for (act, number) in self.plan.stage.acts.iter().zip(1..) {
             if self.is_over() {
                 break;
             }
+            let (before, sampled) = (self.server_rss(), samples.len());
+            let crowd = match act.abuse.map(|abuse| Crowd::gather(abuse, &self.plan.stage.recruiting)).transpose() {
+                Ok(crowd) => crowd,
+                Err(error) => {
+                    let what = format!("{}: {error}", act.name);
+                    self.control.fail(Failure { what, jid: String::new(), bytes: String::new() });
+                    self.control.abort();
+                    break;
+                }
+            };
             let scene = match act.deed.topic() {
                 Some(topic) => self.go_on(act, topic, number, begun, scenes.last(), samples),
                 None => self.act(act, number, begun, samples),
             };
             scenes.extend(scene);
+            let rss = self.server_rss();
+            let followed = crowds.last_mut().filter(|crowded| crowded.number + 1 == number);
+            if let Some(Crowded { server_rss: Some((_, _, after)), .. }) = followed {
+                *after = rss.unwrap_or_default();
+            }
+            match crowd.map(Crowd::disperse).transpose() {
+                Ok(deeds) => crowds.extend(deeds.map(|deeds| {
+                    let during = samples.get(sampled..).unwrap_or_default();
+                    let most = during.iter().filter_map(|sample| sample.server_rss).chain(rss).max();
+                    Crowded { number, deeds, server_rss: before.zip(most).map(|(before, most)| (before, most, most)) }
+                })),
+                Err(error) => {
+                    let what = format!("{}: {error}", act.name);
+                    self.control.fail(Failure { what, jid: String::new(), bytes: String::new() });
+                }
+            }
             if self.control.failures().0 > 0 {
                 self.control.abort();
             }
             std::thread::sleep(self.course.settle);
         }
-        scenes
+        (scenes, crowds)
     }
 
     /// An act of traffic. Messages go on until there were as many as in the act before, whatever that takes.
@@ -373,6 +414,10 @@ impl Conductor<'_> {
 
     fn is_over(&self) -> bool {
         self.control.is_aborted()
+    }
+
+    fn server_rss(&self) -> Option<u64> {
+        self.course.pid.and_then(host::rss)
     }
 
     fn server_cpu(&self) -> Option<u64> {

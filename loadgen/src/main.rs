@@ -8,6 +8,7 @@
 mod args;
 mod city;
 mod conductor;
+mod crowd;
 mod host;
 mod login;
 mod management;

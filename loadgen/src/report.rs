@@ -5,7 +5,7 @@ use std::fmt::Write;
 use plotters::prelude::*;
 use serde::Serialize;
 
-use crate::conductor::{Course, Level, Outcome, Sample, Scene};
+use crate::conductor::{Course, Crowded, Level, Outcome, Sample, Scene};
 use crate::host::Host;
 use crate::plan::{Mechanism, Plan, Scenario, TlsMode};
 use crate::stage::{Comparison, Contrast, Unit};
@@ -135,6 +135,19 @@ pub(crate) struct Contrasted {
     pub p99: Option<f64>,
 }
 
+/// An act beside a crowd, held against those before and after it.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub(crate) struct Bystanding {
+    /// Its name.
+    pub name: &'static str,
+    /// 99th percentile of its latency ÷ the mean of theirs.
+    pub p99: Option<f64>,
+    /// Its stanzas per second ÷ the mean of theirs.
+    pub throughput: f64,
+    /// What the crowd did, and the server's memory meanwhile.
+    pub crowd: Crowded,
+}
+
 /// Server user-space memory per session in bytes: slopes between two levels each.
 #[derive(Debug, Clone, Copy, Serialize)]
 pub(crate) struct Rosters {
@@ -190,6 +203,8 @@ pub(crate) struct Report {
     pub contrast: Option<Contrasted>,
     /// Server memory per session by roster.
     pub rosters: Option<Rosters>,
+    /// Acts beside crowds.
+    pub bystanders: Vec<Bystanding>,
 }
 
 impl Report {
@@ -217,7 +232,26 @@ impl Report {
             derivation_us: None,
             contrast: None,
             rosters: None,
+            bystanders: Vec::new(),
         }
+    }
+
+    /// Holds each act beside a crowd against its neighbours.
+    pub(crate) fn compare_bystanders(&mut self) {
+        let scene = |number: u32| self.broker.acts.iter().find(|scene| scene.number == number);
+        let held = self.broker.crowds.iter().filter_map(|&crowd| {
+            let (before, beside, after) =
+                (scene(crowd.number.checked_sub(1)?)?, scene(crowd.number)?, scene(crowd.number + 1)?);
+            let p99 = |scene: &Scene| Some(scene.latency.as_ref()?.p99_us);
+            let both = p99(before).zip(p99(after)).map(|(before, after)| (before + after) / 2.0);
+            Some(Bystanding {
+                name: beside.name,
+                p99: p99(beside).zip(both).map(|(beside, both)| beside / both.max(0.1)),
+                throughput: beside.per_second / ((before.per_second + after.per_second) / 2.0).max(1e-9),
+                crowd,
+            })
+        });
+        self.bystanders = held.collect();
     }
 
     /// Puts acts beside each other.
@@ -337,6 +371,16 @@ impl Report {
                     add(&format!("{above} ÷ {before}, {name}"), format!("{ratio:.2}"));
                 }
             }
+        }
+        for Bystanding { name, p99, throughput, crowd: Crowded { deeds, server_rss, .. } } in &self.bystanders {
+            let p99 = p99.map_or(String::new(), |ratio| format!("p99 × {ratio:.2}, "));
+            add(name, format!("{p99}throughput × {throughput:.3} of those before and after"));
+            let memory = server_rss.map_or(String::new(), |(before, most, after)| {
+                format!("; server {} before, {} at most, {} after", mib(before), mib(most), mib(after))
+            });
+            let (connections, ended, scripts) = (deeds.connections, deeds.ended, deeds.scripts);
+            let said = format!("{} written, {} read", mib(deeds.written), mib(deeds.read));
+            add("  the crowd", format!("{connections} connections, {ended} ended, {scripts} scripts, {said}{memory}"));
         }
         let sides = [("broker", Some(&self.broker)), ("relay", self.relay.as_ref())];
         for (name, outcome) in sides.into_iter().filter_map(|(name, outcome)| Some((name, outcome?))) {
@@ -637,6 +681,7 @@ mod tests {
 
     use super::*;
     use crate::conductor::Logins;
+    use crate::crowd::Deeds;
     use crate::host::Memory;
     use crate::plan::tests::plan;
     use crate::stats::{Latencies, Throughput};
@@ -670,6 +715,7 @@ mod tests {
             throughput: Some(Throughput::new(100_000, 1_000_000_000, Some(cpu_ns), 1)),
             latency: latencies.summary(),
             acts: Vec::new(),
+            crowds: Vec::new(),
             searches: Vec::new(),
             samples: (0..20).map(|index| sample(f64::from(index) / 2.0 - 2.0)).collect(),
             failure_count: 0,
@@ -691,6 +737,34 @@ mod tests {
             handshakes: false,
         };
         Report::new(Settings::of("pairs", &plan, &course, false), outcome(900_000_000))
+    }
+
+    #[test]
+    fn what_was_beside_a_crowd_is_held_against_before_and_after() {
+        let scene = |number, per_second, us: u64| {
+            let mut latencies = Latencies::new();
+            latencies.record(us * 1000);
+            Scene {
+                name: if number == 3 { "messages beside slow" } else { "messages" },
+                number,
+                unit: Unit::Stanzas,
+                count: 10,
+                seconds: 1.0,
+                per_second,
+                server_cpu_us: None,
+                load_cpu_seconds: 0.0,
+                latency: latencies.summary(),
+            }
+        };
+        let mut report = report();
+        report.broker.acts = vec![scene(2, 100.0, 100), scene(3, 99.0, 180), scene(4, 120.0, 140)];
+        let deeds = Deeds { connections: 7, ..Deeds::default() };
+        report.broker.crowds = vec![Crowded { number: 3, deeds, server_rss: Some((1 << 20, 3 << 20, 2 << 20)) }];
+        report.compare_bystanders();
+        let [beside] = report.bystanders.as_slice() else { panic!("{:?}", report.bystanders) };
+        assert!((beside.p99.unwrap() - 1.5).abs() < 0.01 && (beside.throughput - 0.9).abs() < 0.001, "{beside:?}");
+        let figures = report.figures();
+        assert!(figures.iter().any(|(_, value)| value.contains("7 connections") && value.contains("3.0 MiB at most")));
     }
 
     #[test]

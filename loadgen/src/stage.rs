@@ -5,6 +5,7 @@
 
 use serde::Serialize;
 
+use crate::crowd::{Abuse, Recruiting};
 use crate::login::{Entry, Way};
 #[cfg(doc)]
 use crate::plan::Plan;
@@ -164,17 +165,19 @@ pub(crate) struct Act {
     pub deed: Deed,
     /// What is counted, and measured; `None`: nothing, it only leads to the next.
     pub unit: Option<Unit>,
+    /// What a crowd does meanwhile.
+    pub abuse: Option<Abuse>,
 }
 
 impl Act {
     /// An act that is measured.
     pub(crate) const fn measured(name: &'static str, who: Who, deed: Deed, unit: Unit) -> Self {
-        Self { name, who, deed, unit: Some(unit) }
+        Self { name, who, deed, unit: Some(unit), abuse: None }
     }
 
     /// An act that only leads to the next.
     pub(crate) const fn between(name: &'static str, who: Who, deed: Deed) -> Self {
-        Self { name, who, deed, unit: None }
+        Self { name, who, deed, unit: None, abuse: None }
     }
 }
 
@@ -246,6 +249,8 @@ pub(crate) struct Stage {
     pub empty_rosters: u32,
     /// The service that has the leaders' nodes; none: the account of each leader (XEP-0163 v1.2.2).
     pub service: Option<String>,
+    /// How a crowd is started, if an act has one.
+    pub recruiting: Recruiting,
 }
 
 impl Stage {
@@ -443,6 +448,17 @@ impl Stage {
         ];
         let contrast = Some(Contrast { above: BESIDE, below: [ALONE, AGAIN] });
         Self { acts, contrast, searches, ..Self::default() }
+    }
+
+    /// `abuse`: leaders write to their members, beside one crowd after another and without any in between.
+    pub(crate) fn abuse(cases: &[Abuse], recruiting: Recruiting) -> Self {
+        let deed = Deed::Traffic(Topic::Pairs { searching: false });
+        let write = |name, abuse| Act { abuse, ..Act::measured(name, Who::Leaders, deed, Unit::Stanzas) };
+        let mut acts = vec![Act::measured("login", Who::All, Deed::Join, Unit::Sessions), write("messages", None)];
+        for &abuse in cases {
+            acts.extend([write(abuse.act(), Some(abuse)), write("messages again", None)]);
+        }
+        Self { acts, recruiting, ..Self::default() }
     }
 
     /// `register`: sessions create accounts with signed forms, one at a time each.

@@ -3,11 +3,12 @@
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
-use clap::Args;
+use clap::{Args, ValueEnum};
 
 use super::city::read_keys;
 use super::{Common, NO_RELAY, Pace, parse_bytes, positive};
 use crate::conductor::Course;
+use crate::crowd::{Abuse, Recruiting};
 use crate::plan::{Plan, Scenario, TlsMode};
 use crate::question::SignUp;
 use crate::search::Searches;
@@ -141,6 +142,30 @@ pub(super) struct SearchesArgs {
 }
 
 #[derive(Debug, Args)]
+pub(super) struct AbuseArgs {
+    /// Sessions 2k write to sessions 2k + 1; the accounts behind theirs are the crowd's.
+    #[command(flatten)]
+    common: Common,
+    #[command(flatten)]
+    pace: Pace,
+    /// Bytes of each message's body.
+    #[arg(long, default_value_t = 200, value_parser = parse_bytes)]
+    bytes: usize,
+    /// What the crowds do, one after another; everything if not given.
+    #[arg(long, value_enum, value_delimiter = ',')]
+    abuse: Vec<Abuse>,
+    /// How many a crowd is.
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u32).range(2..=100_000))]
+    crowd: u32,
+    /// Where it connects: a listener without TLS; --server if not given.
+    #[arg(long)]
+    crowd_server: Option<String>,
+    /// Where it begins handshakes: a listener with TLS from the first byte.
+    #[arg(long)]
+    crowd_tls_server: Option<String>,
+}
+
+#[derive(Debug, Args)]
 pub(super) struct RegisterArgs {
     /// The sessions create accounts one at a time each; their own accounts are there.
     #[command(flatten)]
@@ -256,6 +281,45 @@ impl SearchesArgs {
         self.pace.apply(&mut plan, &mut course)?;
         plan.bytes = self.bytes;
         self.common.conclude("searches", plan, &course, NO_RELAY)
+    }
+}
+
+impl AbuseArgs {
+    pub(super) fn run(self) -> Result<bool, String> {
+        let cases = if self.abuse.is_empty() { Abuse::value_variants() } else { self.abuse.as_slice() };
+        let target = &self.common.target;
+        let plain = self.crowd_server.clone().unwrap_or_else(|| target.server.clone());
+        let arguments = |server: &str, tls: &str| {
+            let mut arguments: Vec<String> = [
+                ("--server", server),
+                ("--domain", target.domain.as_str()),
+                ("--tls", tls),
+                ("--users", self.common.users.as_str()),
+                ("--password", self.common.password.as_str()),
+                ("--sessions", self.crowd.to_string().as_str()),
+                ("--first", self.common.sessions.to_string().as_str()),
+            ]
+            .into_iter()
+            .flat_map(|(name, value)| [name.to_owned(), value.to_owned()])
+            .collect();
+            if let Some(path) = &self.common.salted_cache {
+                arguments.extend(["--salted-cache".to_owned(), path.display().to_string()]);
+            }
+            arguments
+        };
+        if cases.contains(&Abuse::Handshakes) && self.crowd_tls_server.is_none() {
+            return Err("handshakes need --crowd-tls-server".to_owned());
+        }
+        let recruiting = Recruiting {
+            arguments: arguments(&plain, "none"),
+            tls_arguments: self.crowd_tls_server.as_deref().map_or(Vec::new(), |server| arguments(server, "direct")),
+        };
+        let (mut plan, mut course) = self.common.staged("abuse", Stage::abuse(cases, recruiting), 2)?;
+        self.pace.apply(&mut plan, &mut course)?;
+        plan.bytes = self.bytes;
+        // What a crowd leaves behind has so long to end.
+        course.settle = Duration::from_secs(1);
+        self.common.conclude("abuse", plan, &course, NO_RELAY)
     }
 }
 
