@@ -295,6 +295,7 @@ families! {
     outbox_bytes => "plaza_outbox_bytes", Gauge, "Bytes waiting to be written";
     session_bytes => "plaza_session_bytes", Gauge, "Bytes of user space the bound sessions take, TLS state and outboxes included";
     backpressure_pauses => "plaza_backpressure_pauses_total", Counter, "Times a session was no longer read because a recipient could not take more";
+    shaped => "plaza_shaped_pauses_total", Counter, "Times a session was no longer read for a while because it sent more than its share";
     turns => "plaza_turns_total", Counter, "Turns of the shard's loop";
     late_turns => "plaza_late_turns_total", Counter, "Turns that began late: the shard was stalled";
     panics => "plaza_panics_total", Counter, "Streams ended by a bug of ours";

@@ -448,6 +448,7 @@ fn driver_limits(settings: &Settings) -> DriverLimits {
         negotiation_timeout: settings.negotiation_timeout,
         stuck_timeout: settings.stuck_timeout,
         stanzas_per_turn_max: settings.limits.stanzas_per_turn_max,
+        pace: settings.limits.pace,
         scan: settings.limits.after_auth,
     }
 }

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Checks;
 use super::text::{ByteSize, Span};
+use crate::driver::Pace;
 use crate::shard::ManagedLimits;
 
 /// `[limits]`
@@ -48,6 +49,9 @@ pub struct LimitsConfig {
     pub pubsub_page_max: u32,
     pub sasl_attempts_max: u8,
     pub stanzas_per_turn_max: u16,
+    pub inbound_stanzas_per_second: u32,
+    pub inbound_bytes_per_second: ByteSize,
+    pub inbound_burst: Span,
     pub handshake_timeout: Span,
     pub negotiation_timeout: Span,
     pub stuck_timeout: Span,
@@ -113,6 +117,9 @@ pub struct Limits {
     /// Stanzas taken from one session per turn, so that it can't starve its neighbours. Default 64. The rest waits for the
     /// next turn.
     pub stanzas_per_turn_max: u16,
+    /// How fast a session is read: by default 100 stanzas or 64 KiB a second, and what ten seconds bring at once. Beyond it the
+    /// session is not read for a while, and its peer has to wait.
+    pub pace: Pace,
     /// Before authentication; beyond any of them the stream ends with `policy-violation`.
     pub before_auth: ScanLimits,
     /// After authentication; beyond any of them the stream ends with `policy-violation`.
@@ -161,6 +168,9 @@ impl Default for LimitsConfig {
             pubsub_page_max: pubsub::Limits::DEFAULT.page_max,
             sasl_attempts_max: 3,
             stanzas_per_turn_max: 64,
+            inbound_stanzas_per_second: 100,
+            inbound_bytes_per_second: ByteSize(64 << 10),
+            inbound_burst: Span::seconds(10),
             handshake_timeout: Span::seconds(15),
             negotiation_timeout: Span::seconds(30),
             stuck_timeout: Span::seconds(30),
@@ -256,10 +266,19 @@ impl Checks {
             services: self.services(limits),
             sasl_attempts_max: self.within("limits.sasl_attempts_max", limits.sasl_attempts_max, 2..=5),
             stanzas_per_turn_max: self.within("limits.stanzas_per_turn_max", limits.stanzas_per_turn_max, 1..=10_000),
+            pace: self.pace(limits),
             before_auth: self.scan("limits.before_auth", &limits.before_auth, 2_048),
             // RFC 6120 §13.12: at least 10 000 bytes.
             after_auth: self.scan("limits.after_auth", &limits.after_auth, 10_000),
         }
+    }
+
+    fn pace(&mut self, limits: &LimitsConfig) -> Pace {
+        Pace::new(
+            self.within("limits.inbound_stanzas_per_second", limits.inbound_stanzas_per_second, 0..=1_000_000),
+            self.bytes("limits.inbound_bytes_per_second", limits.inbound_bytes_per_second, 0..=1 << 30),
+            self.seconds("limits.inbound_burst", limits.inbound_burst, 1..=3_600),
+        )
     }
 
     fn services(&mut self, limits: &LimitsConfig) -> ServiceLimits {

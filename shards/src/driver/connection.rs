@@ -54,6 +54,8 @@ pub(super) struct Carry {
 pub(super) struct Flags {
     /// Input is not fed until the shard says so.
     pub(super) paused: bool,
+    /// Input is not fed until what came is paid for ([`super::pace::Pace`]).
+    pub(super) shaped: bool,
     /// On the ready list.
     pub(super) ready: bool,
     /// On the flush list.
@@ -74,6 +76,13 @@ pub(super) struct Flags {
     pub(super) unauthenticated: bool,
     /// The socket is being exported to another shard.
     pub(super) exporting: bool,
+}
+
+impl Flags {
+    /// Whether input has to wait, for whatever reason.
+    pub(super) const fn waits(self) -> bool {
+        self.paused || self.shaped
+    }
 }
 
 /// A connection of this shard.
@@ -100,6 +109,8 @@ pub(super) struct Connection {
     pub(super) partial_since: u32,
     /// Where its source is counted, until it has logged in.
     pub(super) seat: Option<Seat>,
+    /// When all that a session sent is paid for, in ns since the shard's start.
+    pub(super) paid_ns: u64,
     pub(super) reading: Reading,
     pub(super) flags: Flags,
 }

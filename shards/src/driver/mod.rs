@@ -8,6 +8,7 @@ mod effects;
 mod ending;
 mod listener;
 mod negotiate;
+mod pace;
 mod reading;
 mod time;
 pub mod tls;
@@ -45,6 +46,7 @@ use crate::tasks::Tasks;
 use crate::wheel::Wheel;
 pub use connection::Migrant;
 use connection::{Carry, Connection, Flags, Phase, Reading};
+pub use pace::Pace;
 use tls::Tls;
 
 /// What passes between shards.
@@ -113,6 +115,8 @@ pub struct DriverLimits {
     pub stuck_timeout: Duration,
     /// Stanzas of one session in one turn.
     pub stanzas_per_turn_max: u16,
+    /// How fast a session is read.
+    pub pace: Pace,
     /// After authentication.
     pub scan: ScanLimits,
 }
@@ -579,6 +583,7 @@ impl Driver {
             sending_since: 0,
             partial_since: 0,
             seat,
+            paid_ns: 0,
             reading: Reading::None,
             flags,
         });

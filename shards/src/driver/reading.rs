@@ -5,7 +5,7 @@ use plaza_core::stream::{self, Violation};
 use plaza_core::xml::{Scanned, Scanner};
 
 use super::connection::{Carry, Phase, Reading};
-use super::{Driver, NO_NAMESPACES, WAITING_BYTES, guarded};
+use super::{Driver, NO_NAMESPACES, TICK, WAITING_BYTES, guarded};
 use crate::metrics::Handshake;
 use crate::ring::{Completion, Key, Op};
 use crate::shard::{Flow, SessionId};
@@ -15,7 +15,7 @@ impl Driver {
     pub(super) fn arm(&mut self, key: Key) {
         let tick = self.tick;
         let Some(connection) = self.connection_mut(key) else { return };
-        let waits = connection.flags.paused && !matches!(connection.phase, Phase::Closing);
+        let waits = connection.flags.waits() && !matches!(connection.phase, Phase::Closing);
         if connection.reading != Reading::None || connection.flags.closed || waits {
             return;
         }
@@ -57,7 +57,7 @@ impl Driver {
     pub(super) fn on_readable(&mut self, key: Key) {
         let Some(connection) = self.connection_mut(key) else { return };
         connection.reading = Reading::None;
-        if connection.flags.paused || connection.flags.closed {
+        if connection.flags.waits() || connection.flags.closed {
             return;
         }
         connection.reading = Reading::Once;
@@ -142,12 +142,12 @@ impl Driver {
         let Some(connection) = self.connection_mut(key) else { return };
         if let Some(carry) = &mut connection.carry {
             carry.bytes.extend_from_slice(bytes);
-            if !connection.flags.paused && !connection.flags.ready {
+            if !connection.flags.waits() && !connection.flags.ready {
                 self.feed_carry(key);
             }
             return;
         }
-        if connection.flags.paused {
+        if connection.flags.waits() {
             return self.keep(key, bytes, false);
         }
         let mut scanner = std::mem::take(&mut self.scanner);
@@ -244,8 +244,31 @@ impl Driver {
     }
 
     fn feed_session(&mut self, key: Key, id: SessionId, bytes: &[u8], scanner: &mut Scanner) -> usize {
-        let mut used = 0;
         let mut budget = self.parts.limits.stanzas_per_turn_max;
+        let used = self.take_stanzas(key, id, bytes, scanner, &mut budget);
+        let taken = self.parts.limits.stanzas_per_turn_max - budget;
+        let (pace, now_ns) = (self.parts.limits.pace, u64::from(self.tick) * TICK.as_nanos() as u64);
+        let Some(connection) = self.connection_mut(key) else { return used };
+        if let Some(wait) = pace.charge(&mut connection.paid_ns, now_ns, taken, used)
+            && matches!(connection.phase, Phase::Session(_))
+        {
+            connection.flags.shaped = true;
+            self.shard.counters.shaped += 1;
+            self.set_deadline(key, wait);
+        }
+        used
+    }
+
+    /// Takes stanzas until there is none whole left, one has to wait, or `budget` is spent.
+    fn take_stanzas(
+        &mut self,
+        key: Key,
+        id: SessionId,
+        bytes: &[u8],
+        scanner: &mut Scanner,
+        budget: &mut u16,
+    ) -> usize {
+        let mut used = 0;
         let limits = self.parts.limits.scan;
         let own = self.shard.stream_namespaces(id).cloned();
         let namespaces = own.as_ref().unwrap_or(&NO_NAMESPACES);
@@ -290,8 +313,8 @@ impl Driver {
                     return bytes.len();
                 }
             }
-            budget -= 1;
-            if budget == 0 {
+            *budget -= 1;
+            if *budget == 0 {
                 // Its neighbours first; the rest next turn.
                 if used < bytes.len() {
                     self.mark_ready(key);
@@ -311,7 +334,7 @@ impl Driver {
     fn after_feed(&mut self, key: Key) {
         let Some(connection) = self.connection_mut(key) else { return };
         let waiting = connection.carry.as_ref().map_or(0, |carry| carry.bytes.len());
-        let held = connection.flags.paused || connection.flags.ready;
+        let held = connection.flags.waits() || connection.flags.ready;
         if held && connection.reading == Reading::Multi && waiting >= WAITING_BYTES {
             connection.reading = Reading::Cancelling;
             connection.operations += 1;
@@ -336,7 +359,7 @@ impl Driver {
             let Some(key) = self.ready.pop_front() else { return };
             let Some(connection) = self.connection_mut(key) else { continue };
             connection.flags.ready = false;
-            if connection.flags.paused {
+            if connection.flags.waits() {
                 continue;
             }
             if connection.carry.is_some() {

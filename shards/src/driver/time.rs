@@ -79,7 +79,12 @@ impl Driver {
         }
         connection.due = 0;
         match &mut connection.phase {
-            Phase::Session(_) => {}
+            Phase::Session(_) => {
+                connection.flags.shaped = false;
+                // What came before could not go on meanwhile.
+                connection.partial_since = tick;
+                self.mark_ready(key);
+            }
             Phase::Handshake(_) => {
                 self.shard.counters.tls_handshakes[Handshake::TimedOut] += 1;
                 self.close(key);
@@ -125,7 +130,7 @@ impl Driver {
             let key = Key { index: index as u32, generation: connection.generation };
             if connection.flags.sending && late(connection.sending_since) {
                 unsent.push(key);
-            } else if connection.is_partial() && !connection.flags.paused {
+            } else if connection.is_partial() && !connection.flags.waits() {
                 self.partial_records |= connection.carry.is_none();
                 if late(connection.partial_since) {
                     unended.push(key);

@@ -64,9 +64,14 @@ impl Broker {
             )
             .unwrap();
         }
+        // Most tests ask how much comes through, not how fast it may come.
+        let pace = match limits.contains("inbound_") {
+            true => "",
+            false => "inbound_stanzas_per_second = 0\ninbound_bytes_per_second = 0\n",
+        };
         write!(
             config,
-            "[metrics]\naddress = '127.0.0.1:{metrics}'\n[limits]\nstop_deadline = '5s'\nsessions_per_account_max = 5\n{limits}\n"
+            "[metrics]\naddress = '127.0.0.1:{metrics}'\n[limits]\nstop_deadline = '5s'\nsessions_per_account_max = 5\n{pace}{limits}\n"
         )
         .unwrap();
         fs::write(data.path().join("plaza.toml"), config).unwrap();

@@ -25,6 +25,40 @@ fn a_receiver_that_does_not_read_holds_its_senders_back_and_loses_nothing() {
     broker.stop();
 }
 
+#[test]
+fn a_session_that_sends_more_than_its_share_waits_and_no_other_does() {
+    let mut broker =
+        Broker::start("inbound_stanzas_per_second = 50\ninbound_bytes_per_second = '16 KiB'\ninbound_burst = '1s'");
+    let [mut loud, mut spacious] = ["loud", "spacious"].map(|resource| Wire::available(&broker, "anna", resource));
+    let mut near = Wire::available(&broker, "anna", "near");
+    let begun = Instant::now();
+    let flood = std::thread::spawn(move || {
+        loud.send("<presence><status>here</status></presence>".repeat(250));
+        loud.ping();
+        begun.elapsed()
+    });
+    let spaces = std::thread::spawn(move || {
+        spacious.send(" ".repeat(160 << 10));
+        spacious.ping();
+        begun.elapsed()
+    });
+    while !flood.is_finished() || !spaces.is_finished() {
+        let asked = Instant::now();
+        near.ping();
+        assert!(asked.elapsed() < Duration::from_secs(1), "30 a flood of presence: others wait {:?}", asked.elapsed());
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(begun.elapsed() < PATIENCE, "30 a flood of presence: stuck\n{}", broker.gauges());
+    }
+    // Five and ten seconds' worth, of which one comes at once, and of white space what was read already.
+    for (what, took) in [("30 a flood of presence", flood.join().unwrap()), ("25 white space", spaces.join().unwrap())]
+    {
+        assert!(took > Duration::from_secs(3), "{what}: taken in {took:?}");
+    }
+    assert!(broker.metric("plaza_shaped_pauses_total", "") > 0, "nobody had to wait");
+    drop(near);
+    broker.stop();
+}
+
 fn flood(broker: &Broker, sender: &'static str, receiver: &'static str) {
     let mut deaf = Wire::available(broker, receiver, "deaf");
     let mut near = Wire::available(broker, receiver, "near");
