@@ -27,7 +27,7 @@ fn a_receiver_that_does_not_read_holds_its_senders_back_and_loses_nothing() {
 
 #[test]
 fn a_session_that_sends_more_than_its_share_waits_and_no_other_does() {
-    let mut broker =
+    let broker =
         Broker::start("inbound_stanzas_per_second = 50\ninbound_bytes_per_second = '16 KiB'\ninbound_burst = '1s'");
     let [mut loud, mut spacious] = ["loud", "spacious"].map(|resource| Wire::available(&broker, "anna", resource));
     let mut near = Wire::available(&broker, "anna", "near");
