@@ -46,6 +46,8 @@ pub const AVATAR_STORAGE: &str = "storage:client:avatar";
 pub const BLOCKING: &str = "urn:xmpp:blocking";
 /// What a sender is told whose own account blocks the recipient (XEP-0191 §3.3).
 pub const BLOCKING_ERRORS: &str = "urn:xmpp:blocking:errors";
+/// Application-specific errors of general use (XEP-0182).
+pub const ERRORS: &str = "urn:xmpp:errors";
 /// Ping (XEP-0199).
 pub const PING: &str = "urn:xmpp:ping";
 /// Delayed delivery (XEP-0203).

@@ -125,6 +125,7 @@ impl Kept {
             directed_presence_max: 100,
             facts_bytes_max: usize::try_from(limits.facts_bytes_max).unwrap_or(usize::MAX),
             requests_max: limits.requests_max,
+            strangers_per_minute_max: limits.strangers_per_minute_max,
             offline: limits.offline,
             caps: Arc::clone(&self.caps),
             managed: limits.managed,

@@ -83,6 +83,7 @@ impl Broker {
             sessions_per_account_max: 20,
             facts_bytes_max: 0,
             requests_max: 100,
+            strangers_per_minute_max: 100,
             caps: Arc::new(plaza_registry::directory::CapsCache::new(16)),
             managed: plaza_shards::shard::ManagedLimits::default(),
             managed_key: [7; 32],

@@ -190,6 +190,14 @@ impl StanzaError {
         detail: Some(Detail { name: "blocked", ns: ns::BLOCKING_ERRORS, attr: None }),
     };
 
+    /// The sender addresses too many in too short a time (XEP-0205 v1.0 §5).
+    pub const TOO_MANY_STRANGERS: Self = Self {
+        condition: Condition::UnexpectedRequest,
+        error_type: ErrorType::Wait,
+        text: "too many addresses that are no contacts",
+        detail: Some(Detail { name: "too-many-stanzas", ns: ns::ERRORS, attr: None }),
+    };
+
     /// The same error with another type than the recommended one.
     #[must_use]
     pub const fn with_type(mut self, error_type: ErrorType) -> Self {

@@ -23,6 +23,7 @@ pub struct LimitsConfig {
     pub outbox_bytes_max: ByteSize,
     pub roster_items_max: u32,
     pub requests_max: u32,
+    pub strangers_per_minute_max: u32,
     pub offline_messages_max: u32,
     pub offline_bytes_max: ByteSize,
     pub offline_age_max: Span,
@@ -97,6 +98,9 @@ pub struct Limits {
     pub sasl_attempts_max: u8,
     /// Subscription requests one account has not answered. Default 100. Beyond it who asks is told `resource-constraint`.
     pub requests_max: u32,
+    /// Strangers that an account may address in a minute (XEP-0205). Default 100, 0 for no bound. Beyond it their stanzas are
+    /// answered with `unexpected-request`, `too-many-stanzas`.
+    pub strangers_per_minute_max: u32,
     /// What is kept for who is away: at most 100 messages of 512 KiB together, for 30 days. Beyond it their sender is told
     /// `service-unavailable`.
     pub offline: OfflineLimits,
@@ -142,6 +146,7 @@ impl Default for LimitsConfig {
             outbox_bytes_max: ByteSize(1024 * 1024),
             roster_items_max: 2_000,
             requests_max: 100,
+            strangers_per_minute_max: 100,
             offline_messages_max: 100,
             offline_bytes_max: ByteSize(512 * 1024),
             offline_age_max: Span::seconds(30 * 24 * 3600),
@@ -230,6 +235,11 @@ impl Checks {
             outbox_bytes_max: self.bytes_u32("limits.outbox_bytes_max", limits.outbox_bytes_max, 16 << 10..=1 << 30),
             roster_items_max: self.within("limits.roster_items_max", limits.roster_items_max, 1..=100_000),
             requests_max: self.within("limits.requests_max", limits.requests_max, 1..=100_000),
+            strangers_per_minute_max: self.within(
+                "limits.strangers_per_minute_max",
+                limits.strangers_per_minute_max,
+                0..=1_000_000,
+            ),
             offline: OfflineLimits {
                 messages_max: self.within("limits.offline_messages_max", limits.offline_messages_max, 0..=1_000_000),
                 bytes_max: self.bytes("limits.offline_bytes_max", limits.offline_bytes_max, 0..=1 << 30),

@@ -10,13 +10,14 @@ use plaza_registry::facts::Facts;
 use slab::Slab;
 use smallvec::SmallVec;
 
+use super::strangers::Strangers;
 use super::work::Work;
 
 /// An account in memory.
 #[derive(Debug)]
 pub(super) struct Account {
     pub(super) bare: Jid,
-    hash: u64,
+    pub(super) hash: u64,
     /// Slab indices of its sessions, in order of bind.
     pub(super) sessions: SmallVec<[u32; 2]>,
     /// Of these, how many want copies of messages (XEP-0280).
@@ -31,6 +32,8 @@ pub(super) struct Account {
     pub(super) may_enforce: bool,
     /// Questions to owners about it that are being asked.
     pub(super) inquiries: u8,
+    /// Strangers it wrote to of late.
+    pub(super) strangers: Option<Box<Strangers>>,
     /// What waits for the store; `None` nearly always.
     pub(super) work: Option<Box<Work>>,
     /// The store says that there is no such account: to be asked by everybody, and found out by nobody, it is remembered
@@ -48,7 +51,7 @@ impl Account {
     /// Heap bytes, beside the entry.
     pub(super) fn heap_bytes(&self) -> usize {
         let spilled = if self.sessions.spilled() { self.sessions.capacity() * size_of::<u32>() } else { 0 };
-        spilled + self.facts_bytes()
+        spilled + self.facts_bytes() + self.strangers.as_ref().map_or(0, |strangers| strangers.bytes())
     }
 
     /// Bytes of what is known of it.
@@ -107,6 +110,7 @@ impl Accounts {
             // Nobody logs in before the facts are there.
             may_enforce: false,
             inquiries: 0,
+            strangers: None,
             work: None,
             absent: false,
             idle: false,

@@ -23,6 +23,7 @@ mod photo;
 mod presence;
 mod roster;
 mod session;
+mod strangers;
 #[cfg(test)]
 mod testing;
 mod things;
@@ -93,6 +94,9 @@ pub struct ShardConfig {
     pub facts_bytes_max: usize,
     /// Open subscription requests of one account (RFC 6121 §3.1.3). Default 100; one more is `resource-constraint`.
     pub requests_max: u32,
+    /// Strangers that an account may address in a minute (XEP-0205). Default 100; one more is `unexpected-request` with
+    /// `too-many-stanzas`. 0 for as many as it likes.
+    pub strangers_per_minute_max: u32,
     /// Bounds of what is kept for who is away (XEP-0160).
     pub offline: OfflineLimits,
     /// What clients can do, as all shards have learned (XEP-0115).
@@ -623,6 +627,9 @@ impl Shard {
     /// To a local account, bare or full, the sender's own included.
     fn route_account(&mut self, id: SessionId, from: &Jid, stanza: &Stanza<'_>, to: JidRef<'_>) -> Flow {
         let hash = self.homes.hash(to);
+        if self.addresses_too_many(id, stanza.class, hash, to) {
+            return self.refuse(id, stanza, from, StanzaError::TOO_MANY_STRANGERS);
+        }
         let envelope = Envelope { class: stanza.class, hash, to, from: from.as_str(), id: stanza.id.map(|id| id.raw) };
         let namespaces = self.namespaces(id, stanza);
         let with_photo = self.directed_with_photo(id, from, stanza, &namespaces);

@@ -23,6 +23,7 @@ pub(super) fn shards_with(count: u16, change: impl FnOnce(&mut ShardConfig)) -> 
         directed_presence_max: 4,
         facts_bytes_max: 0,
         requests_max: 2,
+        strangers_per_minute_max: 100,
         offline: OfflineLimits::default(),
         caps: Arc::new(CapsCache::new(16)),
         managed: ManagedLimits::default(),

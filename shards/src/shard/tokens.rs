@@ -131,6 +131,7 @@ mod tests {
                 directed_presence_max: 4,
                 facts_bytes_max: 1 << 20,
                 requests_max: 2,
+                strangers_per_minute_max: 0,
                 offline: OfflineLimits::default(),
                 caps: Arc::new(plaza_registry::directory::CapsCache::new(16)),
                 managed: ManagedLimits::default(),

@@ -91,6 +91,7 @@ impl Plan {
                 directed_presence_max: 4,
                 facts_bytes_max: random.pick(&[0, 1_000, 1 << 20]).max(if blocks { 1 << 20 } else { 0 }),
                 requests_max: 3,
+                strangers_per_minute_max: 100,
                 caps: Arc::new(plaza_registry::directory::CapsCache::new(16)),
                 managed: ManagedLimits {
                     stanzas_max: random.pick(&[10, 500]),
