@@ -9,6 +9,11 @@ use std::sync::Arc;
 use plaza_core::jid::Jid;
 use plaza_core::limits::ScanLimits;
 use plaza_core::xml::{Scanned, Scanner, StreamNamespaces};
+use plaza_registry::accounts::{self, NewKeys};
+use plaza_registry::errands::Return;
+use plaza_registry::facts;
+use plaza_registry::store::memory::MemoryStore;
+use plaza_registry::wait::block_on;
 use plaza_shards::home::Homes;
 use plaza_shards::mesh::ShardId;
 use plaza_shards::ring::Key;
@@ -81,7 +86,7 @@ impl Broker {
             outbox_bytes_high: 65_536,
             outbox_bytes_low: 16_384,
             sessions_per_account_max: 20,
-            facts_bytes_max: 0,
+            facts_bytes_max: 1 << 20,
             requests_max: 100,
             strangers_per_minute_max: 100,
             caps: Arc::new(plaza_registry::directory::CapsCache::new(16)),
@@ -101,10 +106,16 @@ impl Broker {
         let home = |jid: &Jid| usize::from(homes.shard(homes.hash(jid.as_jid())).0);
         let first = &accounts[0];
         let second = accounts[1..].iter().find(|jid| (home(jid) == home(first)) == same_home).unwrap();
-        let mut sessions = Vec::new();
+        let (store, mut sessions) = (MemoryStore::new(), Vec::new());
         let jids = [first, second].map(|account| {
             let key = Key { index: sessions.len() as u32, generation: 1 };
-            let (id, jid) = shards[home(account)].bind(key, account, Some("r"), 0).unwrap();
+            let keys = NewKeys::derive("pencil", &[1; 32], 1).unwrap();
+            block_on(accounts::create(&store, account.as_jid(), keys, false, 0)).unwrap();
+            let shard = &mut shards[home(account)];
+            assert!(!shard.login(key, account.as_jid()));
+            shard.errand_done(account, Return::Load(block_on(facts::load(&store, account.as_jid()))));
+            while shard.poll_effect().is_some() {}
+            let (id, jid) = shard.bind(key, account, Some("r"), 0).unwrap();
             sessions.push((home(account), id));
             jid.as_str().to_owned()
         });

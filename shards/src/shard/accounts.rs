@@ -30,6 +30,9 @@ pub(super) struct Account {
     pub(super) may_archive: bool,
     /// A thing of it is enforced, or nobody knows whether one is. It came with the facts, and stays when they are forgotten.
     pub(super) may_enforce: bool,
+    /// Its sessions are there and nobody knows yet whom it blocks: its facts were forgotten between login and bind, or it was
+    /// brought back without them. Until they are loaded its stanzas wait, and so do others' to it.
+    pub(super) unmet: bool,
     /// Questions to owners about it that are being asked.
     pub(super) inquiries: u8,
     /// Strangers it wrote to of late.
@@ -109,6 +112,7 @@ impl Accounts {
             may_archive: true,
             // Nobody logs in before the facts are there.
             may_enforce: false,
+            unmet: false,
             inquiries: 0,
             strangers: None,
             work: None,
@@ -190,6 +194,7 @@ impl Accounts {
                 account.may_enforce = facts.things.as_ref().is_some_and(|things| things.is_enforced());
             }
             account.may_archive = facts.as_ref().is_none_or(|facts| facts.archive.is_some());
+            account.unmet &= facts.is_none();
             account.facts = facts;
             account.absent = false;
         });
@@ -199,7 +204,7 @@ impl Accounts {
     pub(super) fn set_absent(&mut self, index: u32) {
         self.replace(index, |account| {
             (account.facts, account.blocked, account.absent) = (None, None, true);
-            account.may_enforce = false;
+            (account.may_enforce, account.unmet) = (false, false);
         });
     }
 

@@ -232,6 +232,7 @@ impl Shard {
             | Task::Tell(_)
             | Task::Wanted(..)
             | Task::Wants(_)
+            | Task::Meet(_)
             | Task::Notices
             | Task::Acknowledged(_)
             | Task::Fan(_) => self.put_task_back(index, task),

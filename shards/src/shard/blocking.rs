@@ -127,3 +127,114 @@ impl Shard {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use plaza_registry::blocking::{self, Bounds};
+    use plaza_registry::errands::Return;
+    use plaza_registry::resumables::Resumable;
+    use plaza_registry::rosters::Subscription;
+    use plaza_registry::store::StoreError;
+    use plaza_registry::wait::block_on;
+
+    use super::super::Effect;
+    use super::super::testing::World;
+    use super::super::tests::feed;
+    use super::*;
+
+    const BOUNDS: Bounds = Bounds { items_max: 10, bytes_max: 1_000 };
+
+    /// Somebody, whom it blocks, and a friend of its, both of them logged in.
+    struct Village {
+        world: World,
+        anna: Jid,
+        blocked: (Jid, SessionId),
+        friend: (Jid, SessionId),
+    }
+
+    impl Village {
+        fn new(home: u16, theirs: u16) -> Self {
+            let mut world = World::new();
+            let anna = world.account("anna", home);
+            let mut other = |name: &str| {
+                let account = world.account(name, theirs);
+                world.stand(&anna, &account, Subscription::Both, Subscription::Both);
+                let id = world.bind_met(&account, "r");
+                (account, id)
+            };
+            let (blocked, friend) = (other("mallory"), other("friend"));
+            block_on(blocking::block(&world.store, anna.as_jid(), &[blocked.0.clone()], BOUNDS)).unwrap();
+            Self { world, anna, blocked, friend }
+        }
+
+        /// What arrives of what both write to a resource of hers, and what they are told.
+        fn write_to(&mut self, resource: &str, anna: SessionId) -> [String; 3] {
+            for (account, id) in [self.blocked.clone(), self.friend.clone()] {
+                let to = self.anna.with_resource(resource).unwrap();
+                let text = format!("<iq type='get' to='{to}' id='q'><ping xmlns='urn:xmpp:ping'/></iq>");
+                self.world.say(&account, id, &text);
+            }
+            let (anna_jid, blocked, friend) = (self.anna.clone(), self.blocked.clone(), self.friend.clone());
+            [(anna_jid, anna), blocked, friend].map(|(account, id)| self.world.sent(&account, id))
+        }
+    }
+
+    #[test]
+    fn a_session_whose_facts_were_forgotten_as_it_came_is_protected_before_they_are_known_again() {
+        for (home, theirs) in [(0, 0), (0, 1), (1, 0)] {
+            let mut village = Village::new(home, theirs);
+            let (anna, blocked) = (village.anna.clone(), village.blocked.0.clone());
+            let id = village.world.bind(&anna, "r");
+            assert!(village.world.shard(&anna).facts(anna.as_jid()).is_none(), "nothing is kept of who is not there");
+            let [arrived, told, _] = village.write_to("r", id);
+            assert!(!arrived.contains("mallory") && arrived.contains("friend"), "{arrived}");
+            assert!(told.contains("<service-unavailable "), "{told}");
+            // The same for what she says first.
+            village.world.shard(&anna).end(id);
+            let id = village.world.bind(&anna, "r");
+            assert!(village.world.shard(&anna).facts(anna.as_jid()).is_none());
+            village.world.say(&anna, id, &format!("<message to='{blocked}'><body>hm</body></message>"));
+            let told = village.world.sent(&anna, id);
+            assert!(told.contains("<blocked xmlns='urn:xmpp:blocking:errors'/>"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_session_from_before_a_restart_is_protected_as_well() {
+        let mut village = Village::new(0, 1);
+        let anna = village.anna.clone();
+        let kept = Resumable {
+            jid: anna.with_resource("r").unwrap(),
+            secret: [1; 16],
+            number: 1,
+            seconds: 60,
+            handled: 0,
+            sent: 0,
+            priority: Some(0),
+            interested: false,
+            carbons: false,
+            presence: None,
+            unacked: Vec::new(),
+        };
+        let id = village.world.shard(&anna).restore(kept, 1).unwrap();
+        let [_, told, friend] = village.write_to("r", id);
+        assert!(told.contains("<service-unavailable ") && friend.is_empty(), "{told} {friend}");
+    }
+
+    #[test]
+    fn who_cannot_be_known_is_neither_written_to_nor_heard() {
+        let mut village = Village::new(0, 0);
+        let (anna, friend) = (village.anna.clone(), village.friend.clone());
+        let id = village.world.bind(&anna, "r");
+        let shard = village.world.shard(&anna);
+        let text = format!("<iq type='get' to='{anna}/r' id='q'><ping xmlns='urn:xmpp:ping'/></iq>");
+        feed(shard, friend.1, &text);
+        let said = feed(shard, id, "<presence/>");
+        assert_eq!(said, Flow::Stalled);
+        shard.errand_done(&anna, Return::Load(Err(StoreError::Failed)));
+        let ended = std::iter::from_fn(|| shard.poll_effect()).any(|effect| matches!(effect, Effect::End(..)));
+        assert!(ended, "its own stream ends");
+        let told = village.world.sent(&friend.0, friend.1);
+        assert!(told.contains("type='error'"), "{told}");
+    }
+}

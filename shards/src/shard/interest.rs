@@ -301,7 +301,7 @@ mod tests {
         let ns = "urn:nf:iot:disco:1.0";
         let say = |world: &mut World, shard: u16, name: &str, inside: &str| {
             let account = world.account(name, shard);
-            let id = world.bind(&account, "r");
+            let id = world.bind_met(&account, "r");
             let iq = format!("<iq type='set' id='1' to='{REGISTRY}'>{inside}</iq>");
             feed(&mut world.shards[usize::from(shard)], id, &iq);
             let effects: Vec<_> = std::iter::from_fn(|| world.shards[usize::from(shard)].poll_effect()).collect();

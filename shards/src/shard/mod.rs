@@ -351,6 +351,7 @@ impl Shard {
         });
         let session = u32::try_from(session).map_err(|_| Condition::ResourceConstraint)?;
         if let Some(account) = self.accounts.get_mut(index) {
+            account.unmet |= account.sessions.is_empty() && account.facts.is_none() && !account.absent;
             account.sessions.push(session);
         }
         Ok((SessionId { index: session, generation }, jid))
@@ -508,6 +509,9 @@ impl Shard {
             return self.wait_for(id, id);
         }
         let (from, account) = (session.jid.clone(), session.account);
+        if self.is_unmet(account) {
+            return self.meet(account, id);
+        }
         let stanza = match Stanza::classify(element, ns::CLIENT) {
             Ok(stanza) => stanza,
             Err(NotAStanza::Unsupported) => return self.manage(id, &element),

@@ -42,7 +42,11 @@ pub(super) fn shards_with(count: u16, change: impl FnOnce(&mut ShardConfig)) -> 
 
 pub(super) fn bind(shard: &mut Shard, account: &str, resource: &str) -> SessionId {
     let key = Key { index: 0, generation: 0 };
-    shard.bind(key, &Jid::parse(account).unwrap(), Some(resource), 0).unwrap().0
+    let id = shard.bind(key, &Jid::parse(account).unwrap(), Some(resource), 0).unwrap().0;
+    // As if its facts had been there: most tests have no store.
+    let index = shard.get(id).unwrap().account;
+    shard.accounts.get_mut(index).unwrap().unmet = false;
+    id
 }
 
 pub(super) fn feed(shard: &mut Shard, id: SessionId, text: &str) -> Flow {

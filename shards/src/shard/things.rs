@@ -583,7 +583,7 @@ mod tests {
             let said = pair.sent_to_owner();
             assert_eq!(said, gone);
             // It comes back, and its things change in the same moment.
-            pair.theirs = pair.world.bind(&device, "d");
+            pair.theirs = pair.world.bind_met(&device, "d");
             super::super::tests::feed(pair.world.shard(&device), pair.theirs, "<presence/>");
             pair.world.shard(&device).things_changed(device.as_jid());
             pair.world.settle();

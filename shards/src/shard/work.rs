@@ -79,6 +79,8 @@ pub(super) enum Task {
     Wants(SessionId),
     /// A resource wants the last items of the account's nodes.
     Wanted(Jid, Nodes),
+    /// A session says something, and whom its account blocks is not known.
+    Meet(SessionId),
     /// What its devices have to be told.
     Notices,
     /// A device has heard something.
@@ -144,6 +146,7 @@ impl Task {
             | Self::Tell(_)
             | Self::Wants(_)
             | Self::Wanted(..)
+            | Self::Meet(_)
             | Self::Notices
             | Self::Acknowledged(_)
             | Self::Fan(_) => false,
@@ -171,6 +174,7 @@ impl Task {
             | Self::Tell(_)
             | Self::Wants(_)
             | Self::Wanted(..)
+            | Self::Meet(_)
             | Self::Notices
             | Self::Acknowledged(_)
             | Self::Fan(_) => 0,
@@ -191,7 +195,19 @@ const KEPT_AT_ONCE_MAX: usize = 64;
 impl Shard {
     /// Whether others' stanzas for the account must queue behind what waits there.
     pub(super) fn waits_for_store(&self, index: u32) -> bool {
-        self.accounts.get(index).and_then(|account| account.work.as_ref()).is_some_and(|work| work.inbound > 0)
+        let account = self.accounts.get(index);
+        account.is_some_and(|account| account.unmet || account.work.as_ref().is_some_and(|work| work.inbound > 0))
+    }
+
+    /// Whether an account's sessions are there before anybody knows whom it blocks.
+    pub(super) fn is_unmet(&self, index: u32) -> bool {
+        self.accounts.get(index).is_some_and(|account| account.unmet)
+    }
+
+    /// Loads the facts of an account that is unmet; its session waits.
+    pub(super) fn meet(&mut self, index: u32, id: SessionId) -> Flow {
+        self.enqueue(index, Task::Meet(id));
+        self.wait_for_work(index, id)
     }
 
     /// Queues a stanza for an account. A local sender waits if there is no room, one elsewhere is asked to.
@@ -409,6 +425,10 @@ impl Shard {
             // Of an account that is gone, or about which the store cannot say, nobody is told.
             Task::Fan(later) if account.facts.is_some() => self.fan_out(index, &later.fan()),
             Task::Fan(_) => {}
+            Task::Meet(session) if failed.is_some() => {
+                self.terminate(session, plaza_core::stream::Condition::InternalServerError);
+            }
+            Task::Meet(_) => {}
             Task::Notices => self.read_notices(index),
             Task::Acknowledged(told) => self.send(index, Running::Acknowledged, Errand::Heard(told)),
             Task::Questions(session) => {
@@ -475,7 +495,8 @@ impl Shard {
         let envelope = Envelope { class, hash, to, from: &inbound.from, id: inbound.id.as_deref() };
         if self.blocks(index, envelope.from) {
             self.refuse_blocked(&envelope);
-        } else if self.needs_facts(&envelope)
+        } else if self.is_unmet(index)
+            || self.needs_facts(&envelope)
             || Self::is_account_iq(&envelope)
             || self.needs_decision(index, class, &inbound.stanza)
         {
