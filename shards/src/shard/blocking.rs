@@ -163,7 +163,7 @@ mod tests {
                 (account, id)
             };
             let (blocked, friend) = (other("mallory"), other("friend"));
-            block_on(blocking::block(&world.store, anna.as_jid(), &[blocked.0.clone()], BOUNDS)).unwrap();
+            block_on(blocking::block(&world.store, anna.as_jid(), std::slice::from_ref(&blocked.0), BOUNDS)).unwrap();
             Self { world, anna, blocked, friend }
         }
 
