@@ -199,7 +199,7 @@ impl Kind {
                 let mut latitude = range("LAT", -60.0, 70.0, 0.5, numbers);
                 latitude.name = "L*T".into();
                 latitude.wildcard = Some("*".into());
-                return Query { operators: vec![class, latitude], offset, max: PAGE };
+                return Query { operators: vec![class, latitude], offset, max: PAGE, telling: None };
             }
             // As much as may be asked, all of it hard and none of it found.
             Self::Hostile => {
@@ -217,7 +217,7 @@ impl Kind {
             }
             Self::PatternTextless => pattern(format!("[0-9]{{{}}}[A-F]+[0-9]+", 3 + numbers.below(8))),
         };
-        Query { operators, offset: 0, max: PAGE }
+        Query { operators, offset: 0, max: PAGE, telling: None }
     }
 }
 

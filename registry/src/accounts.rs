@@ -142,14 +142,16 @@ pub fn settle(bare: JidRef<'_>, keys: &NewKeys, now: u64) -> Write {
 /// Removes an account and everything of it.
 ///
 /// # Errors
-/// [`AccountError::NotFound`] or [`AccountError::Store`].
+/// [`AccountError::NotFound`] or [`AccountError::Store`], which is [`StoreError::Busy`] while it has things: they are
+/// forgotten first ([`things::forget`]), so that the index of things does not list what is gone.
 pub async fn remove<S: Store>(store: &S, bare: JidRef<'_>) -> Result<(), AccountError> {
     for _ in 0..ATTEMPTS_MAX {
+        let no_more_things = things::none_registered(store, bare).await?;
         let (still, mut writes) = apikeys::forget(bare, apikeys::origin(store, bare).await?);
         writes.extend(all_of(bare));
         writes.extend(provisioning::forget(store, bare).await?);
-        let guards = vec![Guard::Present { table: Table::Accounts, key: key::account(bare) }, still];
-        match store.commit(Batch { guards, writes }).await {
+        let account = Guard::Present { table: Table::Accounts, key: key::account(bare) };
+        match store.commit(Batch { guards: vec![account, still, no_more_things], writes }).await {
             Ok(()) => return Ok(()),
             Err(CommitError::Guard(0)) => return Err(AccountError::NotFound),
             Err(CommitError::Guard(_)) => {}
@@ -459,6 +461,10 @@ mod tests {
             block_on(store.commit(Batch { guards: Vec::new(), writes: writes.collect() })).unwrap();
         }
         let [lamp, other] = &names;
+        // Its things are taken out one by one before.
+        assert_eq!(block_on(remove(&store, lamp.as_jid())), Err(StoreError::Busy.into()));
+        let writes = erase(Table::Things, lamp.as_jid()).into_iter().collect();
+        block_on(store.commit(Batch { guards: Vec::new(), writes })).unwrap();
         block_on(remove(&store, lamp.as_jid())).unwrap();
         for table in Table::ALL {
             for (bare, kept) in [(lamp, false), (other, true)] {

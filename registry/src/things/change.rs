@@ -259,6 +259,20 @@ pub(super) async fn note_outage<S: Store>(store: &S, jid: &Jid) -> Result<(), St
     Err(StoreError::Busy)
 }
 
+/// That an account has no things, and registers none meanwhile.
+///
+/// # Errors
+/// [`StoreError::Busy`] if it has some; [`StoreError`].
+pub(crate) async fn none_registered<S: Store>(store: &S, account: JidRef<'_>) -> Result<Guard, StoreError> {
+    let key = count_key(account);
+    let count = store.get(Table::Owners, &key).await?;
+    if store.scan(Table::Things, &key::things(account), None, 1).await?.is_empty() {
+        Ok(owned::still(Table::Owners, &key, count))
+    } else {
+        Err(StoreError::Busy)
+    }
+}
+
 /// What forgets how many things an account has registered, when it goes with all of them.
 pub(crate) fn uncount(account: JidRef<'_>) -> Write {
     Write::Delete { table: Table::Owners, key: count_key(account) }

@@ -22,7 +22,7 @@ mod throttle;
 use std::sync::Arc;
 
 pub use self::change::{acknowledged, asked_for_decision, settle};
-pub(crate) use self::change::{missed, uncount};
+pub(crate) use self::change::{missed, none_registered, uncount};
 pub use self::life::Notice;
 pub use self::notices::{Told, untold};
 pub(crate) use self::operate::let_go;
@@ -31,7 +31,7 @@ pub(crate) use self::record::read_thing;
 pub use self::record::{
     Pending, State, ThingRecord, key_hash, list, load, load_all, owned, owned_key, rules_prefix, thing_key,
 };
-pub use self::search::{Found, Noting, Query, Search, SearchError, Searching};
+pub use self::search::{Found, Noting, Query, Search, SearchError, Searching, Telling};
 pub use self::service::notices;
 pub(crate) use self::service::{Answer, Call, answer, disowned};
 use self::throttle::Throttle;

@@ -24,6 +24,9 @@ pub struct ThingsTable {
     pub searches_per_account_max: usize,
     pub search_work_max: Span,
     pub search_time_max: Span,
+    pub search_turn: Span,
+    pub pattern_bytes_max: ByteSize,
+    pub pattern_depth_max: u32,
     pub index_queue_max: usize,
 }
 
@@ -41,6 +44,9 @@ impl Default for ThingsTable {
             searches_per_account_max: index.searches_per_jid_max,
             search_work_max: Span(Duration::from_nanos(index.search_work_max)),
             search_time_max: Span(index.search_time_max),
+            search_turn: Span(index.search_turn),
+            pattern_bytes_max: ByteSize(index.patterns.bytes_max as u64),
+            pattern_depth_max: index.patterns.depth_max,
             index_queue_max: index.mailbox_max,
         }
     }
@@ -80,6 +86,12 @@ impl Checks {
             page_things_max: table.page_max as usize,
             search_work_max: u64::try_from(work.as_nanos()).unwrap_or(u64::MAX),
             search_time_max: self.millis("things.search_time_max", table.search_time_max, 1..=10_000),
+            search_turn: self.millis("things.search_turn", table.search_turn, 1..=10_000),
+            patterns: index::Patterns {
+                bytes_max: self.bytes_u32("things.pattern_bytes_max", table.pattern_bytes_max, 16 << 10..=1 << 20)
+                    as usize,
+                depth_max: self.within("things.pattern_depth_max", table.pattern_depth_max, 1..=100),
+            },
         }
     }
 }

@@ -15,7 +15,10 @@ use std::fmt;
 
 pub use self::read::{NodeAttrs, Request, Tags, read_node};
 pub use self::search::Search;
-pub use self::write::{begin_found, claimed, clear_cache, disowned, end_found, number, removed, thing, write_node};
+pub use self::write::{
+    begin_found, begin_thing, claimed, clear_cache, disowned, end_found, end_thing, number, number_tag, removed,
+    text_tag, thing, write_node,
+};
 use super::BadTag;
 use crate::iot::Generation;
 use crate::stanza::Condition;

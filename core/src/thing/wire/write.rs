@@ -59,29 +59,57 @@ pub fn thing(
     owner: Option<JidRef<'_>>,
     tags: &[Tag],
 ) {
+    begin_thing(out, style, jid, [&node.id, &node.source, &node.partition], owner);
+    for Tag { name, value } in tags {
+        match value {
+            TagValue::Str(text) => text_tag(out, name, text),
+            TagValue::Num(value) => number_tag(out, name, *value),
+        }
+    }
+    end_thing(out);
+}
+
+/// Begins a thing that was found, as [`thing`] does; its node by id, source and partition. Its tags follow, and
+/// [`end_thing`].
+pub fn begin_thing(out: &mut Vec<u8>, style: Style, jid: JidRef<'_>, node: [&str; 3], owner: Option<JidRef<'_>>) {
     out.extend_from_slice(b"<thing");
     if style.generation == Generation::Xsf {
         write::attr(out, "owner", owner.unwrap_or(jid).as_str());
     }
     write::attr(out, "jid", jid.as_str());
-    write_node(out, style.dialect, node);
+    node_attrs(out, style.dialect, node);
     out.push(b'>');
-    for Tag { name, value } in tags {
-        let (element, value): (&[u8], _) = match value {
-            TagValue::Str(text) => (b"<str", std::borrow::Cow::Borrowed(&**text)),
-            TagValue::Num(value) => (b"<num", number(*value).into()),
-        };
-        out.extend_from_slice(element);
-        write::attr(out, "name", name);
-        write::attr(out, "value", &value);
-        out.extend_from_slice(b"/>");
-    }
+}
+
+/// A tag of a thing that is a string.
+pub fn text_tag(out: &mut Vec<u8>, name: &str, value: &str) {
+    tag(out, b"<str", name, value);
+}
+
+/// A tag of a thing that is a number.
+pub fn number_tag(out: &mut Vec<u8>, name: &str, value: f64) {
+    tag(out, b"<num", name, &number(value));
+}
+
+fn tag(out: &mut Vec<u8>, element: &[u8], name: &str, value: &str) {
+    out.extend_from_slice(element);
+    write::attr(out, "name", name);
+    write::attr(out, "value", value);
+    out.extend_from_slice(b"/>");
+}
+
+/// Ends a thing that was found.
+pub fn end_thing(out: &mut Vec<u8>) {
     out.extend_from_slice(b"</thing>");
 }
 
 /// Appends the attributes of a node: those that are not empty.
 pub fn write_node(out: &mut Vec<u8>, dialect: Dialect, node: &NodeName) {
-    for (name, value) in dialect.attrs().into_iter().zip([&node.id, &node.source, &node.partition]) {
+    node_attrs(out, dialect, [&node.id, &node.source, &node.partition]);
+}
+
+fn node_attrs(out: &mut Vec<u8>, dialect: Dialect, node: [&str; 3]) {
+    for (name, value) in dialect.attrs().into_iter().zip(node) {
         if !value.is_empty() {
             write::attr(out, name, value);
         }

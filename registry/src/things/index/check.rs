@@ -1,25 +1,38 @@
 //! What is asked of a value, made ready to be asked of many.
 //!
-//! The comparisons all become spans. A mask with text in front only is one too. Regular expressions run in linear time;
-//! they have to match the whole value, and what they cost to compile is bounded.
+//! The comparisons all become spans. A mask with text in front only is one too. Regular expressions have to match the whole
+//! value; what they take is bounded by [`Patterns`], and since they run in time proportional to their size and that of the
+//! value, which is short, so is a single check.
 
 use std::ops::Bound;
 
 use memchr::memmem;
 use plaza_core::thing::{Comparison, Operator, Range, Side, Test};
-use regex::{Regex, RegexBuilder};
+use regex_automata::meta::Regex;
 use regex_syntax::ParserBuilder;
-use regex_syntax::hir::{Class, Hir, HirKind};
+use regex_syntax::hir::{Class, Hir, HirKind, Look};
 
 use super::SearchError;
 use super::grams::{self, END, Piece};
 
-/// Longest regular expression, in characters.
+/// Longest regular expression, in characters: twice the longest value.
 pub const PATTERN_CHARS_MAX: usize = 256;
-/// Memory of a compiled one, in bytes: enough for some dozens of classes of all of Unicode.
-const PATTERN_BYTES_MAX: usize = 512 * 1024;
-/// How deep it may nest.
-const PATTERN_DEPTH_MAX: u32 = 32;
+
+/// What a regular expression may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Patterns {
+    /// Bytes of each form it is compiled to, of which there are four at most, and of what each keeps while it runs. Default
+    /// 131 072: enough for a dozen classes of all of Unicode, and so little that trying the longest value takes milliseconds
+    /// at worst.
+    pub bytes_max: usize,
+    /// How deep it may nest. Default 32: more is written by nobody, and reading it takes as much stack.
+    pub depth_max: u32,
+}
+
+impl Patterns {
+    /// The defaults.
+    pub const DEFAULT: Self = Self { bytes_max: 128 * 1024, depth_max: 32 };
+}
 
 /// A check of values of one type.
 #[derive(Debug, Clone)]
@@ -56,18 +69,23 @@ pub(super) fn ordered(number: f64) -> u64 {
     if bits >> 63 == 0 { bits | 1 << 63 } else { !bits }
 }
 
+/// The number of an [`ordered`] one.
+pub(super) fn unordered(bits: u64) -> f64 {
+    f64::from_bits(if bits >> 63 == 1 { bits & !(1 << 63) } else { !bits })
+}
+
 impl Check {
     /// Makes a test ready; `None` if nothing can pass it.
     ///
     /// # Errors
     /// [`SearchError::BadPattern`], [`SearchError::TooMuch`].
-    pub(super) fn new(test: &Test) -> Result<Option<Self>, SearchError> {
+    pub(super) fn new(test: &Test, patterns: Patterns) -> Result<Option<Self>, SearchError> {
         let bytes = |text: &str| Box::from(text.as_bytes());
         Ok(Some(match test {
             Test::Str(comparison, value) => Self::Str(Span::of_comparison(*comparison, bytes(value))),
             Test::StrRange(range, side) => Self::Str(Span::of_range(range, *side, |text| bytes(text))),
             Test::StrMask(mask, wildcard) => Self::of_mask(mask, wildcard),
-            Test::StrRegEx(pattern) => Self::of_pattern(pattern)?,
+            Test::StrRegEx(pattern) => Self::of_pattern(pattern, patterns)?,
             Test::Num(_, value) if value.is_nan() => return Ok(None),
             Test::Num(comparison, value) => Self::Num(Span::of_comparison(*comparison, ordered(*value))),
             Test::NumRange(range, side) => {
@@ -92,21 +110,20 @@ impl Check {
         }
     }
 
-    fn of_pattern(pattern: &str) -> Result<Self, SearchError> {
+    fn of_pattern(pattern: &str, patterns: Patterns) -> Result<Self, SearchError> {
         if pattern.chars().count() > PATTERN_CHARS_MAX {
             return Err(SearchError::TooMuch);
         }
-        // Parsed by itself first, so that no bracket or comment in it reaches what we put around it.
-        let parsed = ParserBuilder::new().nest_limit(PATTERN_DEPTH_MAX).build().parse(pattern);
+        let parsed = ParserBuilder::new().nest_limit(patterns.depth_max).build().parse(pattern);
         let whole = parsed.map_err(|_| SearchError::BadPattern)?;
         let pieces = required(&whole);
-        let whole = format!(r"\A(?:{whole})\z");
-        let compiled = RegexBuilder::new(&whole)
-            // Ours is what the bounds of the pattern allow, and printed at length.
-            .nest_limit(2 * PATTERN_DEPTH_MAX)
-            .size_limit(PATTERN_BYTES_MAX)
-            .dfa_size_limit(PATTERN_BYTES_MAX)
-            .build();
+        // Put around what was read: no bracket or comment in it reaches this, and nothing is printed and read again.
+        let whole = Hir::concat(vec![Hir::look(Look::Start), whole, Hir::look(Look::End)]);
+        let config = Regex::config()
+            .nfa_size_limit(Some(patterns.bytes_max))
+            .onepass_size_limit(Some(patterns.bytes_max))
+            .hybrid_cache_capacity(patterns.bytes_max);
+        let compiled = Regex::builder().configure(config).build_from_hir(&whole);
         compiled.map(|regex| Self::RegEx(regex, pieces)).map_err(|_| SearchError::TooMuch)
     }
 
@@ -246,7 +263,7 @@ fn required(whole: &Hir) -> Vec<Piece> {
     pieces
 }
 
-/// Adds to the last piece what comes next, or begins another. As deep as [`PATTERN_DEPTH_MAX`] allows.
+/// Adds to the last piece what comes next, or begins another. As deep as [`Patterns::depth_max`] allows.
 fn gather(hir: &Hir, pieces: &mut Vec<Piece>) {
     let mut next = |symbols: &mut dyn Iterator<Item = u8>| {
         if let Some(last) = pieces.last_mut() {
@@ -324,7 +341,7 @@ mod tests {
     use super::*;
 
     fn passes(test: &Test, value: &str) -> bool {
-        Check::new(test).unwrap().unwrap().str_passes(value)
+        Check::new(test, Patterns::DEFAULT).unwrap().unwrap().str_passes(value)
     }
 
     #[test]
@@ -333,6 +350,7 @@ mod tests {
             [f64::NEG_INFINITY, -1e300, -2.5, -f64::MIN_POSITIVE, 0.0, 5e-324, 1.0, 1.5, 1e300, f64::INFINITY];
         assert!(numbers.is_sorted_by_key(|number| ordered(*number)));
         assert_eq!(ordered(-0.0), ordered(0.0));
+        assert!(numbers.into_iter().all(|number| unordered(ordered(number)) == number));
     }
 
     #[test]
@@ -388,7 +406,8 @@ mod tests {
     #[test]
     fn patterns_that_are_none_and_those_that_are_too_much_are_told_apart() {
         let check = |pattern: &str, expected| {
-            assert_eq!(Check::new(&Test::StrRegEx(pattern.into())).map(|_| ()), Err(expected), "{pattern}");
+            let check = Check::new(&Test::StrRegEx(pattern.into()), Patterns::DEFAULT);
+            assert_eq!(check.map(|_| ()), Err(expected), "{pattern}");
         };
         check("(", SearchError::BadPattern);
         check("a)(b", SearchError::BadPattern);
@@ -400,13 +419,69 @@ mod tests {
         check(r"(\w{100}){100}", SearchError::TooMuch);
         check("((((a{9}){9}){9}){9}){9}", SearchError::TooMuch);
         check(&"a".repeat(PATTERN_CHARS_MAX + 1), SearchError::TooMuch);
-        assert!(Check::new(&Test::StrRegEx("é".repeat(PATTERN_CHARS_MAX).into())).is_ok());
+        assert!(Check::new(&Test::StrRegEx("é".repeat(PATTERN_CHARS_MAX).into()), Patterns::DEFAULT).is_ok());
+    }
+
+    /// Patterns that are short and ask for much.
+    fn hostile() -> Vec<String> {
+        let mut all: Vec<String> = [
+            r"(a{1,100}){1,100}",
+            r"\w{1000}",
+            r"(\w|\d){9}[^A]*Z[^B]*Y.*",
+            r"(?i)(\pL|\pN|\pS){1,40}",
+            r"[\s\S]{0,999}",
+            r"(a|aa)+(b|bb)+(c|cc)+(d|dd)+x",
+            r"(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)(.*)x",
+            r"((((((a?){9}){9}){9}){9}){9}){9}",
+            r".*[^a]{60}.*[^b]{60}.*",
+            r"(x+x+)+y",
+            r"[a-z&&[^aeiou]--\p{Greek}]*",
+            r"\b\w+\b.*\b\w+\b.*\B",
+            r"a{0,1000}a{0,1000}a{0,1000}",
+        ]
+        .map(str::to_owned)
+        .to_vec();
+        for part in [r"\w", r"\W", r"\PL", r"(?i)\pL", r"[^\w\d]", r"\p{Han}?", r".?", r"(a*)*", r"(?:a|b|)"] {
+            all.push(part.repeat(PATTERN_CHARS_MAX / part.len()));
+            all.push(format!("({part}*)*"));
+        }
+        all.push(format!("{}a{}", "(".repeat(32), ")*".repeat(32)));
+        all.push(format!("{}a{}", "(?:".repeat(30), "){2}".repeat(30)));
+        all
+    }
+
+    #[test]
+    fn whatever_a_pattern_asks_for_it_gets_no_more_than_it_may() {
+        let values = ["a".repeat(128), "ab".repeat(64), "\u{10348}".repeat(128), "x y".repeat(42), String::new()];
+        let (mut compiled, mut refused) = (0, 0);
+        for bytes_max in [16 * 1024, Patterns::DEFAULT.bytes_max] {
+            let patterns = Patterns { bytes_max, ..Patterns::DEFAULT };
+            for pattern in hostile() {
+                let Ok(Some(check)) = Check::new(&Test::StrRegEx(pattern.as_str().into()), patterns) else {
+                    refused += 1;
+                    continue;
+                };
+                compiled += 1;
+                let Check::RegEx(regex, _) = &check else { panic!("{pattern} is one") };
+                let mut cache = regex.create_cache();
+                for value in &values {
+                    let matched = regex.search_half_with(&mut cache, &regex_automata::Input::new(value)).is_some();
+                    assert_eq!(matched, check.str_passes(value), "{pattern} {value}");
+                }
+                // Four forms, and what three of them keep; the backtracking one marks where it was in 256 KiB.
+                let (form, kept) = (regex.memory_usage(), cache.memory_usage());
+                assert!(form <= 4 * bytes_max, "{pattern}: {form}");
+                assert!(kept <= 3 * bytes_max + 256 * 1024, "{pattern}: {kept}");
+            }
+        }
+        assert!(compiled > 20 && refused > 20, "{compiled}, {refused}");
     }
 
     #[test]
     fn a_pattern_tells_what_has_to_stand_in_what_it_matches() {
         let check = |pattern: &str, expected: &[&str]| {
-            let Some(Check::RegEx(_, pieces)) = Check::new(&Test::StrRegEx(pattern.into())).unwrap() else {
+            let Some(Check::RegEx(_, pieces)) = Check::new(&Test::StrRegEx(pattern.into()), Patterns::DEFAULT).unwrap()
+            else {
                 panic!("{pattern} is one");
             };
             let expected: Vec<Piece> = expected

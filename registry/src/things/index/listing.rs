@@ -21,7 +21,7 @@ use super::sorted::Sorted;
 /// In a thing's words: a number comes, and whose name; its value follows in two words. Else it is a term.
 const NUMBER: u32 = 1 << 31;
 /// What stands between the parts of a name. XML has no NUL, so neither has a name.
-const SEPARATOR: char = '\0';
+pub(super) const SEPARATOR: char = '\0';
 
 /// Listed things and what is said of them.
 ///
@@ -34,9 +34,15 @@ pub struct Index {
     numbers: HashTable<u32>,
     pub(super) names: Vec<Name>,
     free_names: Vec<u32>,
-    named: HashMap<Box<str>, u32>,
+    /// By how they are folded: a name for each spelling.
+    named: HashMap<Box<str>, Vec<u32>>,
     pub(super) terms: Vec<Term>,
+    /// For each term the thing whose own it is, as most are, or [`SEVERAL`]. All together, so that a search that goes
+    /// through many terms need not go to each.
+    pub(super) only: Vec<u32>,
     free_terms: Vec<u32>,
+    /// Things of which more is said than is kept here, or something else.
+    pub(super) apart: RoaringBitmap,
     pub(super) grams: Grams,
     hasher: RandomState,
     bytes: usize,
@@ -46,15 +52,18 @@ pub struct Index {
 #[derive(Debug)]
 pub(super) struct Thing {
     /// JID, and if it is not the device itself source, partition and id.
-    who: Box<str>,
+    pub(super) who: Box<str>,
     /// Its tags: see [`stored`].
     pub(super) tags: Box<[u32]>,
 }
 
-/// A name of tags, folded.
+/// A name of tags.
 #[derive(Debug, Default)]
 pub(super) struct Name {
+    /// As it is spelt.
     pub(super) text: Box<str>,
+    /// As it is compared: see [`fold_name`].
+    pub(super) folded: Box<str>,
     /// How many tags have it. At none, its place is free.
     pub(super) tags: u32,
     /// How many of those are strings.
@@ -72,47 +81,12 @@ pub(super) struct Name {
 pub(super) struct Term {
     pub(super) name: u32,
     pub(super) text: Box<str>,
-    pub(super) things: Things,
+    /// Which things have it, if several do: else see [`Index::only`].
+    pub(super) things: Option<Box<RoaringBitmap>>,
 }
 
-/// Which things have a string.
-#[derive(Debug)]
-pub(super) enum Things {
-    /// Most strings are a thing's own.
-    One(u32),
-    /// None or several.
-    Set(Box<RoaringBitmap>),
-}
-
-impl Things {
-    /// How many.
-    pub(super) fn len(&self) -> u64 {
-        match self {
-            Self::One(_) => 1,
-            Self::Set(set) => set.len(),
-        }
-    }
-
-    fn insert(&mut self, number: u32) {
-        match self {
-            Self::One(other) => *self = Self::Set(Box::new([*other, number].into_iter().collect())),
-            Self::Set(set) => _ = set.insert(number),
-        }
-    }
-
-    fn remove(&mut self, number: u32) {
-        match self {
-            Self::One(other) if *other == number => *self = Self::Set(Box::default()),
-            Self::One(_) => {}
-            Self::Set(set) => {
-                set.remove(number);
-                if let (1, Some(other)) = (set.len(), set.min()) {
-                    *self = Self::One(other);
-                }
-            }
-        }
-    }
-}
+/// In place of the only thing that has a string: several have it. No thing has this number.
+pub(super) const SEVERAL: u32 = u32::MAX;
 
 /// A tag as it is kept with a thing.
 #[derive(Debug, Clone, Copy)]
@@ -140,6 +114,14 @@ fn entry(text: &str, term: u32) -> [u32; 3] {
     front.iter_mut().zip(text.bytes()).for_each(|(at, byte)| *at = byte);
     let [upper, lower] = halves(u64::from_be_bytes(front));
     [upper, lower, term]
+}
+
+/// How an entry compares with what a span or a mask begins or ends with: most are told apart by what they begin with.
+pub(super) fn compare_bytes(terms: &[Term], [upper, lower, term]: [u32; 3], bytes: &[u8]) -> Ordering {
+    let mut front = [0; 8];
+    front.iter_mut().zip(bytes).for_each(|(at, byte)| *at = *byte);
+    let entry = u64::from(upper) << 32 | u64::from(lower);
+    entry.cmp(&u64::from_be_bytes(front)).then_with(|| terms[term as usize].text.as_bytes().cmp(bytes))
 }
 
 /// How an entry compares with a text, `front` being that of the text. What is shorter is filled up with what is less than
@@ -181,12 +163,16 @@ impl Index {
             None => self.enter(who),
         };
         let (mut words, mut names) = (Vec::with_capacity(tags.len()), Vec::with_capacity(tags.len()));
-        for (tag, value) in tags.iter().filter_map(|tag| value(tag).map(|value| (tag, value))) {
-            let name = self.name(&tag.name);
-            if names.contains(&name) {
+        let mut is_apart = false;
+        for tag in tags {
+            let folded = fold_name(&tag.name);
+            let Some(value) = value(tag).filter(|_| !names.contains(&folded)) else {
+                is_apart = true;
                 continue;
-            }
-            names.push(name);
+            };
+            is_apart |= !is_exact(tag);
+            let name = self.name(&tag.name, &folded);
+            names.push(folded);
             self.names[name as usize].tags += 1;
             match value {
                 Value::Text(text) => words.push(self.note_text(name, text, number)),
@@ -199,6 +185,9 @@ impl Index {
             }
         }
         self.bytes += words_bytes(&words);
+        if is_apart {
+            self.apart.insert(number);
+        }
         if let Some(thing) = &mut self.things[number as usize] {
             thing.tags = words.into();
         }
@@ -234,9 +223,14 @@ impl Index {
         self.terms[term as usize].text.as_bytes()
     }
 
-    /// The number of a name, as folded.
-    pub(super) fn named(&self, folded: &str) -> Option<u32> {
-        self.named.get(folded).copied()
+    /// How many things have a term.
+    pub(super) fn having(&self, term: u32) -> u64 {
+        self.terms[term as usize].things.as_ref().map_or(1, |things| things.len())
+    }
+
+    /// The numbers of a name in all its spellings, in no order.
+    pub(super) fn named(&self, folded: &str) -> &[u32] {
+        self.named.get(folded).map(Vec::as_slice).unwrap_or_default()
     }
 
     fn number(&self, who: &str) -> Option<u32> {
@@ -259,18 +253,20 @@ impl Index {
     /// Whether this is what is said of a thing already.
     fn says(&self, number: u32, tags: &[Tag]) -> bool {
         let Some(thing) = &self.things[number as usize] else { return false };
-        let said = tags.iter().filter_map(|tag| value(tag).map(|value| (tag, value)));
-        let same = |stored: Stored, (tag, value): (&Tag, Value<'_>)| match (stored, value) {
-            (Stored::Term(term), Value::Text(text)) => {
+        if self.apart.contains(number) {
+            return false;
+        }
+        let same = |stored: Stored, tag: &Tag| match (stored, value(tag)) {
+            (Stored::Term(term), Some(Value::Text(text))) => {
                 let term = &self.terms[term as usize];
-                *term.text == *text && *self.names[term.name as usize].text == fold_name(&tag.name)
+                *term.text == *text && self.names[term.name as usize].text == tag.name
             }
-            (Stored::Number { name, value }, Value::Number(number)) => {
-                value == number && *self.names[name as usize].text == fold_name(&tag.name)
+            (Stored::Number { name, value }, Some(Value::Number(number))) => {
+                value == number && is_exact(tag) && self.names[name as usize].text == tag.name
             }
-            (Stored::Term(_), Value::Number(_)) | (Stored::Number { .. }, Value::Text(_)) => false,
+            (Stored::Term(_), _) | (Stored::Number { .. }, _) => false,
         };
-        let (mut kept, mut said) = (stored(&thing.tags), said);
+        let (mut kept, mut said) = (stored(&thing.tags), tags.iter());
         loop {
             match (kept.next(), said.next()) {
                 (None, None) => return true,
@@ -284,6 +280,7 @@ impl Index {
     fn forget(&mut self, number: u32) {
         let Some(thing) = &mut self.things[number as usize] else { return };
         let words = std::mem::take(&mut thing.tags);
+        self.apart.remove(number);
         self.bytes -= words_bytes(&words);
         for tag in stored(&words) {
             let name = match tag {
@@ -298,8 +295,13 @@ impl Index {
             let of = &mut self.names[name as usize];
             of.tags -= 1;
             if of.tags == 0 {
-                let Name { text, .. } = std::mem::take(of);
-                self.named.remove(&text);
+                let Name { text, folded, .. } = std::mem::take(of);
+                if let Some(spellings) = self.named.get_mut(&folded) {
+                    spellings.retain(|&other| other != name);
+                    if spellings.is_empty() {
+                        self.named.remove(&folded);
+                    }
+                }
                 self.free_names.push(name);
                 self.bytes -= name_bytes(&text);
             }
@@ -307,30 +309,40 @@ impl Index {
     }
 
     /// The number of a name, which is new if nobody had it.
-    fn name(&mut self, name: &str) -> u32 {
-        let folded = fold_name(name);
-        if let Some(&number) = self.named.get(&*folded) {
+    fn name(&mut self, name: &str, folded: &str) -> u32 {
+        let known = self.named(folded).iter().find(|&&number| *self.names[number as usize].text == *name);
+        if let Some(&number) = known {
             return number;
         }
-        self.bytes += name_bytes(&folded);
-        let new = Name { text: folded.as_str().into(), ..Name::default() };
+        self.bytes += name_bytes(name);
+        let new = Name { text: name.into(), folded: folded.into(), ..Name::default() };
         let number = place(&mut self.names, &mut self.free_names, new);
-        self.named.insert(folded.into(), number);
+        self.named.entry(folded.into()).or_default().push(number);
         number
     }
 
     /// Notes that a thing has a string; gives its term.
     fn note_text(&mut self, name: u32, text: &str, number: u32) -> u32 {
-        let Self { terms, names, .. } = self;
+        let Self { terms, names, only, .. } = self;
         let of = &mut names[name as usize];
         of.strings += 1;
         let front = entry(text, 0);
         if let Some([.., term]) = of.texts.find(|other| compare(terms, other, front, text)) {
-            terms[term as usize].things.insert(number);
+            match &mut terms[term as usize].things {
+                Some(things) => _ = things.insert(number),
+                none => {
+                    let other = std::mem::replace(&mut only[term as usize], SEVERAL);
+                    *none = Some(Box::new([other, number].into_iter().collect()));
+                }
+            }
             return term;
         }
-        let new = Term { name, text: text.into(), things: Things::One(number) };
+        let new = Term { name, text: text.into(), things: None };
         let term = place(terms, &mut self.free_terms, new);
+        match only.get_mut(term as usize) {
+            Some(only) => *only = number,
+            None => only.push(number),
+        }
         of.texts.insert(entry(text, term), |other| compare(terms, other, front, text));
         of.terms.insert(term);
         self.grams.insert(text, term);
@@ -340,16 +352,22 @@ impl Index {
 
     /// Notes that a thing has a string no longer; gives the name.
     fn forget_text(&mut self, term: u32, number: u32) -> u32 {
-        let Self { terms, names, .. } = self;
+        let Self { terms, names, only, .. } = self;
         let name = terms[term as usize].name;
         let of = &mut names[name as usize];
         of.strings -= 1;
-        terms[term as usize].things.remove(number);
-        if terms[term as usize].things.len() == 0 {
-            let text = terms[term as usize].text.clone();
+        let things = &mut terms[term as usize].things;
+        if let Some(set) = things {
+            set.remove(number);
+            if let (1, Some(other)) = (set.len(), set.min()) {
+                only[term as usize] = other;
+                *things = None;
+            }
+        } else {
+            let text = std::mem::take(&mut terms[term as usize].text);
             let front = entry(&text, term);
-            of.texts.remove(|other| compare(terms, other, front, &text));
-            terms[term as usize].text = Box::default();
+            // The one of its name that is it needs no comparing.
+            of.texts.remove(|other| if other == front { Ordering::Equal } else { compare(terms, other, front, &text) });
             of.terms.remove(term);
             self.grams.remove(&text, term);
             self.free_terms.push(term);
@@ -371,6 +389,14 @@ fn value(tag: &Tag) -> Option<Value<'_>> {
         _ if tag.is(KEY) => None,
         TagValue::Str(text) => Some(Value::Text(text)),
         TagValue::Num(number) => number.is_finite().then(|| Value::Number(ordered(*number))),
+    }
+}
+
+/// Whether a tag can be told as it was said: zeros are one here, and there are two.
+fn is_exact(tag: &Tag) -> bool {
+    match tag.value {
+        TagValue::Str(_) => true,
+        TagValue::Num(number) => number != 0.0 || number.is_sign_positive(),
     }
 }
 
@@ -421,9 +447,9 @@ fn words_bytes(words: &[u32]) -> usize {
 
 /// A term: at its place and in the order, and three bytes for each three letters.
 const fn term_bytes(text: &str) -> usize {
-    slots(size_of::<Term>()) + slots(size_of::<[u32; 3]>()) + heap(text.len()) + 3 * text.len()
+    slots(size_of::<Term>() + size_of::<u32>()) + slots(size_of::<[u32; 3]>()) + heap(text.len()) + 3 * text.len()
 }
 
 const fn name_bytes(text: &str) -> usize {
-    slots(size_of::<Name>()) + slots(size_of::<(Box<str>, u32)>()) + 2 * heap(text.len())
+    slots(size_of::<Name>()) + slots(size_of::<(Box<str>, Vec<u32>)>()) + 3 * heap(text.len()) + heap(size_of::<u32>())
 }

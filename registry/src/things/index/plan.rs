@@ -4,14 +4,15 @@
 //! [`Budget`].
 #![expect(clippy::indexing_slicing, reason = "numbers come from the index itself")]
 
-use std::time::Instant;
+use std::fmt;
+use std::time::{Duration, Instant};
 
 use plaza_core::thing::{Operator, Side, Test};
 
 use super::bits::Bits;
-use super::check::{Check, NameCheck, Span};
+use super::check::{Check, NameCheck, Patterns, Span};
 use super::grams::Piece;
-use super::listing::{Index, Name, Stored, Things, stored};
+use super::listing::{Index, Name, SEVERAL, Stored, compare_bytes, stored};
 use super::sorted::{Place, Sorted};
 use super::{Found, Query, SearchError};
 
@@ -35,23 +36,51 @@ const COMPILE: u64 = 2_000_000;
 const PROBE: usize = 4_096;
 /// Terms of which the things are counted; of more they are guessed.
 const COUNTED: usize = 32;
-/// Steps between two looks at the clock, a check of a regular expression being many.
+/// Steps between two looks at the clock.
 const CLOCK_STEPS: u32 = 256;
-const PATTERN_STEPS: u32 = CLOCK_STEPS / 4;
+/// A single one may take milliseconds: the clock is looked at before each.
+const PATTERN_STEPS: u32 = CLOCK_STEPS;
 
 /// How much work a search may be.
-#[derive(Debug, Clone, Copy)]
-pub struct Budget {
+#[derive(Debug)]
+pub struct Budget<'a> {
     work_left: u64,
     until: Option<Instant>,
     steps: u32,
+    patterns: Patterns,
+    turns: Option<Turns<'a>>,
 }
 
-impl Budget {
+/// What is done now and then while a search goes on.
+struct Turns<'a> {
+    every: Duration,
+    next: Instant,
+    between: &'a mut dyn FnMut(),
+}
+
+impl fmt::Debug for Turns<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Turns").field("every", &self.every).finish_non_exhaustive()
+    }
+}
+
+impl<'a> Budget<'a> {
     /// Work, in about nanoseconds; and when it is over in any case, since some regular expressions and masks take much
     /// longer than others.
     pub const fn new(work: u64, until: Option<Instant>) -> Self {
-        Self { work_left: work, until, steps: 0 }
+        Self { work_left: work, until, steps: 0, patterns: Patterns::DEFAULT, turns: None }
+    }
+
+    /// What its regular expressions may take.
+    #[must_use]
+    pub const fn with_patterns(self, patterns: Patterns) -> Self {
+        Self { patterns, ..self }
+    }
+
+    /// Goes on in turns of about that length, between which something else is done, whose time does not count.
+    #[must_use]
+    pub fn in_turns(self, every: Duration, between: &'a mut dyn FnMut()) -> Self {
+        Self { turns: Some(Turns { every, next: Instant::now() + every, between }), ..self }
     }
 
     fn spend(&mut self, work: u64) -> Result<(), SearchError> {
@@ -67,11 +96,26 @@ impl Budget {
         self.steps += steps;
         if self.steps >= CLOCK_STEPS {
             self.steps = 0;
-            if self.until.is_some_and(|until| Instant::now() >= until) {
-                return Err(SearchError::TooMuch);
-            }
+            self.look_at_clock()?;
         }
         self.work_left = self.work_left.checked_sub(work).ok_or(SearchError::TooMuch)?;
+        Ok(())
+    }
+
+    fn look_at_clock(&mut self) -> Result<(), SearchError> {
+        if self.until.is_none() && self.turns.is_none() {
+            return Ok(());
+        }
+        let now = Instant::now();
+        if self.until.is_some_and(|until| now >= until) {
+            return Err(SearchError::TooMuch);
+        }
+        if let Some(turns) = self.turns.as_mut().filter(|turns| now >= turns.next) {
+            (turns.between)();
+            let after = Instant::now();
+            turns.next = after + turns.every;
+            self.until = self.until.map(|until| until + (after - now));
+        }
         Ok(())
     }
 }
@@ -120,15 +164,18 @@ impl Index {
     ///
     /// # Errors
     /// [`SearchError::TooMuch`], [`SearchError::BadPattern`].
-    pub fn search(&self, search: &Query, budget: &mut Budget) -> Result<Found, SearchError> {
+    pub fn search(&self, search: &Query, budget: &mut Budget<'_>) -> Result<Found, SearchError> {
         let Some(plans) = self.plans(&search.operators, budget)? else { return Ok(Found::default()) };
         let page = self.fill(&plans, search, budget)?;
+        if let Some((told, is_cut)) = search.telling.and_then(|telling| self.tell(&page.things, telling)) {
+            return Ok(Found { things: Vec::new(), told: Some(told), more: page.more || is_cut });
+        }
         let things = page.things.iter().filter_map(|&number| self.whose(number)).collect();
-        Ok(Found { things, more: page.more })
+        Ok(Found { things, told: None, more: page.more })
     }
 
     /// A plan for each operator, the one that finds least first; `None` if nothing can pass them all.
-    fn plans(&self, operators: &[Operator], budget: &mut Budget) -> Result<Option<Vec<Plan>>, SearchError> {
+    fn plans(&self, operators: &[Operator], budget: &mut Budget<'_>) -> Result<Option<Vec<Plan>>, SearchError> {
         let mut plans = Vec::with_capacity(operators.len());
         let mut is_possible = true;
         for operator in operators {
@@ -136,12 +183,16 @@ impl Index {
             if matches!(operator.test, Test::StrRegEx(_)) {
                 budget.step(CLOCK_STEPS, COMPILE)?;
             }
-            let check = Check::new(&operator.test)?;
+            let check = Check::new(&operator.test, budget.patterns)?;
             let names = match NameCheck::new(operator) {
-                NameCheck::One(name) => self.named(&name).into_iter().collect(),
+                NameCheck::One(name) => {
+                    let mut names = self.named(&name).to_vec();
+                    names.sort_unstable();
+                    names
+                }
                 NameCheck::Many(mask) => {
                     budget.spend(NAME * self.names.len() as u64)?;
-                    let is_meant = |name: &Name| name.tags > 0 && mask.matches(&name.text);
+                    let is_meant = |name: &Name| name.tags > 0 && mask.matches(&name.folded);
                     (0_u32..).zip(&self.names).filter(|(_, name)| is_meant(name)).map(|(number, _)| number).collect()
                 }
             };
@@ -158,7 +209,7 @@ impl Index {
         Ok(is_possible.then_some(plans))
     }
 
-    fn plan(&self, check: Check, names: Vec<u32>, budget: &mut Budget) -> Result<Plan, SearchError> {
+    fn plan(&self, check: Check, names: Vec<u32>, budget: &mut Budget<'_>) -> Result<Plan, SearchError> {
         let pieces = pieces(&check);
         let (mut things, mut work) = (0, 0);
         budget.spend(NAME * names.len() as u64)?;
@@ -176,7 +227,7 @@ impl Index {
             let terms = self.grams.estimate(&pieces, count as u64);
             let found = if count <= COUNTED {
                 let terms = places.iter().flat_map(|&(from, to)| name.texts.between(from, to));
-                terms.map(|[.., term]| self.terms[term as usize].things.len()).sum()
+                terms.map(|[.., term]| self.having(term)).sum()
             } else {
                 (terms * u64::from(name.strings)).div_ceil(name.texts.len() as u64)
             };
@@ -192,7 +243,7 @@ impl Index {
     }
 
     /// Finds the page.
-    fn fill(&self, plans: &[Plan], search: &Query, budget: &mut Budget) -> Result<Page, SearchError> {
+    fn fill(&self, plans: &[Plan], search: &Query, budget: &mut Budget<'_>) -> Result<Page, SearchError> {
         let all = self.things.len();
         let want = search.offset.saturating_add(search.max).saturating_add(1) as u64;
         let least = plans.first().map_or(self.len() as u64, |plan| plan.things);
@@ -240,7 +291,7 @@ impl Index {
         numbers: impl Iterator<Item = u32>,
         plans: impl IntoIterator<Item = &'a Plan> + Clone,
         page: &mut Page,
-        budget: &mut Budget,
+        budget: &mut Budget<'_>,
     ) -> Result<bool, SearchError> {
         for number in numbers {
             if self.passes_all(number, plans.clone(), budget)? && page.take(number) {
@@ -254,7 +305,7 @@ impl Index {
         &self,
         number: u32,
         plans: impl IntoIterator<Item = &'a Plan>,
-        budget: &mut Budget,
+        budget: &mut Budget<'_>,
     ) -> Result<bool, SearchError> {
         let Some(thing) = &self.things[number as usize] else { return Ok(false) };
         for plan in plans {
@@ -265,7 +316,7 @@ impl Index {
         Ok(true)
     }
 
-    fn passes(&self, words: &[u32], plan: &Plan, budget: &mut Budget) -> Result<bool, SearchError> {
+    fn passes(&self, words: &[u32], plan: &Plan, budget: &mut Budget<'_>) -> Result<bool, SearchError> {
         budget.spend(LOOK)?;
         let is_meant = |name: u32| match *plan.names {
             [only] => name == only,
@@ -294,7 +345,7 @@ impl Index {
     }
 
     /// All the things that pass an operator.
-    fn gather(&self, plan: &Plan, budget: &mut Budget) -> Result<Bits, SearchError> {
+    fn gather(&self, plan: &Plan, budget: &mut Budget<'_>) -> Result<Bits, SearchError> {
         let mut found = Bits::none(self.things.len());
         let pieces = pieces(&plan.check);
         for &name in &plan.names {
@@ -338,7 +389,7 @@ impl Index {
         terms: impl Iterator<Item = u32>,
         check: &Check,
         found: &mut Bits,
-        budget: &mut Budget,
+        budget: &mut Budget<'_>,
     ) -> Result<(), SearchError> {
         for term in terms {
             budget.spend(TERM)?;
@@ -350,13 +401,13 @@ impl Index {
         Ok(())
     }
 
-    fn add_things(&self, term: u32, found: &mut Bits, budget: &mut Budget) -> Result<(), SearchError> {
-        match &self.terms[term as usize].things {
-            Things::One(number) => found.insert(*number),
-            Things::Set(set) => {
-                budget.spend(INSERT * set.len())?;
-                set.iter().for_each(|number| found.insert(number));
-            }
+    fn add_things(&self, term: u32, found: &mut Bits, budget: &mut Budget<'_>) -> Result<(), SearchError> {
+        let only = self.only[term as usize];
+        if only != SEVERAL {
+            found.insert(only);
+        } else if let Some(things) = &self.terms[term as usize].things {
+            budget.spend(INSERT * things.len())?;
+            things.iter().for_each(|number| found.insert(number));
         }
         Ok(())
     }
@@ -367,15 +418,17 @@ impl Index {
         let front = match check {
             Check::Num(_) => return [(texts.start(), texts.start()); 2],
             Check::Str(span) => {
-                let is_before = |[.., term]: [u32; 3]| span.is_before(|end| self.text(term).cmp(end));
-                let is_behind = |[.., term]: [u32; 3]| span.is_behind(|end| self.text(term).cmp(end));
+                let is_before = |entry| span.is_before(|end| compare_bytes(&self.terms, entry, end));
+                let is_behind = |entry| span.is_behind(|end| compare_bytes(&self.terms, entry, end));
                 return places(texts, is_before, is_behind, span.side);
             }
             Check::Mask(mask) => mask.front(),
             Check::RegEx(..) => &[],
         };
-        let is_before = |[.., term]: [u32; 3]| self.text(term) < front;
-        let is_behind = |[.., term]: [u32; 3]| self.text(term) > front && !self.text(term).starts_with(front);
+        let is_before = |entry| compare_bytes(&self.terms, entry, front).is_lt();
+        let is_behind = |entry: [u32; 3]| {
+            compare_bytes(&self.terms, entry, front).is_gt() && !self.text(entry[2]).starts_with(front)
+        };
         places(texts, is_before, is_behind, Side::Inside)
     }
 }

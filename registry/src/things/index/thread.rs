@@ -16,9 +16,9 @@ use std::{fmt, io, thread};
 
 use crossbeam::channel::{Receiver, Sender, TryRecvError, TrySendError, bounded};
 use plaza_core::jid::Jid;
-use plaza_core::thing::NodeName;
+use plaza_core::thing::{NodeName, Test};
 
-use super::{Budget, Found, Index, Query, SearchError};
+use super::{Budget, Found, Index, Patterns, Query, SearchError};
 use crate::store::{Lookup, Pair, Run, Store, StoreError, Table, key};
 use crate::things::record;
 use crate::things::thing_key;
@@ -30,6 +30,8 @@ const FILL_THINGS: usize = 1_024;
 const FILL_BYTES: usize = 1 << 20;
 /// Changes taken together, and between two searches.
 const CHANGES: usize = 256;
+/// Searches answered between two turns of one that takes long: it goes on, however many come.
+const BETWEEN_MAX: usize = 16;
 /// How long a store that is busy is left alone.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -49,6 +51,11 @@ pub struct Limits {
     pub search_work_max: u64,
     /// Time of a search that has to try a regular expression on many strings. Default 100 ms.
     pub search_time_max: Duration,
+    /// After how long of a search those that wait and have no regular expression are answered. Default 5 ms: what a search is
+    /// to take.
+    pub search_turn: Duration,
+    /// What regular expressions may take.
+    pub patterns: Patterns,
 }
 
 impl Default for Limits {
@@ -60,6 +67,8 @@ impl Default for Limits {
             page_things_max: 100,
             search_work_max: 50_000_000,
             search_time_max: Duration::from_millis(100),
+            search_turn: Duration::from_millis(5),
+            patterns: Patterns::DEFAULT,
         }
     }
 }
@@ -137,6 +146,7 @@ pub fn spawn<S: Store + Send + 'static>(store: S, limits: Limits) -> io::Result<
         shared: shared.clone(),
         index: Index::default(),
         questions: VecDeque::new(),
+        put_aside: None,
         fill: None,
         noted: HashSet::new(),
     };
@@ -247,6 +257,8 @@ struct Worker<S> {
     shared: Arc<Shared>,
     index: Index,
     questions: VecDeque<Question>,
+    /// What came while a search went on, and has to wait for its end: a change, which what comes behind it must see.
+    put_aside: Option<Job>,
     /// The page on its way; `None` once all was read.
     fill: Option<Fill>,
     /// Keys of what changed since that page was asked for.
@@ -304,7 +316,9 @@ impl<S: Store> Worker<S> {
     /// Takes what there is, and sleeps only if there is nothing else to do.
     fn take_jobs(&mut self) -> Result<Vec<(Jid, NodeName)>, Closed> {
         let mut changed = Vec::new();
-        if self.fill.is_none() && self.questions.is_empty() {
+        if let Some(job) = self.put_aside.take() {
+            self.sort(job, &mut changed);
+        } else if self.fill.is_none() && self.questions.is_empty() {
             let job = self.jobs.recv().map_err(|_| Closed)?;
             self.sort(job, &mut changed);
         }
@@ -414,11 +428,48 @@ impl<S: Store> Worker<S> {
         Ok(Some(next))
     }
 
-    fn answer(&self, Question { search, promise, permit }: Question) {
-        let limits = &self.shared.limits;
-        let mut budget = Budget::new(limits.search_work_max, Some(Instant::now() + limits.search_time_max));
+    /// Answers a search; in between, should it take long, those of others that wait.
+    fn answer(&mut self, question: Question) {
+        let Self { jobs, shared, index, questions, put_aside, .. } = self;
+        let limits = &shared.limits;
+        let mut between = || {
+            // Who comes behind a change sees it, and so has to wait.
+            while put_aside.is_none()
+                && let Ok(job) = jobs.try_recv()
+            {
+                match job {
+                    Job::Search(question) => questions.push_back(question),
+                    Job::Changed(..) => *put_aside = Some(job),
+                }
+            }
+            for _ in 0..BETWEEN_MAX {
+                let Some(next) = questions.iter().position(Question::is_short) else { return };
+                if let Some(question) = questions.remove(next) {
+                    question.answer(index, limits.budget());
+                }
+            }
+        };
+        question.answer(index, limits.budget().in_turns(limits.search_turn, &mut between));
+    }
+}
+
+impl Limits {
+    fn budget<'a>(&self) -> Budget<'a> {
+        let until = Instant::now() + self.search_time_max;
+        Budget::new(self.search_work_max, Some(until)).with_patterns(self.patterns)
+    }
+}
+
+impl Question {
+    /// Whether its work is what it is counted as, and so short.
+    fn is_short(&self) -> bool {
+        !self.search.operators.iter().any(|operator| matches!(operator.test, Test::StrRegEx(_)))
+    }
+
+    fn answer(self, index: &Index, mut budget: Budget<'_>) {
+        let Self { search, promise, permit } = self;
         // A search only reads, so that nothing is torn by one that panics; its promise is dropped, which answers it.
-        let found = catch_unwind(AssertUnwindSafe(|| self.index.search(&search, &mut budget)));
+        let found = catch_unwind(AssertUnwindSafe(|| index.search(&search, &mut budget)));
         // Whoever is answered may search again.
         drop(permit);
         match found {

@@ -6,7 +6,7 @@ use plaza_core::thing::NodeName;
 use super::super::testing::{LAMP, OTHER, OWNER, RACK, World};
 use super::super::{AssignError, State, assign, enforce, forget, load_all, owned, release};
 use crate::accounts;
-use crate::store::{Store, Table};
+use crate::store::{Store, StoreError, Table};
 use crate::testing::jid;
 use crate::wait::block_on;
 
@@ -85,6 +85,9 @@ fn nothing_is_left_of_an_account_that_goes_and_what_it_owned_is_nobodys() {
         }
     }
     world.set(OWNER, "<register id='own' selfOwned='1'/>").unwrap();
+    // What it has is let go of first: the index would list it for ever.
+    let removed = block_on(accounts::remove(&world.store, jid(OWNER).as_jid().bare()));
+    assert_eq!(removed, Err(accounts::AccountError::Store(StoreError::Busy)));
     let go = |account: &str| {
         let account = jid(account).bare();
         let changed = block_on(forget(&world.config.things, &world.store, account.as_jid(), world.now)).unwrap();

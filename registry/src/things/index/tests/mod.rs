@@ -6,7 +6,9 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::time::Instant;
 
+use plaza_core::iot::Generation;
 use plaza_core::jid::Jid;
+use plaza_core::thing::wire::{self, Style};
 use plaza_core::thing::{Comparison, NodeName, Operator, Range, Side, Tag, TagValue, Test};
 use proptest::prelude::*;
 
@@ -42,7 +44,7 @@ fn thing(number: usize) -> (Jid, NodeName) {
 }
 
 fn found(index: &Index, operators: &[Operator]) -> Vec<String> {
-    let search = Query { operators: operators.to_vec(), offset: 0, max: 100 };
+    let search = Query { operators: operators.to_vec(), offset: 0, max: 100, telling: None };
     let found = index.search(&search, &mut Budget::new(PLENTY, None)).unwrap();
     assert!(!found.more);
     found.things.iter().map(|(jid, _)| jid.as_str().split('@').next().unwrap().to_owned()).collect()
@@ -211,7 +213,7 @@ fn any_operator() -> impl Strategy<Value = Operator> {
 /// Checks that the same things are found, and the same on pages of any size.
 fn check(index: &Index, expected: &BTreeMap<usize, Vec<Tag>>, operators: &[Operator]) -> Result<(), TestCaseError> {
     let search = |offset, max| {
-        let search = Query { operators: operators.to_vec(), offset, max };
+        let search = Query { operators: operators.to_vec(), offset, max, telling: None };
         index.search(&search, &mut Budget::new(PLENTY, None)).unwrap()
     };
     let all = search(0, usize::MAX);
@@ -293,12 +295,12 @@ proptest! {
             expected.insert(number, tags);
         }
         let find = |operators: &[Operator]| {
-            let search = Query { operators: operators.to_vec(), offset: 0, max: usize::MAX };
+            let search = Query { operators: operators.to_vec(), offset: 0, max: usize::MAX, telling: None };
             let found = index.search(&search, &mut Budget::new(PLENTY, None)).unwrap();
             let of = expected.values().filter(|tags| is_found(tags, operators)).count();
             prop_assert_eq!(found.things.len(), of, "{:?}", operators);
             for page in [0, of / 2] {
-                let search = Query { operators: operators.to_vec(), offset: page, max: 10 };
+                let search = Query { operators: operators.to_vec(), offset: page, max: 10, telling: None };
                 let part = index.search(&search, &mut Budget::new(PLENTY, None)).unwrap();
                 prop_assert_eq!(&part.things[..], found.things.iter().skip(page).take(10).cloned().collect::<Vec<_>>());
                 prop_assert_eq!(part.more, of > page + 10);
@@ -359,6 +361,57 @@ fn a_tag_of_the_other_type_and_one_that_is_not_there_never_match() {
 }
 
 #[test]
+fn a_page_is_told_as_it_was_said_or_left_to_the_store() {
+    let mut index = Index::default();
+    let (lamp, rack) = (jid("lamp@things.example"), jid("rack@things.example"));
+    let node = NodeName { id: "1".into(), source: "m".into(), partition: "p".into() };
+    let said = [text("Sn", "<1>"), number("V", -2.5), text("x:Y", ""), number("big", 1e300)];
+    let also = [text("SN", "<1>"), text("other", "'")];
+    let tell = |index: &Index, generation, bytes_max| {
+        let telling = Telling { style: Style::of(generation), bytes_max };
+        let search = Query { operators: vec![equal("SN", "<1>")], offset: 0, max: 9, telling: Some(telling) };
+        index.search(&search, &mut Budget::new(PLENTY, None)).unwrap()
+    };
+    index.put(lamp.as_jid(), &NodeName::default(), &said);
+    index.put(rack.as_jid(), &node, &also);
+    for generation in [Generation::Ieee, Generation::Nf, Generation::Nfi] {
+        let (style, mut written) = (Style::of(generation), Vec::new());
+        wire::thing(&mut written, style, lamp.as_jid(), &NodeName::default(), None, &said);
+        let one = written.len();
+        wire::thing(&mut written, style, rack.as_jid(), &node, None, &also);
+        let all = Found { things: Vec::new(), told: Some(written.clone()), more: false };
+        assert_eq!(tell(&index, generation, written.len()), all);
+        // Half of the second is none, and the first is told whatever fits.
+        let first = Found { told: Some(written[..one].to_vec()), more: true, ..all };
+        assert_eq!(tell(&index, generation, written.len() - 1), first);
+        assert_eq!(tell(&index, generation, 1), first);
+    }
+    // Whose it is the index does not know.
+    let names = || vec![(lamp.clone(), NodeName::default()), (rack.clone(), node.clone())];
+    let read = || Found { things: names(), told: None, more: false };
+    assert_eq!(tell(&index, Generation::Xsf, 1_000), read());
+    // Nor what it keeps otherwise than it was said, or not at all.
+    for odd in [number("Z", -0.0), number("I", f64::INFINITY), text("sN", "again"), text("KEY", "4857")] {
+        index.put(rack.as_jid(), &node, &[also[0].clone(), odd.clone()]);
+        assert_eq!(tell(&index, Generation::Nf, 1_000), read(), "{odd:?}");
+        index.put(rack.as_jid(), &node, &also[..1]);
+        assert!(tell(&index, Generation::Nf, 1_000).told.is_some(), "{odd:?}");
+    }
+    index.put(rack.as_jid(), &node, &[number("Z", -0.0), also[0].clone()]);
+    index.remove(rack.as_jid(), &node);
+    index.put(rack.as_jid(), &node, &[text("sn", "<1>"), number("Z", 0.0)]);
+    let mut written = Vec::new();
+    let style = Style::of(Generation::Nf);
+    wire::thing(&mut written, style, lamp.as_jid(), &NodeName::default(), None, &said);
+    wire::thing(&mut written, style, rack.as_jid(), &node, None, &[text("sn", "<1>"), number("Z", 0.0)]);
+    assert_eq!(tell(&index, Generation::Nf, 1_000).told, Some(written), "each as it spells it");
+    // Another spelling is another saying.
+    index.put(rack.as_jid(), &node, &[text("SN", "<1>"), number("Z", 0.0)]);
+    let told = String::from_utf8(tell(&index, Generation::Nf, 1_000).told.unwrap()).unwrap();
+    assert!(told.contains("Sn") && told.contains("SN") && !told.contains("sn"), "{told}");
+}
+
+#[test]
 fn things_stay_in_their_order_while_others_come_and_go() {
     let mut index = Index::default();
     let put = |index: &mut Index, name: &str, sn: &str| {
@@ -385,7 +438,7 @@ fn a_search_that_takes_too_much_work_ends() {
     }
     let search = |pattern: &str, work, until| {
         let operators = vec![operator("SN", Test::StrRegEx(pattern.into()))];
-        index.search(&Query { operators, offset: 0, max: 10 }, &mut Budget::new(work, until))
+        index.search(&Query { operators, offset: 0, max: 10, telling: None }, &mut Budget::new(work, until))
     };
     // Nothing has to stand in what it matches, and nothing matches.
     let pattern = "[^0-9a-f]+|[0-9]{40}";
@@ -394,7 +447,8 @@ fn a_search_that_takes_too_much_work_ends() {
     assert_eq!(search(pattern, PLENTY, None), Ok(Found::default()));
     assert!(search("[0-9a-f]+", 4_000_000, None).unwrap().more, "the first things fill the page");
     let operators = vec![operator("SN", Test::StrRegEx("[^a]{8}".into())); 32];
-    let many = index.search(&Query { operators, offset: 0, max: 10 }, &mut Budget::new(50_000_000, None));
+    let many =
+        index.search(&Query { operators, offset: 0, max: 10, telling: None }, &mut Budget::new(50_000_000, None));
     assert_eq!(many, Err(SearchError::TooMuch), "to compile them is work");
     assert_eq!(search(".*xyz.*", 4_000_000, None), Ok(Found::default()), "what has to stand in it is nowhere");
 }

@@ -6,10 +6,10 @@ use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use plaza_core::jid::Jid;
-use plaza_core::thing::NodeName;
+use plaza_core::thing::{NodeName, Test};
 
 use super::super::*;
-use super::{equal, text, thing};
+use super::{equal, operator, text, thing};
 use crate::store::memory::MemoryStore;
 use crate::store::{self, Batch, CommitError, Lookup, Pair, Run, Store, StoreError, Table, Write};
 use crate::testing::jid;
@@ -27,7 +27,7 @@ fn keep(store: &MemoryStore, things: impl IntoIterator<Item = ThingRecord>) {
 
 fn sn(handle: &Handle, value: &str) -> Result<Found, SearchError> {
     let asker = jid("asker@things.example/home");
-    block_on(handle.search(&asker, Query { operators: vec![equal("SN", value)], offset: 0, max: 1_000 }))
+    block_on(handle.search(&asker, Query { operators: vec![equal("SN", value)], offset: 0, max: 1_000, telling: None }))
 }
 
 fn until(mut is_so: impl FnMut() -> bool) {
@@ -83,7 +83,7 @@ fn a_change_during_the_fill_wins_and_searches_wait_for_its_end() {
     until(|| things.held() == 1);
     // The page is read as it is now; what changes next is told of while it is on its way.
     let asker = self::jid("asker@things.example");
-    let search = Query { operators: vec![equal("SN", "old")], offset: 0, max: 1 };
+    let search = Query { operators: vec![equal("SN", "old")], offset: 0, max: 1, telling: None };
     let mut old = pin!(index.search(&asker, search));
     assert!(old.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
     assert!(!index.progress().is_filled);
@@ -99,12 +99,51 @@ fn a_change_during_the_fill_wins_and_searches_wait_for_its_end() {
 }
 
 #[test]
+fn who_searches_briefly_need_not_wait_for_who_searches_long() {
+    let things = MemoryStore::new();
+    let all = (0..20_000).map(|number| {
+        let (jid, node) = thing(number);
+        record(&jid, &node, &format!("{number:x}"))
+    });
+    keep(&things, all);
+    let plenty = Duration::from_secs(60);
+    let limits = Limits {
+        search_turn: Duration::from_micros(100),
+        search_time_max: plenty,
+        search_work_max: u64::MAX,
+        ..Limits::default()
+    };
+    let index = spawn(things.clone(), limits).unwrap();
+    assert_eq!(sn(&index, "ff").unwrap().things.len(), 1);
+    let pending = |search: &mut std::pin::Pin<&mut dyn Future<Output = _>>| {
+        search.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending()
+    };
+    // All values are tried, and none matches.
+    let tests = vec![operator("SN", Test::StrRegEx("([0-9a-f]{1,3})+[^0-9a-f]".into()))];
+    let search = Query { operators: tests, offset: 0, max: 10, telling: None };
+    let (one, two) = (jid("one@things.example"), jid("two@things.example"));
+    let mut long: std::pin::Pin<&mut dyn Future<Output = _>> = pin!(index.search(&one, search.clone()));
+    let mut longer: std::pin::Pin<&mut dyn Future<Output = _>> = pin!(index.search(&two, search));
+    for _ in 0..3 {
+        assert_eq!(sn(&index, "ff").unwrap().things.len(), 1);
+    }
+    assert!(pending(&mut long) && pending(&mut longer), "three were answered meanwhile");
+    // What was changed before is seen, whoever goes on.
+    let (jid, node) = thing(0xff);
+    keep(&things, [record(&jid, &node, "new")]);
+    block_on(index.changed(&jid, &node));
+    assert_eq!(sn(&index, "new").unwrap().things.len(), 1);
+    assert_eq!(sn(&index, "ff"), Ok(Found::default()));
+    assert_eq!([block_on(long), block_on(longer)], [Ok(Found::default()), Ok(Found::default())]);
+}
+
+#[test]
 fn searches_under_way_are_bounded_for_one_and_for_all() {
     let things = MemoryStore::new();
     things.hold();
     let index = spawn(things.clone(), Limits { searches_max: 6, ..Limits::default() }).unwrap();
     let ask = |who: &str| {
-        let search = Query { operators: vec![equal("SN", "1")], offset: 0, max: 1 };
+        let search = Query { operators: vec![equal("SN", "1")], offset: 0, max: 1, telling: None };
         index.search(&jid(&format!("{who}@things.example/r")), search)
     };
     let first: Vec<_> = (0..4).map(|_| ask("one")).collect();
