@@ -6,6 +6,7 @@
 
 mod change;
 mod claims;
+mod guesses;
 pub mod index;
 mod life;
 mod notices;
@@ -23,6 +24,7 @@ use std::sync::Arc;
 
 pub use self::change::{acknowledged, asked_for_decision, settle};
 pub(crate) use self::change::{missed, none_registered, uncount};
+use self::guesses::Guesses;
 pub use self::life::Notice;
 pub use self::notices::{Told, untold};
 pub(crate) use self::operate::let_go;
@@ -43,7 +45,7 @@ pub struct Limits {
     /// `resource-constraint`.
     pub things_per_account_max: u32,
     /// Claims of one account, and of things of one maker and serial number, that may fail in a minute. Default 10. Beyond it
-    /// none succeeds.
+    /// none succeeds; but of a thing as many again may fail of accounts that have hardly failed (`guesses`).
     pub failed_claims_per_minute_max: u32,
     /// Searches of one account in a second. Default 5. Beyond it a search is `resource-constraint`.
     pub searches_per_second_max: u32,
@@ -81,18 +83,14 @@ pub struct Config {
     pub limits: Limits,
     /// The index of what strangers find; without one, nobody can search.
     index: Option<Arc<dyn Search>>,
-    /// Accounts that claim.
-    claimants: Throttle,
-    /// What they claim.
-    claimed: Throttle,
+    guesses: Guesses,
     searchers: Throttle,
 }
 
 impl Config {
     /// A configuration in which nobody tried anything yet.
     pub fn new(limits: Limits, index: Option<Arc<dyn Search>>) -> Self {
-        let claims = || Throttle::new(limits.failed_claims_per_minute_max, 60_000);
         let searchers = Throttle::new(limits.searches_per_second_max, 1_000);
-        Self { limits, index, claimants: claims(), claimed: claims(), searchers }
+        Self { limits, index, guesses: Guesses::new(&limits), searchers }
     }
 }

@@ -140,12 +140,9 @@ async fn mine<S: Store>(
     style: Style,
     now: u64,
 ) -> Result<Answer, Condition> {
-    let claimant = [caller.as_str()];
     let maker = maker(tags);
     let maker: Option<Vec<&str>> = maker.as_ref().map(|parts| parts.iter().map(String::as_str).collect());
-    let may_claim = config.claimants.take(&claimant, now);
-    // Who may not try any more cannot keep others from trying.
-    let may_be_claimed = may_claim && maker.as_deref().is_none_or(|maker| config.claimed.take(maker, now));
+    let guess = config.guesses.count(caller.as_str(), maker.as_deref(), now);
     let may_be_known = tags.key.is_some() || config.limits.claims_without_key && !tags.list.is_empty();
 
     let hash = claims::tags_hash(&tags.list);
@@ -156,14 +153,11 @@ async fn mine<S: Store>(
     let (first, again) = (first.await, again.await);
     let (first, again) = (first.map_err(|error| condition(&error))?, again.map_err(|error| condition(&error))?);
 
-    let found = first.filter(|_| may_be_known).or(again).filter(|_| may_be_claimed).ok_or(Condition::ItemNotFound)?;
+    let found = first.filter(|_| may_be_known).or(again).filter(|_| guess.counts).ok_or(Condition::ItemNotFound)?;
     let (jid, node) = &found;
     let event = Event::Claim { owner: caller, public, tags };
     let changed = change(config, store, Some(caller.as_jid()), (jid, node), event, now).await?;
-    config.claimants.give_back(&claimant, now);
-    if let Some(maker) = &maker {
-        config.claimed.give_back(maker, now);
-    }
+    config.guesses.forgive(guess, caller.as_str(), maker.as_deref(), now);
     Ok(Answer::said(text_bytes(|out| wire::claimed(out, style, jid.as_jid(), Some(node), public)), &changed, jid))
 }
 

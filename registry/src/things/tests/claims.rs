@@ -196,16 +196,25 @@ fn who_guesses_is_told_the_same_for_ever_and_gets_nothing() {
     for n in 0..1_000 {
         assert_eq!(world.set(OTHER, &wrong(n)), NOT_FOUND);
     }
-    // Now it would be right; and so it would be from another, of that thing.
+    // Now it would be right.
     assert_eq!(world.set(OTHER, &mine(SET)), NOT_FOUND);
-    assert_eq!(world.set(OWNER, &mine(SET)), NOT_FOUND);
     // Other things are not concerned, nor are others who claim.
     let another = "<str name='MAN' value='m'/><str name='SN' value='2'/><str name='KEY' value='k'/>";
     world.set(RACK, &format!("<register>{another}</register>")).unwrap();
     assert_eq!(world.set(OTHER, &mine(another)), NOT_FOUND);
     assert!(world.set(OWNER, &mine(another)).is_ok());
-    world.now += 6_000;
+    // Nor is who has not guessed, of that thing; who has failed a few times is.
+    for n in 0..3 {
+        assert_eq!(world.set(RACK, &wrong(n)), NOT_FOUND);
+    }
+    assert_eq!(world.set(RACK, &mine(SET)), NOT_FOUND);
+    assert_eq!(world.set(OWNER, &wrong(0)), NOT_FOUND);
     assert!(world.set(OWNER, &mine(SET)).is_ok());
+    // After a while the guesser may go on, here as anywhere.
+    world.now += 6_000;
+    let third = another.replace("'2'", "'3'");
+    world.set(RACK, &format!("<register id='3'>{third}</register>")).unwrap();
+    assert!(world.set(OTHER, &mine(&third)).is_ok());
 }
 
 #[test]
