@@ -17,6 +17,8 @@ const SECOND_NS: f64 = 1e9;
 /// Generations of namespaces that clients speak.
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Namespaces {
+    /// urn:xmpp:iot:
+    Xmpp,
     /// urn:ieee:iot:
     Ieee,
     /// urn:nf:iot:
@@ -28,6 +30,7 @@ enum Namespaces {
 impl From<Namespaces> for Generation {
     fn from(namespaces: Namespaces) -> Self {
         match namespaces {
+            Namespaces::Xmpp => Self::Xsf,
             Namespaces::Ieee => Self::Ieee,
             Namespaces::Nf => Self::Nf,
             Namespaces::Nfi => Self::Nfi,
@@ -85,8 +88,9 @@ pub(super) struct CityArgs {
     /// The same seed makes the same city.
     #[arg(long, default_value_t = 1)]
     seed: u64,
-    /// Generations of namespaces, one of which each client speaks.
-    #[arg(long, value_enum, value_delimiter = ',', default_value = "nf")]
+    /// Generations of namespaces, one of which each client speaks; one that is given twice is spoken twice as often. The
+    /// first, xmpp, is spoken by devices alone.
+    #[arg(long, value_enum, value_delimiter = ',', default_values_t = [Namespaces::Xmpp, Namespaces::Nf, Namespaces::Nf, Namespaces::Nf])]
     namespaces: Vec<Namespaces>,
     /// Source addresses: 127.0.1.1-127.0.9.250 or a single one; picked by itself for a loopback server.
     #[arg(long, value_parser = parse_sources)]

@@ -15,8 +15,8 @@ use super::funnel::{Stage, Timing};
 use super::life::Life;
 use super::town::{Draw, Kind, Thing, Town, Who};
 use super::wire::{
-    self, CONTROL, Names, News, SECOND_NS, SENSOR, Turn, bare, categories, is_interface, is_of, is_true, node_of,
-    values, write_node, write_node_attrs,
+    self, CATEGORIES, CONTROL, Names, News, SECOND_NS, SENSOR, SHORT, Turn, bare, categories, fields, is_interface,
+    is_of, is_true, node_of, nodes, values, write_node, write_node_attrs,
 };
 
 /// How long a registration that was put off waits.
@@ -187,7 +187,7 @@ impl<'t> Device<'t> {
         let mut payload = Vec::new();
         payload.extend_from_slice(b"<register");
         write::attr(&mut payload, "xmlns", self.names.disco);
-        write_node_attrs(&mut payload, &thing.node);
+        write_node_attrs(&mut payload, self.names.spelling, &thing.node);
         payload.push(b'>');
         write_tags(&mut payload, thing);
         payload.extend_from_slice(b"</register>");
@@ -201,7 +201,7 @@ impl<'t> Device<'t> {
         let mut payload = Vec::new();
         payload.extend_from_slice(b"<update");
         write::attr(&mut payload, "xmlns", self.names.disco);
-        write_node_attrs(&mut payload, &thing.node);
+        write_node_attrs(&mut payload, self.names.spelling, &thing.node);
         payload.extend_from_slice(format!("><num name='READ' value='{}'/></update>", own.read).as_bytes());
         let registry = &self.town.registry;
         self.life.ask(turn, "set", registry, &payload, turn.now_ns, Ask::Update(at));
@@ -319,7 +319,7 @@ impl<'t> Device<'t> {
     fn on_request(&mut self, stanza: &Node, request: &Node, turn: &mut Turn<'_>) {
         let from = stanza.attr("from").unwrap_or_default();
         let id = stanza.attr("id").unwrap_or_default();
-        let node = request.children.iter().find(|child| child.name == "nd").map(node_of).unwrap_or_default();
+        let node = nodes(request).next().unwrap_or_default();
         let Some(at) = self.named(&node) else {
             return turn.refuse(Some(from), id, "item-not-found");
         };
@@ -343,16 +343,20 @@ impl<'t> Device<'t> {
         write::attr(&mut payload, "xmlns", self.names.device);
         write::attr(&mut payload, "jid", who);
         if name == "canRead" {
-            for category in categories(request) {
-                write::attr(&mut payload, category, "true");
+            let asked = categories(request);
+            for (category, name) in CATEGORIES.into_iter().zip(self.names.spelling.categories) {
+                if asked.contains(&category) {
+                    write::attr(&mut payload, name, "true");
+                }
             }
         }
         payload.push(b'>');
-        write_node(&mut payload, node);
+        write_node(&mut payload, self.names.spelling, node);
         if name == "canRead" {
-            for field in values(request, "f", "n") {
-                payload.extend_from_slice(b"<f");
-                write::attr(&mut payload, "n", field);
+            for field in fields(request) {
+                let (element, attr) = self.names.spelling.field;
+                payload.extend_from_slice(format!("<{element}").as_bytes());
+                write::attr(&mut payload, attr, field);
                 payload.extend_from_slice(b"/>");
             }
         } else {
@@ -370,10 +374,7 @@ impl<'t> Device<'t> {
     /// Does what was asked, as far as the decision goes; `None`: it is the owner who asks.
     fn perform(&mut self, task: &Task, decision: Option<&Node>, turn: &mut Turn<'_>) {
         let Some(thing) = self.thing(task.thing) else { return };
-        let is_named = |answer: &Node| {
-            thing.node.is_device()
-                || answer.children.iter().any(|child| child.name == "nd" && node_of(child) == thing.node)
-        };
+        let is_named = |answer: &Node| thing.node.is_device() || nodes(answer).any(|node| node == thing.node);
         if decision.is_some_and(|answer| !is_true(answer, "result")) {
             return turn.refuse(Some(&task.from), &task.id, "forbidden");
         }
@@ -389,8 +390,8 @@ impl<'t> Device<'t> {
     }
 
     fn read(&mut self, task: &Task, thing: &Thing, decision: Option<&Node>, turn: &mut Turn<'_>) {
-        let allowed = decision.map(|answer| (categories(answer), values(answer, "f", "n")));
-        let asked = values(&task.request, "f", "n");
+        let allowed = decision.map(|answer| (categories(answer), fields(answer)));
+        let asked = fields(&task.request);
         let wanted: Vec<&str> = categories(&task.request)
             .into_iter()
             .filter(|category| allowed.as_ref().is_none_or(|(categories, _)| categories.contains(category)))
@@ -423,7 +424,7 @@ impl<'t> Device<'t> {
         payload.push(b'>');
         if !thing.node.is_device() {
             payload.extend_from_slice(b"<nd");
-            write_node_attrs(&mut payload, &thing.node);
+            write_node_attrs(&mut payload, &SHORT, &thing.node);
             payload.push(b'>');
         }
         payload.extend_from_slice(format!("<ts v='{}'>", DateTime::from_unix_millis(turn.unix_ms)).as_bytes());

@@ -14,7 +14,9 @@ use super::device;
 use super::funnel::Timing;
 use super::life::Life;
 use super::town::{Draw, Thing, Town, Who};
-use super::wire::{self, Names, News, SECOND_NS, Turn, bare, categories, is_of, is_true, node_of, values, write_node};
+use super::wire::{
+    self, Names, News, SECOND_NS, SHORT, Turn, bare, categories, is_of, is_true, node_of, values, write_node,
+};
 
 /// Claims under way at once.
 const CLAIMS_MAX: usize = 8;
@@ -271,7 +273,7 @@ impl<'t> Owner<'t> {
         let style = self.town.draw(Draw::Style, u64::from(index) << 2 | u64::from(name == "canReadRule")) % 8;
         let mut rule = self.begin(name, question);
         rule.push(b'>');
-        write_node(&mut rule, &thing.node);
+        write_node(&mut rule, &SHORT, &thing.node);
         if style.is_multiple_of(2) {
             write_partial(&mut rule, question);
         }
@@ -421,7 +423,7 @@ mod tests {
         for index in 0..town.things.len() as u32 {
             let node = &town.things[index as usize].node;
             let mut nd = Vec::new();
-            write_node(&mut nd, node);
+            write_node(&mut nd, &SHORT, node);
             let nd = String::from_utf8(nd).unwrap();
             for (name, rest) in [
                 ("canRead", format!("m='true' i='true'>{nd}<f n='Serial'/>")),

@@ -13,7 +13,7 @@ use super::owner::Owner;
 use super::service::Service;
 use super::town::tests::census;
 use super::town::{Census, Town, Who};
-use super::wire::{News, SECOND_NS, Turn, bare, is_true, node_of};
+use super::wire::{LONG, News, SECOND_NS, SHORT, Turn, bare, is_true, node_of, nodes, write_node};
 
 /// What the registry has of a thing.
 #[derive(Default)]
@@ -202,8 +202,7 @@ impl Broker {
 
     fn decide(&mut self, device: &str, question: &str, asked: &Node) -> String {
         let remote = asked.attr("jid").unwrap();
-        let names: Vec<&Node> = asked.children.iter().filter(|child| child.name == "nd").collect();
-        let name = names.first().map(|nd| node_of(nd)).unwrap_or_default();
+        let name = nodes(asked).next().unwrap_or_default();
         let key = (question.to_owned(), device.to_owned(), name.clone(), remote.to_owned());
         let nd = if name.is_device() { String::new() } else { format!("<nd{}/>", attrs(&name)) };
         let categories = if question == "canRead" { " m='true' i='true'" } else { "" };
@@ -211,7 +210,8 @@ impl Broker {
         if !allowed && !self.questions.values().any(|open| *open == key) {
             self.sent += 1;
             let id = format!("key{}", self.sent);
-            let owner = self.things.get(&(device.to_owned(), name)).and_then(|record| record.owner.clone()).unwrap();
+            let owner =
+                self.things.get(&(device.to_owned(), name.clone())).and_then(|record| record.owner.clone()).unwrap();
             let ns = Interface::Owner.ns(Generation::Nf);
             let ask = format!(
                 "<{question} xmlns='{ns}' jid='{device}' remoteJid='{remote}' key='{id}'{categories}>{nd}</{question}>"
@@ -219,7 +219,15 @@ impl Broker {
             self.send(&owner, &format!("<message from='{}'>{ask}</message>", self.registry));
             self.questions.insert(id, key);
         }
+        // It is answered as it was asked.
         let ns = &asked.ns;
+        let spelling = if *ns == Interface::Device.ns(Generation::Xsf) { &LONG } else { &SHORT };
+        let mut nd = Vec::new();
+        write_node(&mut nd, spelling, &name);
+        let nd = String::from_utf8(nd).unwrap();
+        let [momentary, .., identity, _] = spelling.categories;
+        let categories =
+            if question == "canRead" { format!(" {momentary}='true' {identity}='true'") } else { String::new() };
         format!(
             "<{question}Response xmlns='{ns}' jid='{remote}' result='{allowed}'{categories}>{nd}</{question}Response>"
         )
@@ -347,8 +355,8 @@ impl<'t> Rehearsal<'t> {
 
 #[test]
 fn a_city_comes_as_far_as_it_is_planned_and_its_devices_come_back() {
-    let mixed = vec![Generation::Ieee, Generation::Nf, Generation::Nfi];
-    for (seed, friends, generations) in [(1, 1, vec![Generation::Nf]), (2, 2, mixed)] {
+    let mixed = Generation::ALL.to_vec();
+    for (seed, friends, generations) in [(1, 1, vec![Generation::Nf]), (2, 2, mixed), (3, 1, vec![Generation::Xsf])] {
         let town = Town::new(Census { seed, friends, generations, ..census(30) });
         let mut rehearsal = Rehearsal::new(&town);
         (0..town.accounts()).for_each(|account| rehearsal.come(account, 1));

@@ -13,7 +13,7 @@ use super::device;
 use super::funnel::{Stage, Timing};
 use super::life::Life;
 use super::town::{Kind, Thing, Town, Who};
-use super::wire::{self, Names, News, SECOND_NS, Turn, bare, node_of, write_node};
+use super::wire::{self, Names, News, SECOND_NS, SHORT, Turn, bare, node_of, write_node};
 
 /// How long somebody who was refused waits at first; then longer each time.
 const AGAIN_NS_MIN: u64 = 2 * SECOND_NS;
@@ -172,7 +172,7 @@ impl<'t> Service<'t> {
                 payload.extend_from_slice(b"<req");
                 write::attr(&mut payload, "xmlns", &self.names.sensor);
                 payload.extend_from_slice(format!(" id='{id}' m='true' i='true'>").as_bytes());
-                write_node(&mut payload, &thing.node);
+                write_node(&mut payload, &SHORT, &thing.node);
                 if index.is_multiple_of(3) {
                     let field = thing.kind.field().0;
                     payload.extend_from_slice(format!("<f n='{field}'/><f n='Serial'/>").as_bytes());
@@ -193,7 +193,7 @@ impl<'t> Service<'t> {
                 payload.extend_from_slice(b"<set");
                 write::attr(&mut payload, "xmlns", &self.names.control);
                 payload.push(b'>');
-                write_node(&mut payload, &thing.node);
+                write_node(&mut payload, &SHORT, &thing.node);
                 payload.extend_from_slice(format!("<b n='{parameter}' v='{value}'/></set>").as_bytes());
                 self.life.ask(turn, "set", &full, &payload, due_ns, Ask::Control(index));
                 if again {

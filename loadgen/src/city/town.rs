@@ -293,12 +293,14 @@ impl Town {
         }
     }
 
-    /// The namespaces that somebody speaks.
+    /// The namespaces that somebody speaks. The first generation is spoken by devices alone: it has nothing for owners.
     pub(crate) fn names(&self, who: Who) -> Names {
-        let generations = &self.census.generations;
+        let is_device = matches!(who, Who::Device(_));
+        let spoken = |generation: &&Generation| is_device || **generation != Generation::Xsf;
+        let generations = || self.census.generations.iter().filter(spoken);
         let draw = self.draw(Draw::Generation, u64::from(self.account(who)));
-        let spoken = usize::try_from(draw % (generations.len() as u64).max(1)).ok().and_then(|at| generations.get(at));
-        Names::of(spoken.copied().unwrap_or(Generation::DEFAULT))
+        let at = usize::try_from(draw % (generations().count() as u64).max(1)).unwrap_or_default();
+        Names::of(generations().nth(at).copied().unwrap_or(Generation::DEFAULT))
     }
 
     /// Who has a bare JID.

@@ -29,12 +29,39 @@ pub(crate) struct Names {
     pub sensor: String,
     /// Control.
     pub control: String,
-    /// The element and attribute that name a parameter in a question to decision support.
+    /// How questions to decision support are spelt.
+    pub spelling: &'static Spelling,
+    /// The element and attribute that name a parameter in them.
     pub parameter: (&'static str, &'static str),
 }
 
+/// How what is said to the broker is spelt. What is heard is understood in either.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Spelling {
+    /// The element that names a node.
+    pub node: &'static str,
+    /// The attributes for its id, source and partition.
+    pub node_attrs: [&'static str; 3],
+    /// The categories, in the order of [`CATEGORIES`].
+    pub categories: [&'static str; 6],
+    /// The element and attribute that name a field.
+    pub field: (&'static str, &'static str),
+}
+
+/// The first generation's (XEP-0324 v0.5.1, XEP-0347 v0.5.1).
+pub(crate) static LONG: Spelling = Spelling {
+    node: "node",
+    node_attrs: ["nodeId", "sourceId", "cacheType"],
+    categories: ["momentary", "peak", "status", "computed", "identity", "historical"],
+    field: ("field", "name"),
+};
+/// That of all later ones.
+pub(crate) static SHORT: Spelling =
+    Spelling { node: "nd", node_attrs: ["id", "src", "pt"], categories: CATEGORIES, field: ("f", "n") };
+
 impl Names {
-    /// Those of a generation; the first spells its attributes in another way and is not spoken here.
+    /// Those of a generation. What the first has for clients among themselves, past the broker, is another exchange and not
+    /// spoken here: its devices take requests of the second.
     pub(crate) fn of(generation: Generation) -> Self {
         let prefix = match generation {
             Generation::Xsf | Generation::Ieee => "urn:ieee:iot:",
@@ -46,6 +73,7 @@ impl Names {
             device: Interface::Device.ns(generation),
             sensor: format!("{prefix}{SENSOR}"),
             control: format!("{prefix}{CONTROL}"),
+            spelling: if generation == Generation::Xsf { &LONG } else { &SHORT },
             // Clients of all but the last spell it as the first did.
             parameter: if generation == Generation::Nfi { ("p", "n") } else { ("parameter", "name") },
         }
@@ -289,27 +317,41 @@ pub(crate) fn bare(jid: &str) -> &str {
 }
 
 /// Appends the attributes of a node, those that are there.
-pub(crate) fn write_node_attrs(out: &mut Vec<u8>, node: &NodeName) {
-    for (name, value) in [("id", &node.id), ("src", &node.source), ("pt", &node.partition)] {
+pub(crate) fn write_node_attrs(out: &mut Vec<u8>, spelling: &Spelling, node: &NodeName) {
+    for (name, value) in spelling.node_attrs.into_iter().zip([&node.id, &node.source, &node.partition]) {
         if !value.is_empty() {
             write::attr(out, name, value);
         }
     }
 }
 
-/// Appends `<nd/>`, if it is not the device itself.
-pub(crate) fn write_node(out: &mut Vec<u8>, node: &NodeName) {
+/// Appends the element of a node, if it is not the device itself.
+pub(crate) fn write_node(out: &mut Vec<u8>, spelling: &Spelling, node: &NodeName) {
     if !node.is_device() {
-        out.extend_from_slice(b"<nd");
-        write_node_attrs(out, node);
+        out.push(b'<');
+        out.extend_from_slice(spelling.node.as_bytes());
+        write_node_attrs(out, spelling, node);
         out.extend_from_slice(b"/>");
     }
 }
 
 /// The node that the attributes of an element name.
 pub(crate) fn node_of(element: &Node) -> NodeName {
-    let attr = |name| element.attr(name).unwrap_or_default().into();
-    NodeName { id: attr("id"), source: attr("src"), partition: attr("pt") }
+    let attr = |at: usize| {
+        let mut names = [&SHORT, &LONG].into_iter().filter_map(|spelling| spelling.node_attrs.get(at));
+        names.find_map(|name| element.attr(name)).unwrap_or_default().into()
+    };
+    NodeName { id: attr(0), source: attr(1), partition: attr(2) }
+}
+
+/// The nodes that an element has in it.
+pub(crate) fn nodes(element: &Node) -> impl Iterator<Item = NodeName> {
+    element.children.iter().filter(|child| child.name == SHORT.node || child.name == LONG.node).map(node_of)
+}
+
+/// The fields that an element names.
+pub(crate) fn fields(element: &Node) -> Vec<&str> {
+    [&SHORT, &LONG].into_iter().flat_map(|spelling| values(element, spelling.field.0, spelling.field.1)).collect()
 }
 
 /// Categories of sensor data, as attributes name them: momentary, peak, status, computed, identity, historical.
@@ -319,7 +361,8 @@ pub(crate) const CATEGORIES: [&str; 6] = ["m", "p", "s", "c", "i", "h"];
 pub(crate) fn categories(element: &Node) -> Vec<&'static str> {
     let is_set = |name: &str| matches!(element.attr(name), Some("true" | "1"));
     let all = is_set("all");
-    CATEGORIES.into_iter().filter(|name| all || is_set(name)).collect()
+    let named = CATEGORIES.into_iter().zip(LONG.categories);
+    named.filter(|(short, long)| all || is_set(short) || is_set(long)).map(|(short, _)| short).collect()
 }
 
 /// The values of an attribute of the children of a name.
@@ -394,6 +437,7 @@ pub(crate) mod tests {
     #[test]
     fn generations_name_their_interfaces() {
         for (generation, sensor) in [
+            (Generation::Xsf, "urn:ieee:iot:sd:1.0"),
             (Generation::Ieee, "urn:ieee:iot:sd:1.0"),
             (Generation::Nf, "urn:nf:iot:sd:1.0"),
             (Generation::Nfi, "urn:nfi:iot:sd:1.0"),
@@ -403,7 +447,23 @@ pub(crate) mod tests {
             assert!(is_interface(&names.sensor, SENSOR) && is_interface(&names.control, CONTROL));
             assert!(!is_interface(&names.sensor, CONTROL));
             assert_eq!(names.parameter.0 == "p", generation == Generation::Nfi);
+            assert_eq!(names.spelling == &LONG, names.device == "urn:xmpp:iot:provisioning");
         }
         assert!(!is_interface("urn:other:iot:sd:1.0", SENSOR));
+    }
+
+    #[test]
+    fn what_is_heard_is_understood_in_either_spelling() {
+        let node = NodeName { id: "1".into(), source: "m".into(), partition: "p".into() };
+        for spelling in [&SHORT, &LONG] {
+            let mut out = Vec::new();
+            write_node(&mut out, spelling, &node);
+            let ((field, name), category) = (spelling.field, spelling.categories[4]);
+            let inside = String::from_utf8(out).unwrap();
+            let heard = stanza(&format!("<x {category}='true'>{inside}<{field} {name}='Serial'/></x>"));
+            assert!(nodes(&heard).eq([node.clone()]));
+            assert_eq!((categories(&heard), fields(&heard)), (vec!["i"], vec!["Serial"]));
+        }
+        assert_eq!(categories(&stanza("<x all='1'/>")), CATEGORIES);
     }
 }
