@@ -219,6 +219,9 @@ pub struct Settings {
     pub handshake_timeout: Duration,
     /// Longest time to bind, from accept or the end of the TLS handshake; beyond it the stream ends with `connection-timeout`.
     pub negotiation_timeout: Duration,
+    /// How long an answer is held back that refuses credentials, or a registration before login. Default 1 s: three guesses
+    /// per connection in three seconds, and nobody who mistypes minds.
+    pub refusal_delay: Duration,
     /// Longest time an element of a session may be incomplete, or a write to it make no progress. Default 30 s. Beyond it the
     /// stream ends with `connection-timeout`, or the connection is closed. As long may others wait for a client to acknowledge.
     pub stuck_timeout: Duration,
@@ -368,6 +371,7 @@ impl Config {
             provisioning: checks.provisioning(&self.provisioning),
             handshake_timeout: checks.seconds("limits.handshake_timeout", self.limits.handshake_timeout, 1..=600),
             negotiation_timeout: checks.seconds("limits.negotiation_timeout", self.limits.negotiation_timeout, 1..=600),
+            refusal_delay: checks.millis("limits.refusal_delay", self.limits.refusal_delay, 0..=10_000),
             stuck_timeout: checks.seconds("limits.stuck_timeout", self.limits.stuck_timeout, 1..=600),
             stop_deadline: checks.seconds("limits.stop_deadline", self.limits.stop_deadline, 0..=600),
             idle_seconds: checks

@@ -447,6 +447,7 @@ fn driver_limits(settings: &Settings) -> DriverLimits {
         unauthenticated_max: settings.limits.unauthenticated_per_shard_max,
         handshake_timeout: settings.handshake_timeout,
         negotiation_timeout: settings.negotiation_timeout,
+        refusal_delay: settings.refusal_delay,
         stuck_timeout: settings.stuck_timeout,
         stanzas_per_turn_max: settings.limits.stanzas_per_turn_max,
         pace: settings.limits.pace,

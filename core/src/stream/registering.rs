@@ -19,6 +19,9 @@ use crate::xml::Element;
 /// Most submissions of one stream that the registry is asked about: a device needs one, and one more if its name is
 /// taken. Beyond it `resource-constraint`; another stream may try.
 const SUBMISSIONS_MAX: u8 = 3;
+/// Submissions of one stream that the registry may refuse: as many as there are attempts to authenticate by default. One more
+/// request about registration ends the stream with `policy-violation`.
+const REFUSALS_MAX: u8 = 3;
 /// Most requests of one stream about registration. Beyond it the stream ends with `policy-violation`.
 const REQUESTS_MAX: u8 = 16;
 
@@ -30,12 +33,14 @@ pub(super) struct Desk {
     offer: Option<Box<Offer>>,
     requests: u8,
     submissions: u8,
+    /// Submissions that the registry refused.
+    refusals: u8,
 }
 
 impl Desk {
     /// `seed`: random, and told to nobody.
     pub(super) const fn new(seed: [u8; 16]) -> Self {
-        Self { seed, offer: None, requests: 0, submissions: 0 }
+        Self { seed, offer: None, requests: 0, submissions: 0, refusals: 0 }
     }
 }
 
@@ -55,14 +60,17 @@ pub(super) struct Registering {
 
 impl Registering {
     /// Takes the answer of the registry. The client may go on to authenticate.
-    pub(super) fn on_registered(self, link: &Link, answer: Result<(), StanzaError>, out: &mut Vec<u8>) -> State {
+    pub(super) fn on_registered(self, link: &mut Link, answer: Result<(), StanzaError>, out: &mut Vec<u8>) -> State {
         let Self { attempts_left, id } = self;
         match answer {
             Ok(()) => {
                 write_reply_start(out, &id, link.domain(), "");
                 out.extend_from_slice(b"</iq>");
             }
-            Err(error) => write_error(out, Kind::Iq, Some(&id), link.domain(), "", error),
+            Err(error) => {
+                link.desk.refusals = link.desk.refusals.saturating_add(1);
+                write_error(out, Kind::Iq, Some(&id), link.domain(), "", error);
+            }
         }
         State::Authenticating(Authenticating::Idle { attempts_left })
     }
@@ -91,6 +99,9 @@ pub(super) fn on_iq(
     }
     if link.desk.requests >= REQUESTS_MAX {
         return Err(Violation::TooManyRegistrations { max: REQUESTS_MAX });
+    }
+    if link.desk.refusals >= REFUSALS_MAX {
+        return Err(Violation::TooManyRegistrations { max: REFUSALS_MAX });
     }
     link.desk.requests += 1;
     let id = element.attr("id").map(|id| id.raw);
@@ -249,6 +260,27 @@ mod tests {
         // The token was used.
         let answer = client.submit(&fields).unwrap_err();
         assert!(answer.contains("<error type='modify'><bad-request "), "{answer}");
+    }
+
+    #[test]
+    fn who_was_refused_three_times_is_heard_no_more() {
+        let mut client = Client::new(1);
+        let refuse = |client: &mut Client| {
+            let fields = signed(client.filled());
+            client.submit(&fields).unwrap();
+            let mut out = Vec::new();
+            client.stream.handle_registered(Err(crate::stanza::Condition::NotAllowed.into()), &mut out);
+            assert!(String::from_utf8(out).unwrap().contains("<not-allowed "));
+        };
+        (0..3).for_each(|_| refuse(&mut client));
+        let said = client.say("<iq type='get' id='1'><query xmlns='jabber:iq:register'/></iq>");
+        assert!(said.contains("<policy-violation ") && said.ends_with("</stream:stream>"), "{said}");
+        // What is wrong with a form itself is answered as often as there are requests.
+        let mut client = Client::new(2);
+        for _ in 0..15 {
+            let said = client.say("<iq type='set' id='1'><query xmlns='jabber:iq:register'/></iq>");
+            assert!(said.contains("<iq type='error'"), "{said}");
+        }
     }
 
     #[test]

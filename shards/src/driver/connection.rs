@@ -56,6 +56,8 @@ pub(super) struct Flags {
     pub(super) paused: bool,
     /// Input is not fed until what came is paid for ([`super::pace::Pace`]).
     pub(super) shaped: bool,
+    /// It was refused something, and neither told so nor heard for a while: see [`super::held`].
+    pub(super) held: bool,
     /// On the ready list.
     pub(super) ready: bool,
     /// On the flush list.
@@ -81,7 +83,7 @@ pub(super) struct Flags {
 impl Flags {
     /// Whether input has to wait, for whatever reason.
     pub(super) const fn waits(self) -> bool {
-        self.paused || self.shaped
+        self.paused || self.shaped || self.held
     }
 }
 

@@ -83,8 +83,10 @@ impl Driver {
         }
         let Some(connection) = self.connection_mut(key) else { return };
         connection.phase = Phase::Closing;
+        let held = connection.flags.held;
         self.release_negotiation(key);
-        self.set_deadline(key, LINGER);
+        // What is held goes out first.
+        self.set_deadline(key, if held { LINGER + self.parts.limits.refusal_delay } else { LINGER });
         self.mark_flush(key);
         self.arm(key);
     }

@@ -6,6 +6,7 @@
 mod connection;
 mod effects;
 mod ending;
+mod held;
 mod listener;
 mod negotiate;
 mod pace;
@@ -111,6 +112,8 @@ pub struct DriverLimits {
     pub handshake_timeout: Duration,
     /// From accept to bind.
     pub negotiation_timeout: Duration,
+    /// How long an answer is held back that refuses credentials or a registration.
+    pub refusal_delay: Duration,
     /// Of a session: a send without progress, or an element or TLS record without end.
     pub stuck_timeout: Duration,
     /// Stanzas of one session in one turn.
@@ -186,6 +189,8 @@ const MEASURE_TICKS: u32 = 50;
 const REARM: u64 = u64::MAX;
 /// Token of the wheel: devices were to answer by now.
 const ASKS: u64 = u64::MAX - 1;
+/// Token of the wheel: the oldest of the held connections is due.
+const HELD: u64 = u64::MAX - 2;
 /// How long a device has to answer what a service asks it: a little less than its owner's client waits.
 const ASK_TICKS: u32 = (Duration::from_secs(14).as_millis() / TICK.as_millis()) as u32;
 /// Set in wheel tokens that name a session; the others name a connection, whose generation leaves the bit free.
@@ -209,6 +214,8 @@ pub struct Driver {
     ready: VecDeque<Key>,
     flushes: Vec<Key>,
     hot: Vec<Key>,
+    /// Connections that were refused something and are not told yet, and when they are: the first first.
+    held: VecDeque<(u32, Key)>,
     sweep_at: u32,
     measured_at: u32,
     sends: u32,
@@ -322,6 +329,7 @@ impl Driver {
             ready: VecDeque::new(),
             flushes: Vec::new(),
             hot: Vec::new(),
+            held: VecDeque::new(),
             sweep_at: 0,
             measured_at: 0,
             sends: 0,

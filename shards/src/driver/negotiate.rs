@@ -19,7 +19,7 @@ use plaza_registry::tokens::Upkeep;
 
 use super::connection::{Migrant, Phase};
 use super::tls::Tls;
-use super::{Arrival, Driver, Outcome, entropy, guarded, unix_millis};
+use super::{Arrival, Driver, Outcome, entropy, guarded, held, unix_millis};
 use crate::metrics::Handshake;
 use crate::ring::{Completion, Key, Ring};
 
@@ -31,7 +31,7 @@ impl Driver {
             let rest = bytes.get(used..).unwrap_or_default();
             let Some(connection) = self.connection_mut(key) else { return bytes.len() };
             let Phase::Negotiating(stream) = &mut connection.phase else { return used };
-            if rest.is_empty() || !stream.wants_bytes() {
+            if rest.is_empty() || connection.flags.held || !stream.wants_bytes() {
                 return used;
             }
             let out = &mut connection.out;
@@ -62,7 +62,12 @@ impl Driver {
             let action = stream.poll_action();
             match attempt {
                 Some(Ok(())) => self.shard.counters.auth_ok += 1,
-                Some(Err(failure)) => self.shard.counters.auth_failed[failure] += 1,
+                Some(Err(failure)) => {
+                    self.shard.counters.auth_failed[failure] += 1;
+                    if held::tells_of_credentials(failure) {
+                        self.hold(key);
+                    }
+                }
                 None => {}
             }
             let Some(action) = action else { return acted };
@@ -177,7 +182,10 @@ impl Driver {
                 self.shard.counters.registered += 1;
                 self.shard.account_created(account.as_jid());
             }
-            Err(error) => self.shard.counters.not_registered[error.condition] += 1,
+            Err(error) => {
+                self.shard.counters.not_registered[error.condition] += 1;
+                self.hold(key);
+            }
         }
         let Some(connection) = self.connection_mut(key) else { return };
         let Phase::Negotiating(stream) = &mut connection.phase else { return };

@@ -16,7 +16,7 @@ impl Driver {
         let tick = self.tick;
         let Some(connection) = self.connection_mut(key) else { return };
         let waits = connection.flags.waits() && !matches!(connection.phase, Phase::Closing);
-        if connection.reading != Reading::None || connection.flags.closed || waits {
+        if connection.reading != Reading::None || connection.flags.closed || connection.flags.held || waits {
             return;
         }
         let reading = match &connection.phase {

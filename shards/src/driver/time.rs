@@ -8,7 +8,7 @@ use plaza_core::stream;
 use plaza_registry::resumables;
 
 use super::connection::{Phase, Reading};
-use super::{ASKS, Command, Driver, DriverLimits, NewLimits, QUIET_TICKS, REARM, SESSION, TICK};
+use super::{ASKS, Command, Driver, DriverLimits, HELD, NewLimits, QUIET_TICKS, REARM, SESSION, TICK};
 use crate::metrics::{DropReason, Handshake};
 use crate::ring::{Key, Op};
 use crate::shard::SessionId;
@@ -33,6 +33,10 @@ impl Driver {
             }
             if token == ASKS {
                 self.shard.asks_due(u64::from(self.tick));
+                continue;
+            }
+            if token == HELD {
+                self.release_held();
                 continue;
             }
             if token & SESSION != 0 {
@@ -218,6 +222,7 @@ impl Driver {
             return;
         }
         self.stopping = Some(deadline);
+        self.release_all_held();
         for index in 0..self.listeners.len() {
             self.ring.cancel_accept(index as u32);
         }

@@ -33,7 +33,7 @@ impl Driver {
         else {
             return;
         };
-        if connection.flags.sending || connection.flags.closed {
+        if connection.flags.sending || connection.flags.closed || connection.flags.held {
             return;
         }
         let mut plain = std::mem::take(&mut connection.out);

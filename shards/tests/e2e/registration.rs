@@ -2,7 +2,7 @@
 //! another password, and no account any more.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use plaza_core::ns;
 use plaza_core::signed::{self, Fields, sign};
@@ -11,7 +11,7 @@ use plaza_core::xml::read::Node;
 use crate::broker::{Broker, PASSWORD, USERS};
 use crate::scene::Scene;
 use crate::tls::any;
-use crate::wire::{Wire, nonce};
+use crate::wire::{Wire, auth, nonce};
 
 const GET: &str = "<iq type='get' id='form'><query xmlns='jabber:iq:register'/></iq>";
 
@@ -247,6 +247,85 @@ fn what_is_not_signed_as_it_must_be_is_refused() {
 }
 
 #[test]
+fn whoever_is_refused_hears_it_late_whatever_was_wrong_and_nobody_else_waits() {
+    let mut scene = Scene::of(Broker::start("refusal_delay = '1s'"));
+    let broker = &scene.broker;
+    let (key, full) = (Key::create(broker, 9, &[]), Key::create(broker, 1, &[]));
+    broker.cli(&["account", "disable", "cleo@localhost"]);
+    assert!(is_result(&register(&mut Wire::open(broker.plain), &full, "lamp1")));
+    let once =
+        |wire: &mut Wire, name: &str| submission(&signed(filled(wire, &key, name).with(signed::NONCE, "once"), &key));
+    let mut wire = Wire::open(broker.plain);
+    let form = once(&mut wire, "lamp2");
+    wire.send(form);
+    assert!(is_result(&wire.until("</iq>")));
+    drop(wire);
+    let forged = Key { id: key.id.clone(), secret: full.secret.clone() };
+    let unknown = Key { id: "nobody".into(), secret: key.secret.clone() };
+    let form = |key: &Key, name: &str| {
+        let mut wire = Wire::open(broker.plain);
+        let form = submission(&filled(&mut wire, key, name));
+        (wire, form)
+    };
+    let replay = || {
+        let mut wire = Wire::open(broker.plain);
+        let form = once(&mut wire, "lamp3");
+        (wire, form)
+    };
+    let login = |text: &str| (Wire::open(broker.sasl_plain), auth("PLAIN", text));
+    let cases = vec![
+        ("bad signature", form(&forged, "lamp3"), "<bad-request "),
+        ("unknown key", form(&unknown, "lamp3"), "<bad-request "),
+        ("replayed", replay(), "<bad-request "),
+        ("quota", form(&full, "lamp3"), "<not-allowed "),
+        ("name taken", form(&key, "lamp1"), "<conflict "),
+        ("wrong password", login("\0anna\0wrong"), "<not-authorized/>"),
+        ("unknown user", login("\0nobody\0wrong"), "<not-authorized/>"),
+        ("disabled account", login("\0cleo\0open-sesame"), "<account-disabled/>"),
+    ];
+    let least = Duration::from_secs(1);
+    let refused = std::thread::scope(|scope| {
+        let asked: Vec<_> = cases
+            .into_iter()
+            .map(|(case, (mut wire, text), condition)| {
+                scope.spawn(move || {
+                    let begun = Instant::now();
+                    wire.send(text);
+                    let said = wire.until_any(&["</iq>", "</failure>"]);
+                    (case, begun.elapsed(), said, condition)
+                })
+            })
+            .collect();
+        // Meanwhile others are served, and may log in.
+        let begun = Instant::now();
+        assert!(Wire::open(broker.plain).scram("anna", PASSWORD).contains("<success"));
+        assert!(begun.elapsed() < least, "{:?}", begun.elapsed());
+        asked.into_iter().map(|asked| asked.join().unwrap()).collect::<Vec<_>>()
+    });
+    for (case, took, said, condition) in refused {
+        scene.check(case, (least..least * 3).contains(&took), &format!("it took {took:?}"));
+        scene.note(case, &said, condition);
+    }
+    // What is said meanwhile waits, and is answered.
+    let mut wire = Wire::open(scene.broker.sasl_plain);
+    wire.send(auth("PLAIN", "\0anna\0wrong") + &auth("PLAIN", &format!("\0anna\0{PASSWORD}")));
+    let said = wire.until("</failure>") + &wire.until_any(&["<success", "</failure>"]);
+    scene.note("said meanwhile", &said, "<not-authorized/></failure>…<success");
+    drop(wire);
+    // Three times is enough.
+    let mut wire = Wire::open(scene.broker.plain);
+    for _ in 0..3 {
+        let said = register(&mut wire, &forged, "lamp3");
+        scene.note("103 refused", &said, "<bad-request ");
+    }
+    wire.send(GET);
+    let said = wire.drain();
+    scene.note("103 refused too often", &said, "<policy-violation ");
+    drop(wire);
+    scene.close();
+}
+
+#[test]
 fn a_nonce_is_remembered_when_the_broker_is_not_there() {
     let mut broker = Broker::start("");
     let key = Key::create(&broker, 9, &[]);
@@ -270,7 +349,7 @@ fn a_nonce_is_remembered_when_the_broker_is_not_there() {
 #[test]
 fn a_key_makes_as_many_accounts_as_it_may() {
     // Hardening: 1 000 at once, and the broker is killed in the middle.
-    let mut broker = Broker::start("negotiation_timeout = '60s'");
+    let mut broker = Broker::start("negotiation_timeout = '60s'\nrefusal_delay = '0s'");
     let key = Key::create(&broker, 10, &[]);
     let names = AtomicUsize::new(0);
     let attempts = |broker: &Broker, each: usize| {
