@@ -89,6 +89,11 @@ impl Challenge {
     pub fn to(&self) -> &Jid {
         &self.whole.presenter
     }
+
+    /// Who asks: the service that has issued the token.
+    pub fn from(&self) -> &Jid {
+        &self.whole.component
+    }
 }
 
 /// What is to be done about tokens.

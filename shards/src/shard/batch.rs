@@ -67,14 +67,15 @@ pub(super) enum Handoff {
         /// Length of the bare JID.
         jid_len: u16,
     },
-    /// A service of the sending shard asks the device of an account at home on the receiving shard.
+    /// A service asks the device of an account at home on the receiving shard, or challenges who presented a token.
     Ask {
         /// Keyed hash of the bare JID.
         hash: u64,
         /// Names the question on the sending shard.
         number: u64,
-        /// Text lengths, in order: the bare JID, the payload of the iq.
+        /// Text lengths, in order: the JID, the service's address, the payload of the iq.
         jid_len: u16,
+        from_len: u16,
         payload_len: u32,
     },
     /// The answer to a question of the receiving shard's.
@@ -204,12 +205,13 @@ impl Batch {
     }
 
     /// Appends a question to a device.
-    pub(super) fn ask(&mut self, hash: u64, jid: JidRef<'_>, number: u64, payload: &str) {
-        let jid = jid.as_str().as_bytes();
-        self.bytes.extend_from_slice(jid);
-        self.bytes.extend_from_slice(payload.as_bytes());
-        let (jid_len, payload_len) = (jid.len() as u16, payload.len() as u32);
-        self.handoffs.push(Handoff::Ask { hash, number, jid_len, payload_len });
+    pub(super) fn ask(&mut self, hash: u64, (jid, from): (JidRef<'_>, JidRef<'_>), number: u64, payload: &str) {
+        let (jid, from) = (jid.as_str(), from.as_str());
+        for text in [jid, from, payload] {
+            self.bytes.extend_from_slice(text.as_bytes());
+        }
+        let (jid_len, from_len, payload_len) = (jid.len() as u16, from.len() as u16, payload.len() as u32);
+        self.handoffs.push(Handoff::Ask { hash, number, jid_len, from_len, payload_len });
     }
 
     /// Appends what a device answered.

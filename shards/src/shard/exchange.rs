@@ -156,14 +156,15 @@ impl Shard {
                     at += usize::from(jid_len);
                     self.renew_things(hash, JidRef::from_normal(std::str::from_utf8(jid).unwrap_or_default()));
                 }
-                Handoff::Ask { hash, number, jid_len, payload_len } => {
+                Handoff::Ask { hash, number, jid_len, from_len, payload_len } => {
                     let mut text = |len: usize| {
                         let part = batch.bytes.get(at..at + len).unwrap_or_default();
                         at += len;
                         std::str::from_utf8(part).unwrap_or_default()
                     };
-                    let (jid, payload) = (text(usize::from(jid_len)), text(payload_len as usize));
-                    self.ask_here(hash, JidRef::from_normal(jid), (from_shard, number), payload);
+                    let (jid, from) = (text(usize::from(jid_len)), text(usize::from(from_len)));
+                    let (jid, from) = (JidRef::from_normal(jid), JidRef::from_normal(from));
+                    self.ask_here(hash, (jid, from), (from_shard, number), text(payload_len as usize));
                 }
                 Handoff::Asked { number, acknowledged, payload_len } => {
                     let payload = batch.bytes.get(at..at + payload_len as usize).unwrap_or_default();

@@ -122,7 +122,7 @@ impl Shard {
                     break;
                 }
                 if !unanswered.iter().any(is_told) {
-                    self.tell_device(id, &from, payload, About::Notice(told.clone()));
+                    self.tell_device(id, from.as_jid(), payload, About::Notice(told.clone()));
                 }
             }
         }
@@ -137,7 +137,7 @@ impl Shard {
         self.config.services.iter().find(own).map(|service| service.jid.clone())
     }
 
-    fn tell_device(&mut self, id: SessionId, from: &Jid, payload: &str, about: About) {
+    fn tell_device(&mut self, id: SessionId, from: JidRef<'_>, payload: &str, about: About) {
         self.ids += 1;
         let number = self.ids;
         let Some(session) = self.get_mut(id) else { return };
@@ -192,16 +192,19 @@ impl Shard {
             ReplyTo::Address(_) => reply_to,
         };
         let (device, payload) = (ask.device.clone(), ask.payload.clone());
-        self.ask_whoever(What::Service(ask, reply_to), &device, &payload);
+        // A domain that has devices has the service that they are asked by.
+        let from = self.things_address(device.as_jid()).unwrap_or_else(|| device.clone());
+        self.ask_whoever(What::Service(ask, reply_to), (&device, &from), &payload);
     }
 
-    /// Challenges who presented a token, wherever it is.
+    /// Challenges who presented a token, wherever it is, in the name of the service that has issued it: who presents it knows
+    /// it from there, whatever its own domain is.
     pub(super) fn challenge(&mut self, challenge: Box<Challenge>) {
-        let (to, payload) = (challenge.to().clone(), challenge.payload.clone());
-        self.ask_whoever(What::Token(challenge), &to, &payload);
+        let (to, from, payload) = (challenge.to().clone(), challenge.from().clone(), challenge.payload.clone());
+        self.ask_whoever(What::Token(challenge), (&to, &from), &payload);
     }
 
-    fn ask_whoever(&mut self, what: What, device: &Jid, payload: &str) {
+    fn ask_whoever(&mut self, what: What, (device, from): (&Jid, &Jid), payload: &str) {
         self.ids += 1;
         let number = self.ids;
         self.asking.insert(number, Asking { what, until: None });
@@ -209,9 +212,9 @@ impl Shard {
         let hash = self.homes.hash(device.as_jid());
         let home = self.homes.shard(hash);
         if home == self.id {
-            self.ask_here(hash, device.as_jid(), (self.id, number), payload);
+            self.ask_here(hash, (device.as_jid(), from.as_jid()), (self.id, number), payload);
         } else if let Some(batch) = self.batches.get_mut(usize::from(home.0)) {
-            batch.ask(hash, device.as_jid(), number, payload);
+            batch.ask(hash, (device.as_jid(), from.as_jid()), number, payload);
         }
     }
 
@@ -233,22 +236,26 @@ impl Shard {
     }
 
     /// Asks a device at home here, each available resource of it; or, by a full JID, who presented a token.
-    pub(super) fn ask_here(&mut self, hash: u64, device: JidRef<'_>, (shard, number): (ShardId, u64), payload: &str) {
+    pub(super) fn ask_here(
+        &mut self,
+        hash: u64,
+        (device, from): (JidRef<'_>, JidRef<'_>),
+        (shard, number): (ShardId, u64),
+        payload: &str,
+    ) {
         let mut is_there = false;
         if device.resource().is_some() {
-            if let (Some(id), Some(from)) = (self.session_of(hash, device), self.things_address(device.bare())) {
+            if let Some(id) = self.session_of(hash, device) {
                 is_there = true;
                 self.forget_challenge(id);
-                self.tell_device(id, &from, payload, About::Challenge(shard, number));
+                self.tell_device(id, from, payload, About::Challenge(shard, number));
             }
-        } else if self.accounts.find_index(hash, device).is_some()
-            && let Some(from) = self.things_address(device.bare())
-        {
+        } else if self.accounts.find_index(hash, device).is_some() {
             for id in self.sessions_of(device) {
                 let Some(session) = self.get(id).filter(|session| session.priority.is_some()) else { continue };
                 let unanswered = session.extras.as_ref().map_or(0, |extras| extras.unanswered.len());
                 if unanswered < UNANSWERED_MAX {
-                    self.tell_device(id, &from, payload, About::Ask(shard, number));
+                    self.tell_device(id, from, payload, About::Ask(shard, number));
                     is_there = true;
                 }
             }

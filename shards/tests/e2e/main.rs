@@ -41,4 +41,5 @@ mod subscriptions;
 mod things;
 mod timing;
 mod tls;
+mod tokens;
 mod wire;
