@@ -1,6 +1,8 @@
 //! The Thing Registry and decision support over the running broker, asked by those who guess, race, pretend or ask for too
 //! much.
 
+use std::time::Duration;
+
 use crate::broker::PASSWORD;
 use crate::scene::Scene;
 use crate::wire::Wire;
@@ -104,6 +106,14 @@ fn guesses_races_and_pretences_are_refused_and_cost_nobody_else() {
         scene.check("100 the rest of it", said.matches("<thing ").count() >= 20, &said);
         let said = search(&mut ours, "", "<strRegEx name='SN' value='('/>");
         scene.note("100 an expression that is none", &said, "<bad-request ");
+        // None of them is refused for being one of too many in a second.
+        std::thread::sleep(Duration::from_secs(1));
+        for pattern in [r"(a{1,100}){1,100}", r"\w{1000}", r"(?i)([\pL\pN]{20}){20}"] {
+            let said = search(&mut others, "", &format!("<strRegEx name='SN' value='{pattern}'/>"));
+            scene.note("100 an expression that asks for much", &said, "<resource-constraint ");
+        }
+        let said = search(&mut others, "", "<strRegEx name='SN' value='s[0-9]{1,9}'/>");
+        scene.note("100 an expression", &said, "<thing ");
 
         // In the registry's name.
         for payload in [
@@ -147,6 +157,13 @@ fn guesses_races_and_pretences_are_refused_and_cost_nobody_else() {
             let said = mine(&mut ours, &tags(serial, "one"));
             scene.note(&format!("108 {serial}"), &said, "<claimed ");
         }
+        // Who guesses at a thing does not hold up its owner.
+        register(&mut theirs, " id='h'", &tags("held", "right"));
+        for number in 0..20 {
+            mine(&mut guesser, &tags("held", &format!("wrong{number}")));
+        }
+        let said = mine(&mut ours, &tags("held", "right"));
+        scene.note("96 who has not guessed", &said, "<claimed ");
         let said = unregister_all(&mut theirs);
         scene.check("108 all are let go", said.contains("type='result'"), &said);
     }
@@ -157,7 +174,8 @@ fn guesses_races_and_pretences_are_refused_and_cost_nobody_else() {
 fn unregister_all(wire: &mut Wire) -> String {
     let mut said = String::new();
     let nodes = (0..120).map(|number| format!("id='s{number}'"));
-    let named = ["id='g'", "id='r'", "id='c'", "id='q'", "id='q' src='s'", "id='q' pt='s'"].map(str::to_owned);
+    let named =
+        ["id='g'", "id='h'", "id='r'", "id='c'", "id='q'", "id='q' src='s'", "id='q' pt='s'"].map(str::to_owned);
     for node in nodes.chain(named) {
         said = wire.ask("set", REGISTRY, &format!("<unregister xmlns='{DISCO}' {node}/>"));
     }
