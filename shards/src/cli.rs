@@ -18,6 +18,7 @@ use crate::control::data::DataDir;
 use crate::control::socket::Client;
 use crate::control::subject::SubjectVerb;
 use crate::label::{self, LabelArgs};
+use crate::log;
 
 mod import;
 mod manage;
@@ -177,13 +178,19 @@ impl From<ConfigError> for Failure {
 
 /// Turns the end of a command into the end of the process: its exit status, and the reason on standard error.
 pub fn finish(result: Result<(), Failure>, json: bool) -> ExitCode {
-    let Err(failure) = result else { return ExitCode::SUCCESS };
-    if json {
-        eprintln!("{}", json!({ "error": { "status": failure.status(), "text": failure.to_string() } }));
-    } else {
-        eprintln!("plaza: {failure}");
-    }
-    failure.status().into()
+    let status = match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            log::say(&if json {
+                json!({ "error": { "status": failure.status(), "text": failure.to_string() } }).to_string()
+            } else {
+                format!("plaza: {failure}")
+            });
+            failure.status().into()
+        }
+    };
+    log::flush();
+    status
 }
 
 impl Options {

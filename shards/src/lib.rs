@@ -8,6 +8,7 @@ pub mod control;
 pub mod driver;
 pub mod home;
 pub mod label;
+pub mod log;
 pub mod mesh;
 pub mod metrics;
 pub mod ring;
@@ -21,6 +22,7 @@ pub mod wheel;
 /// Ends the process: the host, or a bug, leaves no answer inside it. The reason is for the operator.
 pub fn fatal(reason: &str) -> ! {
     tracing::error!(reason, "the broker ends");
-    eprintln!("plaza: {reason}");
+    log::say(&format!("plaza: {reason}"));
+    log::flush();
     std::process::exit(70)
 }

@@ -38,6 +38,8 @@ const THINGS_INDEX_COMPLETE: &str = "plaza_things_index_complete";
 const THINGS_INDEX_BYTES: &str = "plaza_things_index_bytes";
 const THINGS_INDEX_QUEUE: &str = "plaza_things_index_queue";
 const RELOAD_FAILURES: &str = "plaza_reload_failures_total";
+const LOG_DROPPED: &str = "plaza_log_lines_dropped_total";
+const LOG_LEFT_OUT: &str = "plaza_log_lines_left_out_total";
 const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
 const CPU_SECONDS: &str = "process_cpu_seconds_total";
 
@@ -111,6 +113,8 @@ fn text(status: StatusCode, content_type: &'static str, body: Bytes) -> Response
 fn process_numbers(running: &Running) -> Vec<ProcessNumber> {
     let not_after = running.tls.current().certificate.not_after;
     let gauge = |name, help, number| ProcessNumber { name, kind: Type::Gauge, help, number };
+    let counter = |name, help, number| ProcessNumber { name, kind: Type::Counter, help, number: float(number) };
+    let log = crate::log::missing();
     let index = running.index.progress();
     let mut numbers = vec![
         gauge(UPTIME, "Time since the start", running.started.elapsed().as_secs_f64()),
@@ -127,12 +131,9 @@ fn process_numbers(running: &Running) -> Vec<ProcessNumber> {
         ),
         gauge(THINGS_INDEX_BYTES, "About how much memory the index of things takes", float(index.bytes)),
         gauge(THINGS_INDEX_QUEUE, "Changes and searches that wait for the index of things", float(index.waiting)),
-        ProcessNumber {
-            name: RELOAD_FAILURES,
-            kind: Type::Counter,
-            help: "Reloads refused, what was in force kept",
-            number: float(running.reloads_failed.get()),
-        },
+        counter(RELOAD_FAILURES, "Reloads refused, what was in force kept", running.reloads_failed.get()),
+        counter(LOG_DROPPED, "Log lines dropped because standard error was not read", log.dropped),
+        counter(LOG_LEFT_OUT, "Log lines left out because there were many like them", log.left_out),
     ];
     numbers.extend(resident_bytes().map(|number| gauge(RESIDENT_BYTES, "Resident memory", number)));
     numbers.extend(cpu_seconds().map(|number| ProcessNumber {
@@ -174,7 +175,8 @@ mod tests {
         let manual = include_str!("../../../docs/operations.md");
         let things = [THINGS_INDEXED, THINGS_INDEX_COMPLETE, THINGS_INDEX_BYTES, THINGS_INDEX_QUEUE];
         let process = [UPTIME, NOT_AFTER, RELOAD_FAILURES, RESIDENT_BYTES, CPU_SECONDS];
-        for name in things.into_iter().chain(process) {
+        let faults = [LOG_DROPPED, LOG_LEFT_OUT];
+        for name in things.into_iter().chain(process).chain(faults) {
             assert!(manual.contains(&format!("`{name}`")), "docs/operations.md lacks {name}");
         }
     }

@@ -1,14 +1,15 @@
 //! The binary under test: a process on free loopback ports and a temporary data directory.
 
-use std::collections::HashSet;
 use std::ffi::OsString;
 use std::fmt::Write as _;
 use std::fs::{self, File};
+use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::Mutex;
+use std::sync::LazyLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
@@ -28,6 +29,7 @@ pub(crate) struct Broker {
     data: TempDir,
     /// What its environment has beside ours.
     variables: Vec<(&'static str, OsString)>,
+    shards: u64,
     /// Ports: no TLS, STARTTLS, TLS from the first byte, no TLS with PLAIN, metrics.
     pub(crate) plain: u16,
     pub(crate) starttls: u16,
@@ -46,10 +48,29 @@ impl Broker {
 
     /// The same in an environment with these variables.
     pub(crate) fn start_with(limits: &str, variables: Vec<(&'static str, OsString)>) -> Self {
+        Self::start_sharded(2, limits, variables)
+    }
+
+    /// The same with as many shards.
+    pub(crate) fn start_sharded(shards: u64, limits: &str, variables: Vec<(&'static str, OsString)>) -> Self {
+        Self::start_as(shards, limits, variables, None)
+    }
+
+    /// The same with its log in a pipe, rather than in a file.
+    pub(crate) fn start_logging(limits: &str, variables: Vec<(&'static str, OsString)>, log: io::PipeWriter) -> Self {
+        Self::start_as(2, limits, variables, Some(log))
+    }
+
+    fn start_as(
+        shards: u64,
+        limits: &str,
+        variables: Vec<(&'static str, OsString)>,
+        log: Option<io::PipeWriter>,
+    ) -> Self {
         let [plain, starttls, direct, sasl_plain, metrics] = [(); 5].map(|()| free_port());
         let data = TempDir::new().unwrap();
         let mut config = format!(
-            "domains = ['localhost']\ndata = '{}'\nshards = 2\nscram_iterations = 4096\n",
+            "domains = ['localhost']\ndata = '{}'\nshards = {shards}\nscram_iterations = 4096\n",
             data.path().join("data").display()
         );
         for (port, tls, with_plain) in [
@@ -69,15 +90,27 @@ impl Broker {
             true => "",
             false => "inbound_stanzas_per_second = 0\ninbound_bytes_per_second = 0\n",
         };
+        let sessions = if limits.contains("sessions_per_account_max") { "" } else { "sessions_per_account_max = 5\n" };
         write!(
             config,
-            "[metrics]\naddress = '127.0.0.1:{metrics}'\n[limits]\nstop_deadline = '5s'\nsessions_per_account_max = 5\n{pace}{limits}\n"
+            "[metrics]\naddress = '127.0.0.1:{metrics}'\n[limits]\nstop_deadline = '5s'\n{sessions}{pace}{limits}\n"
         )
         .unwrap();
         fs::write(data.path().join("plaza.toml"), config).unwrap();
-        let child = Self::spawn(&data, &variables);
-        let mut broker =
-            Self { child, data, variables, plain, starttls, direct, sasl_plain, metrics, baseline: 0, stopped: false };
+        let child = Self::spawn(&data, &variables, log);
+        let mut broker = Self {
+            child,
+            data,
+            variables,
+            shards,
+            plain,
+            starttls,
+            direct,
+            sasl_plain,
+            metrics,
+            baseline: 0,
+            stopped: false,
+        };
         broker.wait("to serve", |broker| {
             assert!(broker.child.try_wait().unwrap().is_none(), "ended at its start:\n{}", broker.log());
             broker.http("/healthz").is_some_and(|answer| answer.contains("200 OK"))
@@ -105,7 +138,7 @@ impl Broker {
     /// Starts it again where it may refuse to: then its status, and what it said.
     pub(crate) fn try_start_again(&mut self) -> Result<(), (Option<i32>, String)> {
         let before = self.log().len();
-        self.child = Self::spawn(&self.data, &self.variables);
+        self.child = Self::spawn(&self.data, &self.variables, None);
         self.stopped = false;
         let mut status = None;
         self.wait("to serve again, or not", |broker| {
@@ -133,8 +166,9 @@ impl Broker {
         self.try_start_again().unwrap();
     }
 
-    fn spawn(data: &TempDir, variables: &[(&'static str, OsString)]) -> Child {
-        let log = File::options().create(true).append(true).open(data.path().join("log")).unwrap();
+    fn spawn(data: &TempDir, variables: &[(&'static str, OsString)], log: Option<io::PipeWriter>) -> Child {
+        let file = || File::options().create(true).append(true).open(data.path().join("log")).unwrap();
+        let log = log.map_or_else(|| Stdio::from(file()), Stdio::from);
         let mut command = Self::command(data);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
@@ -222,13 +256,17 @@ impl Broker {
 
     /// The shard an account is at home on, found by logging in.
     pub(crate) fn shard_of(&mut self, user: &str) -> u64 {
-        let on = |broker: &Self| [0, 1].map(|shard| broker.metric("plaza_sessions", &format!("shard=\"{shard}\"")));
+        let on = |broker: &Self| {
+            let sessions = |shard| broker.metric("plaza_sessions", &format!("shard=\"{shard}\""));
+            (0..broker.shards).map(sessions).collect::<Vec<_>>()
+        };
         let before = on(self);
         let probe = Wire::login(self, user, "probe");
         let mut shard = 0;
         self.wait("for the session to count", |broker| {
             let now = on(broker);
-            shard = u64::from(now[1] > before[1]);
+            let more = now.iter().zip(&before).position(|(now, before)| now > before);
+            shard = more.unwrap_or(0) as u64;
             now != before
         });
         drop(probe);
@@ -317,12 +355,20 @@ impl Drop for Broker {
     }
 }
 
-/// A port nobody has, nor any other test of this run: the broker's listeners would share it without a word.
+/// A port nobody has, nor any other test of this run: the broker's listeners would share it without a word. Below those that
+/// the system gives to connections (32768 and up), of which tests make thousands: one of them might have it by the time the
+/// broker wants it. Where to begin is left to chance, since there may be other runs.
 fn free_port() -> u16 {
-    static GIVEN: Mutex<Option<HashSet<u16>>> = Mutex::new(None);
+    const FIRST: u64 = 10_000;
+    const COUNT: u64 = 22_000;
+    /// Has no factor in common with the count, so that each port comes once before any comes again.
+    const STRIDE: u64 = 7_919;
+    static BEGIN: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(FIRST) % COUNT);
+    static GIVEN: AtomicU64 = AtomicU64::new(0);
     loop {
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        if GIVEN.lock().unwrap().get_or_insert_default().insert(port) {
+        let place = (*BEGIN + GIVEN.fetch_add(1, Ordering::Relaxed) * STRIDE) % COUNT;
+        let port = u16::try_from(FIRST + place).unwrap();
+        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
             return port;
         }
     }

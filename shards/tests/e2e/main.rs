@@ -37,6 +37,7 @@ mod sasl2;
 mod scene;
 mod services;
 mod slow;
+mod stalls;
 mod subscriptions;
 mod things;
 mod timing;
