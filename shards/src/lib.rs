@@ -11,6 +11,7 @@ pub mod label;
 pub mod log;
 pub mod mesh;
 pub mod metrics;
+pub mod pulse;
 pub mod ring;
 pub mod server;
 pub mod shard;

@@ -24,10 +24,12 @@ use plaza_registry::{provisioning, pubsub};
 use crate::admission::Sources;
 use crate::cert::Tls;
 use crate::config::{Settings, TlsMode};
+use crate::control::watchdog::Watched;
 use crate::driver::{Command, Driver, DriverLimits, DriverParts, ListenerPlan, NewLimits, Parcel, random};
 use crate::home::Homes;
 use crate::mesh::{Inbox, Mesh, ShardId};
 use crate::metrics::ShardMetrics;
+use crate::pulse::Pulse;
 use crate::ring::RingOptions;
 use crate::shard::{Shard, ShardConfig};
 use crate::sys::EventFd;
@@ -95,6 +97,7 @@ pub struct Broker {
     threads: Vec<ShardThread>,
     inboxes: Vec<Arc<Inbox<Command>>>,
     metrics: Vec<Arc<ShardMetrics>>,
+    watched: Vec<Watched>,
     kept: Kept,
 }
 
@@ -238,7 +241,8 @@ impl Broker {
         let at_home = |session: &Resumable| homes.shard(homes.hash(session.jid.as_jid()));
         let listeners = plans(settings, config.tls.as_ref(), streams);
         let mesh: Arc<Mesh<Parcel>> = Mesh::new(shards, MESH_BATCHES);
-        let mut broker = Self { threads: Vec::new(), inboxes: Vec::new(), metrics: Vec::new(), kept };
+        let (threads, inboxes, metrics) = (Vec::new(), Vec::new(), Vec::new());
+        let mut broker = Self { threads, inboxes, metrics, watched: Vec::new(), kept };
         let (report, reports) = mpsc::channel();
         let sources = Arc::new(Sources::new(settings.admission.clone(), crate::admission::PLACES));
         for id in (0..shards).map(ShardId) {
@@ -250,6 +254,8 @@ impl Broker {
             let metrics = Arc::new(ShardMetrics::default());
             broker.inboxes.push(Arc::clone(&inbox));
             broker.metrics.push(Arc::clone(&metrics));
+            let pulse = Arc::new(Pulse::default());
+            broker.watched.push(Watched { pulse: Arc::clone(&pulse), bell: Arc::clone(&bell) });
             let shard = (id, shards, homes.clone(), Arc::clone(&shard_config));
             let made = Made {
                 port,
@@ -266,6 +272,7 @@ impl Broker {
                 server_secret: config.server_secret,
                 kept: resumables.extract_if(.., |session| at_home(session) == id).collect(),
                 metrics,
+                pulse,
             };
             let report = report.clone();
             let thread = LocalExecutorBuilder::new(placement(settings, id))
@@ -296,6 +303,11 @@ impl Broker {
     /// The shards' numbers, in order of shard.
     pub fn metrics(&self) -> &[Arc<ShardMetrics>] {
         &self.metrics
+    }
+
+    /// Where each shard is watched, in order of shard.
+    pub(crate) fn watched(&self) -> &[Watched] {
+        &self.watched
     }
 
     /// Tells an account's home that it was changed from outside; its sessions end if they may not go on (RFC 6120 §4.9.3).
@@ -376,12 +388,13 @@ struct Made {
     server_secret: [u8; 32],
     kept: Vec<Resumable>,
     metrics: Arc<ShardMetrics>,
+    pulse: Arc<Pulse>,
 }
 
 impl Made {
     fn into_parts(self, shard: Shard, id: ShardId, shards: u16) -> DriverParts {
         let Self { port, inbox, bell, event, listeners, limits, sources, .. } = self;
-        let Self { store, helpers, services, errands, server_secret, kept, metrics, .. } = self;
+        let Self { store, helpers, services, errands, server_secret, kept, metrics, pulse, .. } = self;
         DriverParts {
             shard,
             port,
@@ -400,6 +413,7 @@ impl Made {
             server_secret,
             kept,
             metrics,
+            pulse,
         }
     }
 }

@@ -38,6 +38,8 @@ const THINGS_INDEX_COMPLETE: &str = "plaza_things_index_complete";
 const THINGS_INDEX_BYTES: &str = "plaza_things_index_bytes";
 const THINGS_INDEX_QUEUE: &str = "plaza_things_index_queue";
 const RELOAD_FAILURES: &str = "plaza_reload_failures_total";
+const STALLED_SHARDS: &str = "plaza_stalled_shards";
+const SHARD_STALLS: &str = "plaza_shard_stalls_total";
 const LOG_DROPPED: &str = "plaza_log_lines_dropped_total";
 const LOG_LEFT_OUT: &str = "plaza_log_lines_left_out_total";
 const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
@@ -132,6 +134,8 @@ fn process_numbers(running: &Running) -> Vec<ProcessNumber> {
         gauge(THINGS_INDEX_BYTES, "About how much memory the index of things takes", float(index.bytes)),
         gauge(THINGS_INDEX_QUEUE, "Changes and searches that wait for the index of things", float(index.waiting)),
         counter(RELOAD_FAILURES, "Reloads refused, what was in force kept", running.reloads_failed.get()),
+        gauge(STALLED_SHARDS, "Shards that do not finish their turn", float(running.stalls.now.get())),
+        counter(SHARD_STALLS, "Times a shard did not finish its turn for ten seconds", running.stalls.total.get()),
         counter(LOG_DROPPED, "Log lines dropped because standard error was not read", log.dropped),
         counter(LOG_LEFT_OUT, "Log lines left out because there were many like them", log.left_out),
     ];
@@ -175,7 +179,7 @@ mod tests {
         let manual = include_str!("../../../docs/operations.md");
         let things = [THINGS_INDEXED, THINGS_INDEX_COMPLETE, THINGS_INDEX_BYTES, THINGS_INDEX_QUEUE];
         let process = [UPTIME, NOT_AFTER, RELOAD_FAILURES, RESIDENT_BYTES, CPU_SECONDS];
-        let faults = [LOG_DROPPED, LOG_LEFT_OUT];
+        let faults = [STALLED_SHARDS, SHARD_STALLS, LOG_DROPPED, LOG_LEFT_OUT];
         for name in things.into_iter().chain(process).chain(faults) {
             assert!(manual.contains(&format!("`{name}`")), "docs/operations.md lacks {name}");
         }

@@ -37,6 +37,7 @@ mod reload;
 pub mod socket;
 pub mod subject;
 pub mod things;
+pub(crate) mod watchdog;
 
 use accounts::{Accounts, Done};
 use apikeys::Keys;
@@ -44,6 +45,7 @@ use command::{Answer, Command, Refusal, Reply, Status};
 use data::{DataDir, FirstStart};
 pub use reload::Source;
 use things::Things;
+use watchdog::Stalls;
 
 /// Time beyond the deadline that the shards may take to end before the process goes without them.
 const STOP_GRACE: Duration = Duration::from_secs(2);
@@ -163,6 +165,7 @@ impl Control {
         let socket = UnixListener::from_std(self.socket).map_err(|error| broken("control socket", error))?;
         let metrics = self.metrics.map(TcpListener::from_std).transpose();
         let metrics = metrics.map_err(|error| broken("metrics", error))?;
+        let watched = self.broker.watched().to_vec();
         let running = Rc::new(Running {
             shards: self.broker.metrics().to_vec(),
             broker: RefCell::new(Some(self.broker)),
@@ -176,12 +179,14 @@ impl Control {
             tls: self.tls,
             started: Instant::now(),
             reloads_failed: Cell::new(0),
+            stalls: Rc::default(),
         });
         tokio::task::spawn_local(answer_commands(socket, running.clone()));
         if let Some(metrics) = metrics {
             tokio::task::spawn_local(http::serve(metrics, running.clone()));
         }
-        tokio::task::spawn_local(watchdog());
+        tokio::task::spawn_local(watchdog::watch(watched, running.stalls.clone()));
+        tokio::task::spawn_local(watchdog::feed(running.stalls.clone()));
         tokio::task::spawn_local(sweep_archives(self.store.clone(), running.settings.archive));
         tokio::task::spawn_local(prune_nonces(self.store.clone()));
         running.log_start(metrics_address);
@@ -220,6 +225,7 @@ struct Running {
     shards: Vec<Arc<ShardMetrics>>,
     started: Instant,
     reloads_failed: Cell<u64>,
+    stalls: Rc<Stalls>,
 }
 
 impl Running {
@@ -396,16 +402,6 @@ async fn prune_nonces(store: EmbeddedStore) {
             Ok(nonces) => debug!(nonces, "nonces forgotten"),
             Err(error) => warn!(%error, "nonces not forgotten"),
         }
-    }
-}
-
-/// Tells systemd twice per interval that the control thread lives, if it asks.
-async fn watchdog() {
-    let Some(interval) = sd_notify::watchdog_enabled() else { return };
-    let mut ticks = tokio::time::interval(interval / 2);
-    loop {
-        ticks.tick().await;
-        notify(&[NotifyState::Watchdog]);
     }
 }
 

@@ -40,6 +40,7 @@ use slab::Slab;
 use crate::admission::{Refusal, Seat, Sources};
 use crate::mesh::{Bell, Inbox, Port, ShardId};
 use crate::metrics::ShardMetrics;
+use crate::pulse::{Pulse, Step};
 use crate::ring::{ACCEPTS, Completion, GENERATION_MAX, Key, Op, Ring, RingOptions, Sending, Slot};
 use crate::shard::{Batch, ReplyTo, SessionId, Shard, ShardConfig};
 use crate::sys::EventFd;
@@ -160,6 +161,8 @@ pub struct DriverParts {
     pub kept: Vec<Resumable>,
     /// Where counters are published.
     pub metrics: Arc<ShardMetrics>,
+    /// Where it is said what the shard does.
+    pub pulse: Arc<Pulse>,
 }
 
 /// What a task brought.
@@ -275,6 +278,7 @@ struct Rest {
     errands: Arc<ErrandConfig>,
     server_secret: [u8; 32],
     metrics: Arc<ShardMetrics>,
+    pulse: Arc<Pulse>,
 }
 
 static NO_NAMESPACES: StreamNamespaces = StreamNamespaces::NONE;
@@ -296,7 +300,8 @@ impl Driver {
         let tasks = Tasks::new(Arc::clone(&bell));
         let parts_kept = parts.kept;
         let (helpers, services, errands) = (parts.helpers, parts.services, parts.errands);
-        let (server_secret, metrics) = (parts.server_secret, parts.metrics);
+        let (server_secret, metrics, pulse) = (parts.server_secret, parts.metrics, parts.pulse);
+        pulse.settle();
         let parts = Rest {
             sources,
             port,
@@ -312,6 +317,7 @@ impl Driver {
             errands,
             server_secret,
             metrics,
+            pulse,
         };
         let mut driver = Self {
             ring,
@@ -372,9 +378,15 @@ impl Driver {
                 && (self.is_done() || Instant::now() >= deadline)
             {
                 self.publish();
+                self.at(Step::Ended);
                 return Ok(());
             }
         }
+    }
+
+    /// Says what the shard does from here on.
+    fn at(&self, step: Step) {
+        self.parts.pulse.at(self.shard.counters.turns, step);
     }
 
     /// Whether a stop has nothing more to wait for.
@@ -390,13 +402,16 @@ impl Driver {
             self.parts.bell.prepare_sleep();
             // Whoever published before the bell was up is seen here; whoever comes later rings.
             let wait = self.nothing_waits();
+            self.at(Step::Resting);
             let result = self.ring.enter(wait, timeout);
             self.parts.bell.awake();
             result?;
         } else {
+            self.at(Step::Submitting);
             self.ring.enter(false, None)?;
         }
         self.shard.counters.turns += 1;
+        self.at(Step::Receiving);
         self.tick = self.now_tick();
         self.shard.set_time(unix_millis());
         let began = self.tick;
@@ -404,15 +419,21 @@ impl Driver {
             self.on_completion(completion);
             self.hand_over_full();
         }
+        self.at(Step::Taking);
         self.drain_mesh();
         while let Some(command) = self.parts.inbox.pop() {
             self.on_command(command);
         }
+        self.at(Step::Tasks);
         self.tasks.poll_ready(256);
         self.take_outcomes();
+        self.at(Step::Feeding);
         self.feed_ready();
+        self.at(Step::Timers);
         self.on_time();
+        self.at(Step::Fanning);
         self.shard.go_on_fanning(FANNED_PER_TURN);
+        self.at(Step::Writing);
         self.carry_out();
         self.flush_all();
         self.hand_over();

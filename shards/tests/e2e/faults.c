@@ -3,7 +3,9 @@
  *   sync    fsync and fdatasync of the store's files fail with EIO
  *   stall   they wait until the fault is over
  *   full    writes to the store's files fail with ENOSPC
- *   noring  there is no io_uring for this process: EPERM */
+ *   noring  there is no io_uring for this process: EPERM
+ *   wedge-shard-N  the thread of that shard waits in its next read until the fault is over
+ *   clock   the clock on the wall is so many seconds ahead as the file says */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <errno.h>
@@ -13,8 +15,10 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/uio.h>
+#include <time.h>
 #include <unistd.h>
 
 #define REAL(name) ((__typeof__(&name))dlsym(RTLD_NEXT, #name))
@@ -91,4 +95,33 @@ long syscall(long number, ...) {
         return -1;
     }
     return REAL(syscall)(number, given[0], given[1], given[2], given[3], given[4], given[5]);
+}
+
+/* Whether this is the thread of a shard that is to be wedged. */
+static int wedged(void) {
+    char name[16] = "", fault[32];
+    if (prctl(PR_GET_NAME, name) != 0 || strncmp(name, "shard-", 6) != 0) return 0;
+    snprintf(fault, sizeof fault, "wedge-%.7s", name);
+    return there(fault);
+}
+
+ssize_t read(int fd, void *bytes, size_t len) {
+    while (wedged()) usleep(50000);
+    return REAL(read)(fd, bytes, len);
+}
+
+int clock_gettime(clockid_t clock, struct timespec *now) {
+    static __typeof__(&clock_gettime) real;
+    const char *faults = getenv("PLAZA_FAULTS");
+    char file[PATH_MAX], text[32] = "";
+    int result, fd;
+    if (real == NULL) real = REAL(clock_gettime);
+    result = real(clock, now);
+    if (result != 0 || clock != CLOCK_REALTIME || faults == NULL) return result;
+    snprintf(file, sizeof file, "%s/clock", faults);
+    fd = open(file, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) return 0;
+    if (REAL(read)(fd, text, sizeof text - 1) > 0) now->tv_sec += atol(text);
+    close(fd);
+    return 0;
 }

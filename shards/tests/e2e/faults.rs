@@ -43,8 +43,20 @@ impl Faults {
         vec![("LD_PRELOAD", directory.join("faults.so").into()), ("PLAZA_FAULTS", directory.into())]
     }
 
+    /// A place for the test's own files, known before there is a broker.
+    pub(crate) fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
     pub(crate) fn begin(&self, fault: &str) {
-        fs::write(self.0.path().join(fault), "").unwrap();
+        self.set(fault, "");
+    }
+
+    /// Begins a fault that is of some extent, or changes its extent: at once.
+    pub(crate) fn set(&self, fault: &str, extent: &str) {
+        let new = self.0.path().join("new");
+        fs::write(&new, extent).unwrap();
+        fs::rename(new, self.0.path().join(fault)).unwrap();
     }
 
     pub(crate) fn end(&self, fault: &str) {

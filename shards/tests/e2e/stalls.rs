@@ -1,9 +1,11 @@
-//! What stands still: a log that nobody reads. Whoever does not need it is served meanwhile.
+//! What stands still: a shard that does not go on, a log that nobody reads. Whoever needs neither is served meanwhile.
 
 use std::io::{BufRead as _, BufReader};
+use std::os::unix::net::UnixDatagram;
 use std::time::{Duration, Instant};
 
-use crate::broker::{Broker, PATIENCE};
+use crate::broker::{Broker, PATIENCE, USERS};
+use crate::faults::Faults;
 use crate::scene::Scene;
 use crate::wire::Wire;
 
@@ -11,6 +13,68 @@ use crate::wire::Wire;
 const PINGS: usize = 200;
 /// Streams that are refused meanwhile, with a line of the log each.
 const REFUSED: usize = 4_000;
+
+/// A user at home on each shard.
+fn one_of_each(broker: &mut Broker) -> [&'static str; 2] {
+    let homes = USERS.map(|user| broker.shard_of(user));
+    [0, 1].map(|shard| USERS[homes.iter().position(|home| *home == shard).expect("six users on two shards")])
+}
+
+#[test]
+fn a_shard_that_stalls_is_told_of_and_the_other_serves_on() {
+    const CASE: &str = "113 a stalled shard";
+    let faults = Faults::new();
+    let manager = UnixDatagram::bind(faults.path("manager")).unwrap();
+    manager.set_read_timeout(Some(Duration::from_secs(3))).unwrap();
+    let mut variables = faults.variables();
+    variables.push(("NOTIFY_SOCKET", faults.path("manager").into()));
+    variables.push(("WATCHDOG_USEC", "2000000".into()));
+    let mut broker = Broker::start_with("", variables);
+    let [well, wedged] = one_of_each(&mut broker);
+    let (mut one, mut other) = (Wire::available(&broker, well, "a"), Wire::available(&broker, well, "b"));
+    let mut victim = Wire::available(&broker, wedged, "a");
+    let talk = |one: &mut Wire, other: &mut Wire| {
+        let begun = Instant::now();
+        one.send(format!("<message to='{well}@localhost/b'><body>still here</body></message>"));
+        other.until("</message>");
+        assert!(begun.elapsed() < Duration::from_secs(2), "{CASE}: others wait {:?}", begun.elapsed());
+    };
+    let fed = || {
+        let mut message = [0; 64];
+        manager.recv(&mut message).is_ok_and(|len| message[..len].starts_with(b"WATCHDOG=1"))
+    };
+    while !fed() {}
+    assert_eq!((broker.metric("plaza_stalled_shards", ""), broker.metric("plaza_shard_stalls_total", "")), (0, 0));
+
+    faults.begin("wedge-shard-1");
+    // It wakes for this, and gets stuck.
+    one.send(format!("<message to='{wedged}@localhost/a'><body>for later</body></message>"));
+    let begun = Instant::now();
+    broker.wait("for the stall to be seen", |broker| {
+        talk(&mut one, &mut other);
+        broker.metric("plaza_stalled_shards", "") == 1
+    });
+    assert!(begun.elapsed() > Duration::from_secs(8), "{CASE}: seen after {:?}", begun.elapsed());
+    // What was sent to the service manager before that is read, then nothing comes for three seconds.
+    while fed() {}
+    talk(&mut one, &mut other);
+    let log = broker.log();
+    let lines: Vec<&str> = log.lines().filter(|line| line.contains("a shard is stalled")).collect();
+    assert_eq!(lines.len(), 1, "{CASE}: {log}");
+    for part in ["ERROR", "shard=1", "doing=\"receiving\"", "thread=shard-1", "S (sleeping)"] {
+        assert!(lines[0].contains(part), "{CASE}: no {part} in {}", lines[0]);
+    }
+    assert_eq!(broker.metric("plaza_shard_stalls_total", ""), 1);
+
+    faults.end("wedge-shard-1");
+    assert!(victim.until("</message>").contains("for later"));
+    victim.ping();
+    broker.wait("for the shard to go on", |broker| broker.metric("plaza_stalled_shards", "") == 0);
+    assert!(broker.log().contains("a shard goes on"), "{CASE}: {}", broker.log());
+    assert!(fed(), "{CASE}: the service manager is not told that all is well");
+    drop((one, other, victim));
+    broker.stop();
+}
 
 #[test]
 fn a_log_that_nobody_reads_holds_nobody_up() {
