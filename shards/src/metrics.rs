@@ -276,6 +276,7 @@ families! {
     stanzas_in[Kind] => "plaza_received_stanzas_total", Counter, "Stanzas taken from sessions";
     stanzas_out[Kind] => "plaza_sent_stanzas_total", Counter, "Stanzas put into outboxes of sessions";
     bytes_in => "plaza_received_bytes_total", Counter, "Bytes read from connections, TLS records included";
+    receives_starved => "plaza_starved_receives_total", Counter, "Receives that found no free buffer, and were begun again";
     bytes_out => "plaza_sent_bytes_total", Counter, "Bytes written to connections, TLS records included";
     pings => "plaza_pings_total", Counter, "XEP-0199 pings answered by the shard itself";
     decisions => "plaza_decisions_total", Counter, "Questions of devices, whether somebody may do something, answered from memory";

@@ -81,7 +81,12 @@ impl Driver {
         }
         match completion.result.saturating_neg() {
             0 => self.on_end(key),
-            libc::ENOBUFS | libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.mark_ready(key),
+            // All buffers of the pool were taken; by now they have been given back.
+            libc::ENOBUFS => {
+                self.shard.counters.receives_starved += 1;
+                self.mark_ready(key);
+            }
+            libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.mark_ready(key),
             _ => self.on_end(key),
         }
     }

@@ -9,6 +9,8 @@
 
 mod buffers;
 mod peer;
+#[cfg(test)]
+mod tests;
 
 use std::io;
 use std::net::{IpAddr, TcpListener};

@@ -185,6 +185,14 @@ impl Broker {
         Self::command(&self.data).args(args).output().unwrap()
     }
 
+    /// Starts it under a limit as `prlimit` takes it, where it has to refuse.
+    pub(crate) fn start_limited(&self, limit: &str) -> Output {
+        let broker = Self::command(&self.data);
+        let mut command = Command::new("prlimit");
+        command.arg(limit).arg(broker.get_program()).args(broker.get_args()).env_remove("RUST_LOG");
+        command.output().unwrap()
+    }
+
     /// Runs a command of the same binary, which must succeed.
     pub(crate) fn cli(&self, args: &[&str]) {
         let output = self.try_cli(args);

@@ -1,5 +1,5 @@
 //! What the host and its operator do to a broker: too few connections for all who come, a second broker on the same data,
-//! a kernel without io_uring.
+//! a kernel without io_uring, or that lets it lock too little memory.
 
 use std::time::Duration;
 
@@ -49,5 +49,20 @@ fn a_kernel_without_io_uring_is_told_of_in_a_line() {
     assert!(said.contains("io_uring"), "122 no io_uring: {said}");
     faults.end("noring");
     broker.try_start_again().expect("122 io_uring again");
+    broker.stop();
+}
+
+#[test]
+fn a_host_that_lets_too_little_memory_be_locked_is_told_what_to_do() {
+    let mut broker = Broker::start("");
+    broker.kill();
+    let refused = broker.start_limited("--memlock=65536:65536");
+    let said = String::from_utf8_lossy(&refused.stderr).into_owned();
+    assert_eq!(refused.status.code(), Some(78), "112 too little locked memory: {said}");
+    let told = said.lines().find(|line| line.starts_with("plaza: ")).unwrap_or_default();
+    for part in ["locked memory", "65536", "ulimit -l", "LimitMEMLOCK="] {
+        assert!(told.contains(part), "112 too little locked memory: no {part} in {said}");
+    }
+    broker.try_start_again().expect("112 enough locked memory");
     broker.stop();
 }

@@ -77,6 +77,56 @@ fn a_shard_that_stalls_is_told_of_and_the_other_serves_on() {
 }
 
 #[test]
+fn receivers_without_a_buffer_are_begun_again_and_lose_nothing() {
+    const CASE: &str = "112 no receive buffer is free";
+    // Many shards have pools of 1 MiB. Together this is more, each no more than a socket takes that is not read.
+    const SHARDS: u64 = 9;
+    const SENDERS: usize = 80;
+    const MESSAGES: usize = 60;
+    let faults = Faults::new();
+    let limits = "sessions_per_account_max = 100\noutbox_bytes_max = '64 MiB'\nstanzas_per_turn_max = 10000";
+    let mut broker = Broker::start_sharded(SHARDS, limits, faults.variables());
+    let homes = USERS.map(|user| broker.shard_of(user));
+    let other = homes.iter().position(|home| *home != homes[0]).expect("six users on nine shards");
+    let (well, wedged, fault) = (USERS[0], USERS[other], format!("wedge-shard-{}", homes[other]));
+    let mut near = Wire::available(&broker, well, "near");
+    let mut senders: Vec<Wire> = (0..SENDERS).map(|at| Wire::login(&broker, wedged, &format!("s{at}"))).collect();
+    // They are busy: the shard has a receive armed for each.
+    for sender in &mut senders {
+        for _ in 0..5 {
+            sender.ping();
+        }
+    }
+    faults.begin(&fault);
+    near.send(format!("<message to='{wedged}@localhost/s0'><body>wake up</body></message>"));
+    std::thread::sleep(Duration::from_millis(500));
+    let padding = "x".repeat(1_000);
+    for (at, sender) in senders.iter_mut().enumerate() {
+        let stanza = |number: usize| {
+            let to = format!("{well}@localhost/near");
+            format!("<message to='{to}' id='{at}-{number}'><body>{padding}</body></message>")
+        };
+        sender.send((0..MESSAGES).map(stanza).collect::<String>());
+    }
+    faults.end(&fault);
+    let mut next = [0; SENDERS];
+    for _ in 0..SENDERS * MESSAGES {
+        let said = near.until("</message>");
+        let id = said.split_once("id='").and_then(|(_, rest)| rest.split_once('\'')).expect("an id").0;
+        let (at, number) = id.split_once('-').unwrap();
+        let (at, number): (usize, usize) = (at.parse().unwrap(), number.parse().unwrap());
+        assert_eq!(number, next[at], "{CASE}: {said}");
+        next[at] += 1;
+    }
+    for sender in &mut senders {
+        sender.ping();
+    }
+    broker.wait("for receives without a buffer", |broker| broker.metric("plaza_starved_receives_total", "") > 0);
+    drop((near, senders));
+    broker.stop();
+}
+
+#[test]
 fn a_log_that_nobody_reads_holds_nobody_up() {
     const CASE: &str = "124 the log is not read";
     let (log, pipe) = std::io::pipe().unwrap();
