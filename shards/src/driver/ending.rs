@@ -70,9 +70,7 @@ impl Driver {
         let Some(connection) = self.connection_mut(key) else { return Vec::new() };
         let Phase::Session(id) = connection.phase else { return Vec::new() };
         connection.phase = Phase::Closing;
-        let bytes = self.shard.end(id);
-        self.shard.counters.sessions = self.shard.sessions() as u64;
-        bytes
+        self.shard.end(id)
     }
 
     /// Writes out what waits, then waits a little for the peer to close (RFC 6120 §4.4). Our side is not shut first: the

@@ -487,6 +487,7 @@ impl Driver {
             self.shard.counters.session_bytes = (tls + sessions.held) as u64;
             self.shard.counters.outbox_bytes = sessions.unsent as u64;
         }
+        self.shard.counters.sessions = self.shard.sessions() as u64;
         let depth = |shard| self.parts.port.depth(ShardId(shard)) as u64;
         self.shard.counters.queue_depth = (0..self.parts.shards).map(depth).sum();
         self.parts.metrics.publish(&self.shard.counters);

@@ -107,7 +107,6 @@ impl Driver {
                             connection.flags.fresh = true;
                         }
                         self.release_negotiation(key);
-                        self.shard.counters.sessions = self.shard.sessions() as u64;
                     }
                 }
                 Action::Close(violation) => {

@@ -36,7 +36,9 @@ fn stream_management_at_the_wrong_time_is_refused() {
         scene.note("71 twice", &said, unexpected);
     }
     wire.ping();
-    drop(wire);
+    // It ends, rather than wait to be resumed.
+    wire.send("</stream:stream>");
+    wire.drain();
     scene.ended("71 not enabled", format!("<r xmlns='{SM}'/>"), "unsupported-stanza-type");
     scene.close();
 }

@@ -2,11 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use crate::broker::{Broker, USERS};
+use crate::broker::{Broker, PATIENCE, USERS};
 use crate::wire::Wire;
 
 /// Most the broker may have grown when a scene is over: what it keeps of its pools, and what its allocator does.
 const GROWTH_MAX: u64 = 24 << 20;
+
+/// What a broker holds of its peers, and must have given back when they are gone.
+const HELD: [&str; 3] = ["plaza_connections", "plaza_negotiating_connections", "plaza_sessions"];
+/// Bytes that may be on their way to the bystanders.
+const UNSENT_MAX: u64 = 4 << 10;
 
 /// A broker, and two sessions of different accounts that must be served whatever others do.
 pub(crate) struct Scene {
@@ -15,6 +20,8 @@ pub(crate) struct Scene {
     pub(crate) bystander: Wire,
     /// `emil@localhost/peer`.
     peer: Wire,
+    /// At the beginning, with the two.
+    held: [u64; HELD.len()],
     resident: u64,
     notes: u64,
     failures: Vec<String>,
@@ -25,11 +32,13 @@ impl Scene {
         Self::of(Broker::start(limits))
     }
 
-    pub(crate) fn of(broker: Broker) -> Self {
+    pub(crate) fn of(mut broker: Broker) -> Self {
         let bystander = Wire::available(&broker, "fred", "bystander");
         let peer = Wire::available(&broker, "emil", "peer");
-        let resident = broker.resident();
-        Self { broker, bystander, peer, resident, notes: 0, failures: Vec::new() }
+        // Shards show their numbers when they have nothing else to do.
+        broker.wait("for the bystanders to count", |broker| held(broker)[1..3] == [0, 2]);
+        let (held, resident) = (held(&broker), broker.resident());
+        Self { broker, bystander, peer, held, resident, notes: 0, failures: Vec::new() }
     }
 
     /// Two pairs of users who are no bystanders: two who share a shard, and two who don't (of four, nearly always).
@@ -108,6 +117,11 @@ impl Scene {
         self.note(case, &said, expected);
     }
 
+    /// Bytes that wait to be sent.
+    fn unsent(&self) -> u64 {
+        self.broker.metric("plaza_outbox_bytes", "")
+    }
+
     /// The bystanders have heard of nothing, the broker holds no more than before, and everything expected came.
     pub(crate) fn close(mut self) {
         for wire in [&mut self.bystander, &mut self.peer] {
@@ -116,12 +130,27 @@ impl Scene {
                 self.failures.push(format!("in the end a bystander got {unasked}"));
             }
         }
+        let end = Instant::now() + PATIENCE;
+        let (mut now, mut unsent) = (held(&self.broker), self.unsent());
+        while (now != self.held || unsent > UNSENT_MAX) && Instant::now() < end {
+            std::thread::sleep(Duration::from_millis(20));
+            // A shard that rests does not look at what it holds.
+            self.undisturbed("in the end");
+            (now, unsent) = (held(&self.broker), self.unsent());
+        }
+        let before = self.held;
+        self.check("memory", now == before, &format!("{HELD:?} are {now:?}, were {before:?}"));
+        self.check("memory", unsent <= UNSENT_MAX, &format!("{unsent} bytes wait to be sent"));
         let grown = self.broker.resident().saturating_sub(self.resident);
         self.check("memory", grown < GROWTH_MAX, &format!("the broker grew by {grown} bytes"));
         drop((self.bystander, self.peer));
         assert!(self.failures.is_empty(), "\n{}\n", self.failures.join("\n"));
         self.broker.stop();
     }
+}
+
+fn held(broker: &Broker) -> [u64; HELD.len()] {
+    HELD.map(|name| broker.metric(name, ""))
 }
 
 /// A stream's end by an error, as [`Scene::note`] expects it.
