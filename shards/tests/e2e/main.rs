@@ -20,6 +20,7 @@ mod broker;
 mod carbons;
 mod catalogue;
 mod clients;
+mod clock;
 mod crash;
 mod faults;
 mod flow;

@@ -16,13 +16,13 @@ use crate::wire::{Wire, auth, nonce};
 const GET: &str = "<iq type='get' id='form'><query xmlns='jabber:iq:register'/></iq>";
 
 /// A maker's key.
-struct Key {
+pub(crate) struct Key {
     id: String,
     secret: String,
 }
 
 impl Key {
-    fn create(broker: &Broker, accounts: u32, more: &[&str]) -> Self {
+    pub(crate) fn create(broker: &Broker, accounts: u32, more: &[&str]) -> Self {
         let accounts = accounts.to_string();
         let args = [&["apikey", "create", "ops@maker.example", "--json", "--accounts", &accounts], more].concat();
         let output = broker.try_cli(&args);
@@ -52,6 +52,11 @@ fn now() -> u64 {
 
 /// The form in an answer, filled in as a device does.
 fn fill_in(answer: &str, key: &Key, name: &str, password: &str) -> Fields {
+    fill_in_at(answer, key, name, password, now())
+}
+
+/// The same at another time.
+fn fill_in_at(answer: &str, key: &Key, name: &str, password: &str, now: u64) -> Fields {
     let answer = &answer[answer.find("<iq").unwrap()..];
     let iq = Node::parse(answer, ns::CLIENT).unwrap();
     assert_eq!((iq.attr("type"), iq.attr("from")), (Some("result"), Some("localhost")), "{answer}");
@@ -62,7 +67,7 @@ fn fill_in(answer: &str, key: &Key, name: &str, password: &str) -> Fields {
         .with("username", name)
         .with("password", password)
         .with(signed::NONCE, &nonce())
-        .with(signed::TIMESTAMP, &now().to_string())
+        .with(signed::TIMESTAMP, &now.to_string())
         .with(signed::CONSUMER_KEY, &key.id)
 }
 
@@ -78,7 +83,7 @@ fn query(fields: &Fields) -> String {
     format!("<query xmlns='jabber:iq:register'><x xmlns='jabber:x:data' type='submit'>{fields}</x></query>")
 }
 
-fn submission(fields: &Fields) -> String {
+pub(crate) fn submission(fields: &Fields) -> String {
     format!("<iq type='set' id='account'>{}</iq>", query(fields))
 }
 
@@ -87,6 +92,13 @@ fn filled(wire: &mut Wire, key: &Key, name: &str) -> Fields {
     wire.send(GET);
     let answer = wire.until("</iq>");
     signed(fill_in(&answer, key, name, "pencil"), key)
+}
+
+/// The same with another time in it.
+pub(crate) fn filled_at(wire: &mut Wire, key: &Key, name: &str, now: i64) -> Fields {
+    wire.send(GET);
+    let answer = wire.until("</iq>");
+    signed(fill_in_at(&answer, key, name, "pencil", u64::try_from(now).unwrap()), key)
 }
 
 /// Registers on a stream that has not logged in; the answer.
