@@ -22,6 +22,7 @@ mod catalogue;
 mod clients;
 mod clock;
 mod crash;
+mod crowd;
 mod faults;
 mod flow;
 mod forged;
