@@ -25,11 +25,11 @@ const LINES_MAX: usize = 2_048;
 const BYTES_MAX: usize = 256 * 1024;
 /// How long the end of the process waits for lines to be written: a reader that is there takes them at once.
 pub const FLUSH_MAX: Duration = Duration::from_secs(1);
-/// Lines of one place in the code within [`PERIOD`], at INFO and above: enough to see what happens, and of a store that
-/// fails under a storm two lines a second rather than one for each request.
-const SAID_MAX: u32 = 20;
-/// The time that [`SAID_MAX`] goes with.
-const PERIOD: Duration = Duration::from_secs(10);
+/// Lines of one place in the code at once, at INFO and above: enough to see what happens.
+const SAID_MAX: u32 = 50;
+/// The time in which it may say one more: of a store that fails under a storm a line a second, rather than one for each
+/// request.
+const SAID_EACH: Duration = Duration::from_secs(1);
 
 /// The one that [`start`] made.
 static LOG: OnceLock<Log> = OnceLock::new();
@@ -49,11 +49,11 @@ struct Shared {
     said: Mutex<HashMap<Identifier, Said>>,
 }
 
-/// What one place in the code has said of late.
+/// What one place in the code may still say, since when, and what it did not.
 #[derive(Debug)]
 struct Said {
     since: Instant,
-    lines: u32,
+    lines_left: u32,
     left_out: u64,
 }
 
@@ -181,12 +181,14 @@ impl Shared {
         }
         // Held for a few instructions only.
         let mut places = self.said.lock().unwrap_or_else(PoisonError::into_inner);
-        let said = places.entry(place.callsite()).or_insert(Said { since: now, lines: 0, left_out: 0 });
-        if now.saturating_duration_since(said.since) >= PERIOD {
-            (said.since, said.lines) = (now, 0);
+        let said = places.entry(place.callsite()).or_insert(Said { since: now, lines_left: SAID_MAX, left_out: 0 });
+        let more = now.saturating_duration_since(said.since).as_secs() / SAID_EACH.as_secs();
+        if more > 0 {
+            said.lines_left = said.lines_left.saturating_add(u32::try_from(more).unwrap_or(u32::MAX)).min(SAID_MAX);
+            said.since = now;
         }
-        if said.lines < SAID_MAX {
-            said.lines += 1;
+        if said.lines_left > 0 {
+            said.lines_left -= 1;
             return Some(std::mem::take(&mut said.left_out));
         }
         said.left_out += 1;
@@ -324,7 +326,7 @@ mod tests {
         let said = queued(&lines);
         let count = |text: &str| said.iter().filter(|line| line.contains(text)).count();
         assert_eq!((count("again"), count("asked for"), count("another")), (SAID_MAX as usize, 100, 1));
-        assert_eq!(log.missing(), Missing { dropped: 0, left_out: 80 });
+        assert_eq!(log.missing(), Missing { dropped: 0, left_out: 50 });
     }
 
     #[test]
@@ -335,10 +337,13 @@ mod tests {
             assert_eq!(log.0.may_say(place, now), Some(0));
         }
         for _ in 0..5 {
-            assert_eq!(log.0.may_say(place, now + PERIOD / 2), None);
+            assert_eq!(log.0.may_say(place, now + SAID_EACH / 2), None);
         }
-        assert_eq!(log.0.may_say(place, now + PERIOD), Some(5));
-        assert_eq!(log.0.may_say(place, now + PERIOD), Some(0));
+        assert_eq!(log.0.may_say(place, now + SAID_EACH), Some(5));
+        assert_eq!(log.0.may_say(place, now + SAID_EACH), None);
+        let later = now + SAID_EACH * 1_000;
+        assert_eq!(log.0.may_say(place, later), Some(1));
+        assert_eq!((1..100).filter(|_| log.0.may_say(place, later).is_some()).count(), SAID_MAX as usize - 1);
         assert_eq!(with_left_out(b"INFO again\n", 5), b"INFO again left_out=5\n");
         assert_eq!(with_left_out(b"{\"level\":\"INFO\"}\n", 5), b"{\"level\":\"INFO\",\"left_out\":5}\n");
     }
