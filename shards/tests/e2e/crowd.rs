@@ -16,7 +16,7 @@ use crate::wire::Wire;
 /// Accounts of the crowd.
 const CROWD: [&str; 3] = ["anna", "bert", "cleo"];
 /// Sessions of each.
-const EACH: usize = 80;
+const EACH: usize = 60;
 const SESSIONS: &str = "sessions_per_account_max = 100\n";
 /// What a session may have waiting, in these tests.
 const OUTBOX_BYTES_MAX: u64 = 256 << 10;
