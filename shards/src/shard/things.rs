@@ -113,16 +113,19 @@ impl Shard {
     pub(super) fn tell_notices(&mut self, index: u32, untold: &[(Told, String)]) {
         let Some(bare) = self.accounts.get(index).map(|account| account.bare.clone()) else { return };
         let Some(from) = self.things_address(bare.as_jid()) else { return };
+        // What one of them acknowledged while this was read need not be told again.
+        let untold: Vec<_> = untold.iter().filter(|(told, _)| !self.is_being_noted(index, told)).collect();
         for id in self.sessions_of(bare.as_jid()) {
-            for (told, payload) in untold {
+            for (told, payload) in &untold {
                 let Some(session) = self.get_mut(id).filter(|session| session.priority.is_some()) else { break };
                 let unanswered = &mut session.extras().unanswered;
                 let is_told = |one: &Unanswered| matches!(&one.about, About::Notice(known) if known.covers(told));
                 if unanswered.len() >= UNANSWERED_MAX {
                     break;
                 }
-                if !unanswered.iter().any(is_told) {
-                    self.tell_device(id, from.as_jid(), payload, About::Notice(told.clone()));
+                let is_known = unanswered.iter().any(is_told);
+                if !is_known && !self.tell_device(id, from.as_jid(), payload, About::Notice(told.clone())) {
+                    break;
                 }
             }
         }
@@ -137,15 +140,15 @@ impl Shard {
         self.config.services.iter().find(own).map(|service| service.jid.clone())
     }
 
-    fn tell_device(&mut self, id: SessionId, from: JidRef<'_>, payload: &str, about: About) {
+    /// Tells a session something that it has to answer. Whether it had room for it: what it was not told it cannot answer.
+    fn tell_device(&mut self, id: SessionId, from: JidRef<'_>, payload: &str, about: About) -> bool {
         self.ids += 1;
         let number = self.ids;
-        let Some(session) = self.get_mut(id) else { return };
+        let Some(session) = self.get(id) else { return false };
         let begin: &[u8] = if matches!(about, About::Challenge(..)) { b"<iq type='get'" } else { b"<iq type='set'" };
-        session.extras().unanswered.push(Unanswered { number, about });
         let to = session.jid.clone();
         let name = format!("{}{number}", self.config.id_prefix);
-        self.tell(id, |out| {
+        let is_told = self.tell(id, |out| {
             out.extend_from_slice(begin);
             write::attr(out, "id", &name);
             write::attr(out, "from", from.as_str());
@@ -154,6 +157,10 @@ impl Shard {
             out.extend_from_slice(payload.as_bytes());
             out.extend_from_slice(b"</iq>");
         });
+        if is_told && let Some(session) = self.get_mut(id) {
+            session.extras().unanswered.push(Unanswered { number, about });
+        }
+        is_told
     }
 
     /// An iq of type result or error to a service: the answer to something the session was told, if it is one.
@@ -246,17 +253,15 @@ impl Shard {
         let mut is_there = false;
         if device.resource().is_some() {
             if let Some(id) = self.session_of(hash, device) {
-                is_there = true;
                 self.forget_challenge(id);
-                self.tell_device(id, from, payload, About::Challenge(shard, number));
+                is_there = self.tell_device(id, from, payload, About::Challenge(shard, number));
             }
         } else if self.accounts.find_index(hash, device).is_some() {
             for id in self.sessions_of(device) {
                 let Some(session) = self.get(id).filter(|session| session.priority.is_some()) else { continue };
                 let unanswered = session.extras.as_ref().map_or(0, |extras| extras.unanswered.len());
                 if unanswered < UNANSWERED_MAX {
-                    self.tell_device(id, from, payload, About::Ask(shard, number));
-                    is_there = true;
+                    is_there |= self.tell_device(id, from, payload, About::Ask(shard, number));
                 }
             }
         }

@@ -575,6 +575,15 @@ impl Shard {
         })
     }
 
+    /// Whether a device has heard of this, which waits to be noted.
+    pub(super) fn is_being_noted(&self, index: u32, told: &Told) -> bool {
+        let work = self.accounts.get(index).and_then(|account| account.work.as_ref());
+        work.is_some_and(|work| {
+            let mut tasks = work.queue.iter();
+            tasks.any(|task| matches!(task, Task::Acknowledged(heard) if heard.covers(told)))
+        })
+    }
+
     pub(super) fn facts_mut(&mut self, index: u32) -> Option<&mut plaza_registry::facts::Facts> {
         self.accounts.get_mut(index)?.facts.as_deref_mut()
     }
