@@ -52,6 +52,9 @@ impl World {
         self.check_notes();
         self.check_presence();
         self.check_archives();
+        if self.plan.things {
+            self.check_things();
+        }
     }
 
     /// Archives hold what their heads say, in order and within their bounds.

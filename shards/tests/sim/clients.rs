@@ -115,6 +115,15 @@ impl World {
         }
     }
 
+    /// Unavailable, if it is available.
+    pub(super) fn hide(&mut self, client: usize) {
+        if std::mem::take(&mut self.clients[client].available) {
+            self.clients[client].hid = true;
+            self.clients[client].directed.clear();
+            self.queue(client, "<presence type='unavailable'/>".into(), None);
+        }
+    }
+
     pub(super) fn say(&mut self) {
         let Some(client) = self.someone() else { return };
         if self.plan.blocks && self.random.percent(15) {
@@ -125,6 +134,9 @@ impl World {
         }
         if self.plan.slow && self.random.percent(10) {
             self.say_note(client);
+        }
+        if self.plan.things && self.random.percent(60) {
+            self.say_thing(client);
         }
         for _ in 0..=self.random.below(6) {
             match self.random.below(20) {
@@ -137,13 +149,7 @@ impl World {
                 }
                 16 => self.send(client, "iq", "get", DOMAIN, ""),
                 _ if self.plan.exact => {}
-                17 if self.random.percent(30) => {
-                    if std::mem::take(&mut self.clients[client].available) {
-                        self.clients[client].hid = true;
-                        self.clients[client].directed.clear();
-                        self.queue(client, "<presence type='unavailable'/>".into(), None);
-                    }
-                }
+                17 if self.random.percent(30) => self.hide(client),
                 17 => self.appear(client),
                 _ => self.say_directed(client),
             }
@@ -236,7 +242,7 @@ impl World {
         text.push_str(&format!(">{payload}</{name}>"));
         self.sent.push(Sent {
             sender: client,
-            tag: text.chars().take(100).collect(),
+            tag: text[..text.len().min(100)].to_owned(),
             to: to.to_owned(),
             request: name == "iq" && matches!(kind, "get" | "set"),
             error: kind == "error",

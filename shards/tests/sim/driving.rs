@@ -17,6 +17,7 @@ use plaza_shards::metrics::DropReason;
 use plaza_shards::ring::Key;
 use plaza_shards::shard::{BATCH_BYTES_MAX, Effect, Flow, ReplyTo};
 
+use super::faults::Whose;
 use super::{FRAME_BYTES, World};
 
 impl World {
@@ -47,6 +48,9 @@ impl World {
         let heard = flow != Flow::Stalled && shard.counters.drops[DropReason::Stale] == stale;
         assert!(!client.awaiting || !heard, "{} was heard before its answer", client.jid);
         self.activity += 1;
+        if self.told {
+            eprintln!("{:6} {} ({index}) > {} ({flow:?})", self.activity, client.jid, next.text);
+        }
         match flow {
             Flow::Stalled => client.paused = true,
             Flow::End(condition) => panic!("{} was ended: {condition:?}", client.jid),
@@ -238,10 +242,10 @@ impl World {
                 Effect::Errand(account, errand) => self.errands.push((shard, account, *errand)),
                 Effect::Login(key, Ok(())) => self.logged_in(key.index as usize),
                 Effect::Login(_, Err(_)) => {}
-                Effect::Tokens(..) => panic!("nobody has tokens here"),
-                Effect::Inquire(..) | Effect::AskUntil(_) | Effect::Asked(..) | Effect::Challenged(..) => {
-                    panic!("nobody has things here")
-                }
+                Effect::Tokens(..) | Effect::Challenged(..) => panic!("nobody has tokens here"),
+                Effect::Inquire(device, after) => self.inquire(shard, device, after),
+                Effect::AskUntil(number) => self.ask_until(shard, number),
+                Effect::Asked(ask, reply_to, acknowledged) => self.go_on_asked(shard, *ask, reply_to, acknowledged),
                 Effect::Displace(_) => panic!("nobody comes back twice"),
                 Effect::Expire(id) => self.shards[shard].expire(id, None),
                 Effect::Recipients(mut recipients) => {
@@ -280,8 +284,9 @@ impl World {
         }
         let refused = self.random.percent(self.plan.store_refuses_percent);
         self.store.refuse(refused.then_some(StoreError::Busy));
-        let brought = block_on(errands::run(&self.errand_config, &self.store, &account, errand, 0));
+        let brought = block_on(errands::run(&self.errand_config, &self.slow_store, &account, errand, 0));
         self.store.refuse(None);
+        self.things.happened(&Whose::Errand(account.clone(), None), self.slow_store.changes());
         self.finish_errand(shard, &account, serves, brought);
     }
 
@@ -316,6 +321,9 @@ impl World {
         let at = self.random.below(self.services.len());
         let (shard, request, reply_to) = self.services.swap_remove(at);
         self.activity += 1;
+        if matches!(request.target, Target::Service(_)) {
+            return self.begin_service(shard, *request, reply_to);
+        }
         let mut reply = Reply::default();
         let from = match &request.target {
             Target::Server(jid) | Target::Account(jid) | Target::Service(jid) if request.addressed => jid.as_str(),
@@ -351,13 +359,18 @@ impl World {
             };
             reply.effects.push(ServiceEffect::Pubsub(Box::new(self.event(&from))));
         }
-        if let ReplyTo::Session(id) = &reply_to
+        self.is_answered(shard, &reply_to);
+        self.shards[shard].reply(&request.caller, reply_to, reply);
+    }
+
+    /// A session's client may be heard again.
+    pub(super) fn is_answered(&mut self, shard: usize, reply_to: &ReplyTo) {
+        if let ReplyTo::Session(id) = reply_to
             && let Some(client) =
                 self.clients.iter_mut().find(|client| client.shard == shard && client.id == *id && !client.ended)
         {
             client.awaiting = false;
         }
-        self.shards[shard].reply(&request.caller, reply_to, reply);
     }
 
     /// An event of somebody's for some clients, by their full or bare JIDs, numbered.

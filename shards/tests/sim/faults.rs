@@ -14,20 +14,29 @@ use plaza_core::jid::Jid;
 use plaza_core::ns;
 use plaza_registry::errands::{self, Errand, Return};
 use plaza_registry::rosters;
+use plaza_registry::services::Reply;
 use plaza_registry::store::memory::MemoryStore;
-use plaza_registry::store::{Batch, CommitError, Found, Lookup, Pair, Run, Store, StoreError, Table};
+use plaza_registry::store::{Batch, CommitError, Found, Lookup, Pair, Run, Store, StoreError, Table, Write};
 use plaza_registry::wait::block_on;
+use plaza_shards::shard::ReplyTo;
 
 use super::World;
+use super::things::Cause;
 
 /// Clients that note names: few, since a roster has its bound and subscriptions need room in it.
 const NOTING_CLIENTS: usize = 8;
 
-/// A handle of the store whose requests wait for their turns.
+/// The record of a thing that was committed, by its key; `None` if it was deleted.
+pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
+
+/// A handle of the store whose requests wait for their turns, unless it is prompt.
 #[derive(Clone)]
 pub(super) struct SlowStore {
     store: MemoryStore,
+    prompt: bool,
     turns: Arc<Mutex<Turns>>,
+    /// What became of things since that was asked for last.
+    changes: Arc<Mutex<Vec<Change>>>,
 }
 
 /// Requests by number: those that wait, and whether those whose turn it is may be done.
@@ -38,12 +47,27 @@ struct Turns {
     given: HashMap<u64, Result<(), StoreError>>,
 }
 
-/// An errand that waits for the store.
+/// Work that waits for the store.
 pub(super) struct Running {
     shard: usize,
-    account: Jid,
-    serves: Option<(Jid, String)>,
-    errand: Pin<Box<dyn Future<Output = Return>>>,
+    whose: Whose,
+    work: Pin<Box<dyn Future<Output = Brought>>>,
+}
+
+/// Whose work it is.
+pub(super) enum Whose {
+    /// An account's errand, and whom of a session's services it answers with which id.
+    Errand(Jid, Option<(Jid, String)>),
+    /// A service's, and for whom its reply is.
+    Service(Jid, ReplyTo, Cause),
+    /// A device's that was answered: what follows from that.
+    Inquiry(Jid),
+}
+
+/// What work brought.
+pub(super) enum Brought {
+    Return(Box<Return>),
+    Reply(Reply),
 }
 
 /// Names that clients noted in their rosters.
@@ -56,18 +80,29 @@ pub(crate) struct Notes {
 }
 
 impl SlowStore {
-    pub(super) fn new(store: &MemoryStore) -> Self {
-        Self { store: store.clone(), turns: Arc::default() }
+    pub(super) fn new(store: &MemoryStore, prompt: bool) -> Self {
+        Self { store: store.clone(), prompt, turns: Arc::default(), changes: Arc::default() }
+    }
+
+    /// What became of things since this was asked for last.
+    pub(super) fn changes(&self) -> Vec<Change> {
+        std::mem::take(&mut *self.changes.lock().unwrap())
     }
 
     /// Resolves when it is the request's turn, which begins to wait now.
     fn turn(&self) -> impl Future<Output = Result<(), StoreError>> + Send + 'static + use<> {
-        let mut turns = self.turns();
-        turns.last += 1;
-        let number = turns.last;
-        turns.waiting.push(number);
+        let number = (!self.prompt).then(|| {
+            let mut turns = self.turns();
+            turns.last += 1;
+            let number = turns.last;
+            turns.waiting.push(number);
+            number
+        });
         let turns = Arc::clone(&self.turns);
-        poll_fn(move |_| turns.lock().unwrap().given.remove(&number).map_or(Poll::Pending, Poll::Ready))
+        poll_fn(move |_| match &number {
+            Some(number) => turns.lock().unwrap().given.remove(number).map_or(Poll::Pending, Poll::Ready),
+            None => Poll::Ready(Ok(())),
+        })
     }
 
     fn turns(&self) -> MutexGuard<'_, Turns> {
@@ -123,11 +158,24 @@ impl Store for SlowStore {
     }
 
     fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), CommitError>> + Send + 'static + use<> {
-        let (turn, store) = (self.turn(), self.store.clone());
+        let (turn, store, changes) = (self.turn(), self.store.clone(), Arc::clone(&self.changes));
         async move {
             turn.await?;
-            store.commit(batch).await
+            let of_things: Vec<Change> = batch.writes.iter().filter_map(of_thing).collect();
+            store.commit(batch).await?;
+            changes.lock().unwrap().extend(of_things);
+            Ok(())
         }
+    }
+}
+
+/// What a write makes of a thing, if it is about one.
+fn of_thing(write: &Write) -> Option<Change> {
+    match write {
+        Write::Put { table: Table::Things, key, value } => Some((key.clone(), Some(value.clone()))),
+        Write::Delete { table: Table::Things, key } => Some((key.clone(), None)),
+        Write::DeletePrefix { table: Table::Things, .. } => panic!("no account goes here"),
+        Write::Put { .. } | Write::Delete { .. } | Write::DeletePrefix { .. } => None,
     }
 }
 
@@ -160,24 +208,33 @@ impl World {
     /// Begins an errand, which goes on as the store does.
     pub(super) fn begin_errand(&mut self, shard: usize, account: Jid, errand: Errand, serves: Option<(Jid, String)>) {
         let (config, store, owner) = (self.errand_config.clone(), self.slow_store.clone(), account.clone());
-        let errand = Box::pin(async move { errands::run(&config, &store, &owner, errand, 0).await });
-        self.running.push(Running { shard, account, serves, errand });
-        self.go_on_errands();
+        let errand = async move { Brought::Return(Box::new(errands::run(&config, &store, &owner, errand, 0).await)) };
+        self.begin(shard, Whose::Errand(account, serves), errand);
     }
 
-    /// Errands and requests under way are gone; whose they were.
+    /// Begins some work, which goes on as the store does.
+    pub(super) fn begin(&mut self, shard: usize, whose: Whose, work: impl Future<Output = Brought> + 'static) {
+        self.running.push(Running { shard, whose, work: Box::pin(work) });
+        self.go_on_working();
+    }
+
+    /// Work and requests under way are gone; whose errands they were.
     pub(super) fn drop_errands(&mut self) -> Vec<Jid> {
         let mut turns = self.slow_store.turns();
         turns.waiting.clear();
         turns.given.clear();
         drop(turns);
-        self.running.drain(..).map(|running| running.account).collect()
+        let account = |running: Running| match running.whose {
+            Whose::Errand(account, _) => Some(account),
+            Whose::Service(..) | Whose::Inquiry(_) => None,
+        };
+        self.running.drain(..).filter_map(account).collect()
     }
 
     /// One of the requests has its turn.
     pub(super) fn store_goes_on(&mut self) {
         let mut turns = self.slow_store.turns();
-        assert!(self.running.is_empty() || !turns.waiting.is_empty(), "an errand waits for nothing");
+        assert!(self.running.is_empty() || !turns.waiting.is_empty(), "some work waits for nothing");
         if turns.waiting.is_empty() {
             return;
         }
@@ -189,18 +246,35 @@ impl World {
         self.requests_refused += u64::from(refused);
         turns.given.insert(number, if refused { Err(error) } else { Ok(()) });
         drop(turns);
-        self.go_on_errands();
+        self.go_on_working();
     }
 
-    fn go_on_errands(&mut self) {
+    fn go_on_working(&mut self) {
         let mut at = 0;
         while let Some(running) = self.running.get_mut(at) {
-            match running.errand.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            let polled = running.work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+            self.things.happened(&running.whose, self.slow_store.changes());
+            match polled {
                 Poll::Pending => at += 1,
                 Poll::Ready(brought) => {
-                    let Running { shard, account, serves, errand: _ } = self.running.swap_remove(at);
-                    self.finish_errand(shard, &account, serves, brought);
+                    let Running { shard, whose, work: _ } = self.running.swap_remove(at);
+                    self.finish(shard, whose, brought);
                 }
+            }
+        }
+    }
+
+    fn finish(&mut self, shard: usize, whose: Whose, brought: Brought) {
+        match (whose, brought) {
+            (Whose::Errand(account, serves), Brought::Return(brought)) => {
+                self.finish_errand(shard, &account, serves, *brought);
+            }
+            (Whose::Service(caller, reply_to, _), Brought::Reply(reply)) => {
+                self.finish_service(shard, &caller, reply_to, reply);
+            }
+            (Whose::Inquiry(device), Brought::Reply(reply)) => self.shards[shard].inquired(&device, reply),
+            (Whose::Errand(..), Brought::Reply(_)) | (Whose::Service(..) | Whose::Inquiry(_), Brought::Return(_)) => {
+                panic!("it brought something else")
             }
         }
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use plaza_core::iot::Generation;
 use plaza_core::jid::Jid;
 use plaza_core::sasl::scram::{Hash, Keys};
 use plaza_registry::accounts::NewKeys;
@@ -9,6 +10,7 @@ use plaza_registry::archive::{ArchiveConfig, ArchiveLimits, Mode, Modes};
 use plaza_registry::offline::OfflineLimits;
 use plaza_shards::shard::{ManagedLimits, ShardConfig};
 
+use super::registry::component;
 use super::{DOMAIN, Random};
 
 /// What a seed draws once.
@@ -39,6 +41,12 @@ pub(super) struct Plan {
     pub(super) killed: bool,
     /// The store takes its time, and refuses requests rather than errands. Clients note what has to be there afterwards.
     pub(super) slow: bool,
+    /// The store refuses something at times.
+    pub(super) store_refuses: bool,
+    /// Clients have things.
+    pub(super) things: bool,
+    /// In which generation they speak of them.
+    pub(super) generation: Generation,
     pub(super) config: ShardConfig,
 }
 
@@ -62,10 +70,16 @@ impl Plan {
         // By the seed, not drawn: worlds that found a bug once stay what they were.
         let blocks = matches!(seed % 7, 2 | 4);
         let killed = matches!(seed % 13, 2 | 3 | 5 | 6 | 9);
+        let exact = seed.is_multiple_of(3);
+        let things = !exact && matches!(seed % 16, 2..=9 | 12 | 14);
         let outbox_bytes_max = if large { 262_144 } else { 1024 << random.below(5) };
+        let store_refuses_percent = random.pick(&[0, 0, 5, 30]);
         Self {
-            exact: seed.is_multiple_of(3),
-            store_refuses_percent: random.pick(&[0, 0, 5, 30]),
+            exact,
+            store_refuses_percent,
+            store_refuses: store_refuses_percent > 0,
+            things,
+            generation: Generation::ALL[(seed / 16 % 4) as usize],
             managed_percent: random.pick(&[0, 50, 100]),
             acknowledged_percent: random.pick(&[50, 100]),
             shards: 1 + random.below(4) as u16,
@@ -82,7 +96,7 @@ impl Plan {
             slow: matches!(seed % 11, 1 | 2 | 5 | 6 | 9),
             config: ShardConfig {
                 domains: vec![Jid::parse(DOMAIN).unwrap()],
-                services: Vec::new(),
+                services: if things { vec![component()] } else { Vec::new() },
                 outbox_bytes_max,
                 outbox_bytes_full: outbox_bytes_max / 2,
                 outbox_bytes_high: outbox_bytes_max / 4,

@@ -5,15 +5,22 @@
 //! recipient was away all the time until then, the message is stored by then, and arrives whatever happens. What was said
 //! in a former life of the broker arrives with the time it was kept at (XEP-0203), and not without.
 
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use plaza_core::jid::Jid;
 use plaza_registry::directory::CapsCache;
+use plaza_registry::errands::ErrandConfig;
+use plaza_registry::registration::Registrar;
+use plaza_registry::services::{ServiceConfig, ServiceLimits};
+use plaza_registry::things::{self, Search};
+use plaza_registry::wait::block_on;
+use plaza_registry::{broker, provisioning, pubsub};
 use plaza_shards::home::Homes;
 use plaza_shards::mesh::ShardId;
 use plaza_shards::metrics::Counters;
 use plaza_shards::shard::Shard;
 
+use super::registry::Listing;
 use super::{Plan, World};
 
 /// A broker's shards, of its life of that number.
@@ -25,11 +32,48 @@ pub(super) fn start(plan: &Plan, homes: &Homes, life: u32) -> Vec<Shard> {
     (0..plan.shards).map(|shard| Shard::new(ShardId(shard), plan.shards, homes.clone(), Arc::clone(&config))).collect()
 }
 
+/// What all errands and services need to know, in one life of a broker.
+pub(super) fn errand_config(plan: &Plan, listing: Option<&Arc<Listing>>) -> ErrandConfig {
+    /// As many tries as one likes: no time passes.
+    const TRIES: u32 = 1_000_000;
+    /// Nobody registers an account as a service; one for all, since it has a thread.
+    static NOBODY: LazyLock<Registrar> = LazyLock::new(Registrar::off);
+
+    let index = listing.map(|listing| Arc::clone(listing) as Arc<dyn Search>);
+    let things = things::Limits {
+        failed_claims_per_minute_max: TRIES,
+        searches_per_second_max: TRIES,
+        ..things::Limits::DEFAULT
+    };
+    ErrandConfig {
+        roster_items_max: 20,
+        requests_max: plan.config.requests_max,
+        offline: plan.config.offline,
+        services: Arc::new(ServiceConfig {
+            name: "Plaza".into(),
+            version: "0".into(),
+            node: "https://plaza.example".into(),
+            domains: plan.config.domains.clone(),
+            components: plan.config.services.clone(),
+            roster_items_max: 20,
+            limits: ServiceLimits::default(),
+            pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, plan.config.domains.clone()),
+            archive: plan.config.archive,
+            things: things::Config::new(things, index),
+            registration: NOBODY.clone(),
+            provisioning: provisioning::Config::new(provisioning::Limits::DEFAULT, [7; 32]),
+        }),
+    }
+}
+
 impl World {
     /// The process ends, whatever is under way, and begins anew.
     pub(super) fn kill(&mut self) {
         self.activity += 1;
         self.life += 1;
+        if self.told {
+            eprintln!("{:6} the broker is killed", self.activity);
+        }
         self.killed_at = self.activity;
         self.archived_before += self.archived();
         for client in self.clients.iter_mut().filter(|client| !client.ended) {
@@ -45,6 +89,12 @@ impl World {
         let mut unsure: Vec<Jid> = self.errands.drain(..).map(|(_, account, _)| account).collect();
         unsure.extend(self.drop_errands());
         self.shards = start(&self.plan, &self.homes, self.life);
+        self.forget_registry();
+        if self.plan.things {
+            self.listing = Some(Arc::new(Listing::new(&self.store)));
+            self.errand_config = errand_config(&self.plan, self.listing.as_ref());
+        }
+        block_on(broker::begin_run(&self.store, self.activity)).unwrap();
         for account in &self.accounts {
             self.blocks.load_anew(&self.store, account, self.activity, unsure.contains(account));
         }

@@ -3,18 +3,28 @@
 use plaza_core::jid::JidRef;
 use plaza_core::limits::ScanLimits;
 use plaza_core::ns;
+use plaza_core::xml::read::Node;
 use plaza_core::xml::{Scanned, Scanner, StreamNamespaces};
 
 use super::World;
+use super::registry::REGISTRY;
 
 impl World {
     pub(super) fn receive(&mut self, client: usize, bytes: &[u8]) {
+        if self.plan.things {
+            assert!(memchr::memmem::find(bytes, b"secret-").is_none(), "a key is told");
+        }
         let mut scanner = Scanner::new();
         let namespaces = StreamNamespaces::default();
         let mut at = 0;
         while at < bytes.len() {
             let scanned = scanner.next(&ScanLimits::AFTER_AUTH, &namespaces, &bytes[at..]);
             let Ok(Scanned::Element { element, consumed }) = scanned else { panic!("no whole stanza was sent") };
+            let text = &bytes[at..at + consumed];
+            if self.told {
+                let jid = &self.clients[client].jid;
+                eprintln!("{:6} {jid} ({client}) < {}", self.activity, String::from_utf8_lossy(text));
+            }
             at += consumed;
             let attr = |name| element.attr(name).map(|attr| attr.value().into_owned()).unwrap_or_default();
             let (id, kind, from, to) = (attr("id"), attr("type"), attr("from"), attr("to"));
@@ -43,6 +53,10 @@ impl World {
                 self.notes.answered(account, client, &id, &kind);
             }
             self.see_from(client, element.name(), &kind, (&from, &id));
+            if from == REGISTRY {
+                let stanza = Node::parse(std::str::from_utf8(text).unwrap(), ns::CLIENT).unwrap();
+                self.hear_registry(client, &stanza);
+            }
             if let Some(number) = id.strip_prefix('n').and_then(|digits| digits.parse().ok()) {
                 let late = element.children().any(|child| child.is("delay", ns::DELAY));
                 self.see(client, number, element.name(), &kind, (&from, &to), late);
@@ -91,7 +105,7 @@ impl World {
         let own = to == client.jid.as_str();
         let handed_on = self.plan.managed_percent > 0 && !own && sent.delivered.contains(&index)
             || sent.delivered.iter().any(|other| self.managed_clients.contains(other));
-        let again = late && self.plan.store_refuses_percent > 0 || handed_on;
+        let again = late && self.plan.store_refuses || handed_on;
         assert!(
             again || !sent.delivered.contains(&index),
             "n{number} was delivered twice to {}, late {late}, to {to}, managed {:?}, delivered {:?}: {}",

@@ -12,10 +12,14 @@ mod driving;
 mod faults;
 #[path = "plan.rs"]
 mod plan;
+#[path = "registry.rs"]
+mod registry;
 #[path = "restart.rs"]
 mod restart;
 #[path = "seeing.rs"]
 mod seeing;
+#[path = "things.rs"]
+mod things;
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -23,12 +27,11 @@ use std::sync::Arc;
 use plaza_core::jid::Jid;
 use plaza_core::xml::Scanner;
 use plaza_registry::accounts;
-use plaza_registry::archive;
 use plaza_registry::errands::{Errand, ErrandConfig};
-use plaza_registry::services::{Request, ServiceConfig, ServiceLimits};
+use plaza_registry::services::Request;
 use plaza_registry::store::memory::MemoryStore;
 use plaza_registry::wait::block_on;
-use plaza_registry::{provisioning, pubsub};
+use plaza_registry::{archive, broker};
 use plaza_shards::home::Homes;
 use plaza_shards::mesh::ShardId;
 use plaza_shards::shard::{Batch, ReplyTo, SessionId, Shard};
@@ -37,6 +40,8 @@ use super::random::Random;
 use blocks::Blocks;
 use faults::{Notes, Running, SlowStore};
 use plan::{Plan, keys};
+use registry::{DEVICES, Listing, NODES, Registry};
+use things::Things;
 
 const DOMAIN: &str = "things.example";
 /// What a stanza has beside its body: addresses, stamps, tags.
@@ -166,6 +171,12 @@ pub(crate) struct World {
     pub(crate) blocks: Blocks,
     /// Clients that log in: account, resource.
     logging_in: Vec<(Jid, String)>,
+    pub(crate) things: Things,
+    registry: Registry,
+    /// What strangers find.
+    listing: Option<Arc<Listing>>,
+    /// What passes is printed.
+    told: bool,
 }
 
 impl World {
@@ -183,25 +194,12 @@ impl World {
                 block_on(archive::allow(&store, account.as_jid())).unwrap();
             }
         }
-        let errand_config = ErrandConfig {
-            roster_items_max: 20,
-            requests_max: plan.config.requests_max,
-            offline: plan.config.offline,
-            services: Arc::new(ServiceConfig {
-                name: "Plaza".into(),
-                version: "0".into(),
-                node: "https://plaza.example".into(),
-                domains: plan.config.domains.clone(),
-                components: Vec::new(),
-                roster_items_max: 20,
-                limits: ServiceLimits::default(),
-                pubsub: pubsub::Config::new(pubsub::Limits::DEFAULT, plan.config.domains.clone()),
-                archive: plan.config.archive,
-                things: plaza_registry::things::Config::new(plaza_registry::things::Limits::DEFAULT, None),
-                registration: plaza_registry::registration::Registrar::off(),
-                provisioning: provisioning::Config::new(provisioning::Limits::DEFAULT, [7; 32]),
-            }),
-        };
+        block_on(broker::begin_run(&store, 0)).unwrap();
+        let listing = plan.things.then(|| Arc::new(Listing::new(&store)));
+        let errand_config = restart::errand_config(&plan, listing.as_ref());
+        let slow_store = SlowStore::new(&store, !plan.slow);
+        let things = if plan.things { &accounts[..accounts.len().min(DEVICES)] } else { &[] };
+        let things = Things::new(things, &NODES);
         Self {
             random,
             plan,
@@ -224,7 +222,7 @@ impl World {
             events_seen: 0,
             rebound: HashSet::new(),
             told_twice: Vec::new(),
-            slow_store: SlowStore::new(&store),
+            slow_store,
             store,
             errands: Vec::new(),
             running: Vec::new(),
@@ -235,6 +233,10 @@ impl World {
             watched: VecDeque::new(),
             blocks: Blocks::default(),
             logging_in: Vec::new(),
+            things,
+            registry: Registry::default(),
+            listing,
+            told: std::env::var_os("PLAZA_TRACE").is_some(),
         }
     }
 
@@ -254,6 +256,9 @@ impl World {
             }
             if self.plan.slow && self.random.percent(30) {
                 self.store_goes_on();
+            }
+            if self.plan.things && self.random.below(500) == 0 {
+                self.ask_is_due();
             }
             match self.random.below(24) {
                 0 => self.bind(),
@@ -291,6 +296,7 @@ impl World {
         for client in &mut self.clients {
             client.reads = true;
         }
+        self.attend();
         self.settle();
         for client in 0..self.clients.len() {
             self.come_back(client);
@@ -320,6 +326,7 @@ impl World {
         if self.plan.blocks {
             self.make_up();
         }
+        self.tell_all();
         self.agree();
         // A pause nobody takes back shows only when something is said.
         for index in 0..self.clients.len() {
@@ -354,7 +361,7 @@ impl World {
                 self.arrive(shard);
                 self.carry_out(shard, usize::MAX);
             }
-            if self.activity == before {
+            if self.activity == before && !self.ask_is_due() {
                 return;
             }
         }
