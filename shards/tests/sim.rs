@@ -10,6 +10,7 @@
 //! - a broker that is killed and started anew has lost nothing that it acknowledged, and gives what it kept with its time;
 //! - who is still there when its question or message fails hears so;
 //! - a thing has one owner, and who is told of it is told what is so, once; keys are told nobody (XEP-0347);
+//! - with a key that is good for N accounts N are created, whoever tries at once (XEP-0348);
 //! - events of services reach whom they are for in the order they happened;
 //! - outboxes and batches stay within their bounds;
 //! - those who saw a session available learn once that it is gone (RFC 6121 §4.5.2, §4.6.3);

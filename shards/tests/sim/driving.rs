@@ -48,7 +48,7 @@ impl World {
         let heard = flow != Flow::Stalled && shard.counters.drops[DropReason::Stale] == stale;
         assert!(!client.awaiting || !heard, "{} was heard before its answer", client.jid);
         self.activity += 1;
-        if self.told {
+        if self.is_told {
             eprintln!("{:6} {} ({index}) > {} ({flow:?})", self.activity, client.jid, next.text);
         }
         match flow {

@@ -4,7 +4,7 @@
 //! What was acknowledged is there afterwards: clients note names in their rosters, and what they were told is kept has to
 //! be there when all is over. Who is told nothing was told nothing for a reason that is counted.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -20,8 +20,8 @@ use plaza_registry::store::{Batch, CommitError, Found, Lookup, Pair, Run, Store,
 use plaza_registry::wait::block_on;
 use plaza_shards::shard::ReplyTo;
 
-use super::World;
 use super::things::Cause;
+use super::{Random, World};
 
 /// Clients that note names: few, since a roster has its bound and subscriptions need room in it.
 const NOTING_CLIENTS: usize = 8;
@@ -34,6 +34,8 @@ pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
 pub(super) struct SlowStore {
     store: MemoryStore,
     prompt: bool,
+    /// Commits are done in the order in which they were asked for.
+    in_order: bool,
     turns: Arc<Mutex<Turns>>,
     /// What became of things since that was asked for last.
     changes: Arc<Mutex<Vec<Change>>>,
@@ -44,6 +46,8 @@ pub(super) struct SlowStore {
 struct Turns {
     last: u64,
     waiting: Vec<u64>,
+    /// Commits that are done in order.
+    commits: VecDeque<u64>,
     given: HashMap<u64, Result<(), StoreError>>,
 }
 
@@ -81,7 +85,36 @@ pub(crate) struct Notes {
 
 impl SlowStore {
     pub(super) fn new(store: &MemoryStore, prompt: bool) -> Self {
-        Self { store: store.clone(), prompt, turns: Arc::default(), changes: Arc::default() }
+        Self { store: store.clone(), prompt, in_order: false, turns: Arc::default(), changes: Arc::default() }
+    }
+
+    /// One whose commits are done in the order in which they were asked for, as some rely on.
+    pub(super) fn in_order(store: &MemoryStore) -> Self {
+        Self { in_order: true, ..Self::new(store, false) }
+    }
+
+    /// Requests under way are gone.
+    pub(super) fn forget(&self) {
+        let mut turns = self.turns();
+        turns.waiting.clear();
+        turns.commits.clear();
+        turns.given.clear();
+    }
+
+    /// One of the requests has its turn, if there is one; it may be refused.
+    pub(super) fn go_on(&self, random: &mut Random, refuses_percent: usize) -> Option<bool> {
+        let mut turns = self.turns();
+        let waiting = turns.waiting.len() + usize::from(!turns.commits.is_empty());
+        if waiting == 0 {
+            return None;
+        }
+        let at = random.below(waiting);
+        let number =
+            if at < turns.waiting.len() { turns.waiting.swap_remove(at) } else { turns.commits.pop_front()? };
+        let refused = random.percent(refuses_percent);
+        let error = if random.percent(50) { StoreError::Busy } else { StoreError::Failed };
+        turns.given.insert(number, if refused { Err(error) } else { Ok(()) });
+        Some(refused)
     }
 
     /// What became of things since this was asked for last.
@@ -90,12 +123,16 @@ impl SlowStore {
     }
 
     /// Resolves when it is the request's turn, which begins to wait now.
-    fn turn(&self) -> impl Future<Output = Result<(), StoreError>> + Send + 'static + use<> {
+    fn turn(&self, is_commit: bool) -> impl Future<Output = Result<(), StoreError>> + Send + 'static + use<> {
         let number = (!self.prompt).then(|| {
             let mut turns = self.turns();
             turns.last += 1;
             let number = turns.last;
-            turns.waiting.push(number);
+            if is_commit && self.in_order {
+                turns.commits.push_back(number);
+            } else {
+                turns.waiting.push(number);
+            }
             number
         });
         let turns = Arc::clone(&self.turns);
@@ -116,7 +153,7 @@ impl Store for SlowStore {
         table: Table,
         key: &[u8],
     ) -> impl Future<Output = Result<Option<Vec<u8>>, StoreError>> + Send + 'static + use<> {
-        let (turn, store, key) = (self.turn(), self.store.clone(), key.to_vec());
+        let (turn, store, key) = (self.turn(false), self.store.clone(), key.to_vec());
         async move {
             turn.await?;
             store.get(table, &key).await
@@ -130,7 +167,7 @@ impl Store for SlowStore {
         after: Option<&[u8]>,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<> {
-        let (turn, store) = (self.turn(), self.store.clone());
+        let (turn, store) = (self.turn(false), self.store.clone());
         let (prefix, after) = (prefix.to_vec(), after.map(<[u8]>::to_vec));
         async move {
             turn.await?;
@@ -139,7 +176,7 @@ impl Store for SlowStore {
     }
 
     fn run(&self, run: Run) -> impl Future<Output = Result<Vec<Pair>, StoreError>> + Send + 'static + use<> {
-        let (turn, store) = (self.turn(), self.store.clone());
+        let (turn, store) = (self.turn(false), self.store.clone());
         async move {
             turn.await?;
             store.run(run).await
@@ -150,7 +187,7 @@ impl Store for SlowStore {
         &self,
         lookups: Vec<Lookup>,
     ) -> impl Future<Output = Result<Vec<Option<Found>>, StoreError>> + Send + 'static + use<> {
-        let (turn, store) = (self.turn(), self.store.clone());
+        let (turn, store) = (self.turn(false), self.store.clone());
         async move {
             turn.await?;
             store.look_up(lookups).await
@@ -158,7 +195,7 @@ impl Store for SlowStore {
     }
 
     fn commit(&self, batch: Batch) -> impl Future<Output = Result<(), CommitError>> + Send + 'static + use<> {
-        let (turn, store, changes) = (self.turn(), self.store.clone(), Arc::clone(&self.changes));
+        let (turn, store, changes) = (self.turn(true), self.store.clone(), Arc::clone(&self.changes));
         async move {
             turn.await?;
             let of_things: Vec<Change> = batch.writes.iter().filter_map(of_thing).collect();
@@ -220,10 +257,7 @@ impl World {
 
     /// Work and requests under way are gone; whose errands they were.
     pub(super) fn drop_errands(&mut self) -> Vec<Jid> {
-        let mut turns = self.slow_store.turns();
-        turns.waiting.clear();
-        turns.given.clear();
-        drop(turns);
+        self.slow_store.forget();
         let account = |running: Running| match running.whose {
             Whose::Errand(account, _) => Some(account),
             Whose::Service(..) | Whose::Inquiry(_) => None,
@@ -233,19 +267,11 @@ impl World {
 
     /// One of the requests has its turn.
     pub(super) fn store_goes_on(&mut self) {
-        let mut turns = self.slow_store.turns();
-        assert!(self.running.is_empty() || !turns.waiting.is_empty(), "some work waits for nothing");
-        if turns.waiting.is_empty() {
-            return;
-        }
+        let given = self.slow_store.go_on(&mut self.random, self.plan.store_refuses_percent);
+        assert!(self.running.is_empty() || given.is_some(), "some work waits for nothing");
+        let Some(refused) = given else { return };
         self.activity += 1;
-        let at = self.random.below(turns.waiting.len());
-        let number = turns.waiting.swap_remove(at);
-        let refused = self.random.percent(self.plan.store_refuses_percent);
-        let error = if self.random.percent(50) { StoreError::Busy } else { StoreError::Failed };
         self.requests_refused += u64::from(refused);
-        turns.given.insert(number, if refused { Err(error) } else { Ok(()) });
-        drop(turns);
         self.go_on_working();
     }
 

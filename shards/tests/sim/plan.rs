@@ -43,6 +43,8 @@ pub(super) struct Plan {
     pub(super) slow: bool,
     /// The store refuses something at times.
     pub(super) store_refuses: bool,
+    /// Somebody creates accounts.
+    pub(super) newcomers: bool,
     /// Clients have things.
     pub(super) things: bool,
     /// In which generation they speak of them.
@@ -78,6 +80,7 @@ impl Plan {
             exact,
             store_refuses_percent,
             store_refuses: store_refuses_percent > 0,
+            newcomers: matches!(seed % 17, 3 | 7 | 11 | 15),
             things,
             generation: Generation::ALL[(seed / 16 % 4) as usize],
             managed_percent: random.pick(&[0, 50, 100]),

@@ -2,7 +2,7 @@
 //!
 //! Few things, and many who want them. Devices answer what they are told, refuse it, or say nothing for long.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::future::{Future, ready};
 use std::sync::{Arc, Mutex};
 
@@ -92,8 +92,8 @@ pub(crate) struct Registry {
     asked: u64,
     /// Notices that clients did not answer.
     unanswered: Vec<(usize, String)>,
-    /// By client, thing and name: the ids of what it was told.
-    told: HashMap<(usize, usize, String), HashSet<String>>,
+    /// By client, thing and name: the ids of what it was told, and when.
+    told: HashMap<(usize, usize, String), HashMap<String, u64>>,
     /// By client: notices it refused.
     refused: HashMap<usize, usize>,
     /// Everybody answers at once, and never refuses.
@@ -274,7 +274,7 @@ impl World {
             assert!(self.things.was_owned_by(thing, owner), "{device} was told that {owner} owns it");
         }
         let told = self.registry.told.entry((client, thing, notice.name.to_string())).or_default();
-        told.insert(id.to_owned());
+        told.insert(id.to_owned(), self.things.now_is());
         let (often, refused) = (told.len(), self.registry.refused.get(&client).copied().unwrap_or(0));
         if &*notice.name == "claimed" && !self.plan.store_refuses {
             let most = self.things.claimed_often(thing) + refused;
@@ -288,10 +288,22 @@ impl World {
         };
         if answer == "error" {
             *self.registry.refused.entry(client).or_default() += 1;
-        } else if &*notice.name == "disowned" {
-            self.things.has_heard(thing);
+        } else {
+            self.acknowledges(client, id);
         }
         self.answer_notice(client, id, answer);
+    }
+
+    /// A client acknowledges what it was told, whatever that was about.
+    fn acknowledges(&mut self, client: usize, id: &str) {
+        for ((of, thing, name), ids) in &self.registry.told {
+            let Some(&told) = ids.get(id).filter(|_| *of == client) else { continue };
+            match &**name {
+                "disowned" => self.things.has_heard(*thing),
+                "claimed" => self.things.knows(*thing, told),
+                _ => {}
+            }
+        }
     }
 
     fn answer_notice(&mut self, client: usize, id: &str, answer: &str) {
@@ -305,11 +317,7 @@ impl World {
         self.registry.is_attentive = true;
         for (client, id) in std::mem::take(&mut self.registry.unanswered) {
             if !self.clients[client].ended {
-                // Whatever it was about.
-                let told = self.registry.told.iter().filter(|(_, ids)| ids.contains(&id));
-                let disowned = told.filter(|((of, _, name), _)| *of == client && name == "disowned");
-                let things: Vec<usize> = disowned.map(|((_, thing, _), _)| *thing).collect();
-                things.into_iter().for_each(|thing| self.things.has_heard(thing));
+                self.acknowledges(client, &id);
                 self.answer_notice(client, &id, "result");
             }
         }

@@ -71,7 +71,7 @@ impl World {
     pub(super) fn kill(&mut self) {
         self.activity += 1;
         self.life += 1;
-        if self.told {
+        if self.is_told {
             eprintln!("{:6} the broker is killed", self.activity);
         }
         self.killed_at = self.activity;
@@ -90,6 +90,9 @@ impl World {
         unsure.extend(self.drop_errands());
         self.shards = start(&self.plan, &self.homes, self.life);
         self.forget_registry();
+        if let Some(newcomers) = &mut self.newcomers {
+            newcomers.restart();
+        }
         if self.plan.things {
             self.listing = Some(Arc::new(Listing::new(&self.store)));
             self.errand_config = errand_config(&self.plan, self.listing.as_ref());

@@ -21,7 +21,7 @@ impl World {
             let scanned = scanner.next(&ScanLimits::AFTER_AUTH, &namespaces, &bytes[at..]);
             let Ok(Scanned::Element { element, consumed }) = scanned else { panic!("no whole stanza was sent") };
             let text = &bytes[at..at + consumed];
-            if self.told {
+            if self.is_told {
                 let jid = &self.clients[client].jid;
                 eprintln!("{:6} {jid} ({client}) < {}", self.activity, String::from_utf8_lossy(text));
             }

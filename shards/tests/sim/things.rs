@@ -78,12 +78,16 @@ struct Moment {
 pub(crate) struct Things {
     pub(super) names: Vec<(Jid, NodeName)>,
     keys: HashMap<Vec<u8>, usize>,
+    /// What becomes of things is printed.
+    pub(super) is_told: bool,
     /// Counts what is noted here.
     clock: u64,
     lives: Vec<Vec<Moment>>,
     pub(super) asked: Vec<Asked>,
     /// Things whose device acknowledged that they are nobody's, and when.
     heard: Vec<(usize, u64)>,
+    /// Things whose device acknowledged that they are claimed, and when it was told.
+    known: Vec<(usize, u64)>,
     /// Things that were given up, by whom and when.
     given_up: Vec<(usize, Jid, u64)>,
     /// Things that changed hands, claims that were refused, notices told, things given up.
@@ -170,6 +174,9 @@ impl Things {
 
     fn becomes(&mut self, thing: usize, after: Option<ThingRecord>, cause: &Cause) {
         self.clock += 1;
+        if self.is_told {
+            eprintln!("       {:?} became {after:?} by {cause:?}", self.names[thing]);
+        }
         let last = self.lives[thing].last().unwrap();
         let before = last.thing.as_ref();
         assert!(
@@ -213,7 +220,14 @@ impl Things {
         }
         let asked = match cause {
             // Nothing that anybody sees.
-            Cause::Note => return matches!((before, after), (Some(before), Some(after)) if is_same(before, after)),
+            Cause::Note => {
+                let (Some(before), Some(after)) = (before, after) else { return false };
+                // What a device has not acknowledged it is told again.
+                let forgets = before.pending.claimed && !after.pending.claimed;
+                let since = self.claimed_at(thing);
+                let knows = || self.known.iter().any(|(known, told)| *known == thing && *told >= since);
+                return is_same(before, after) && (!forgets || knows());
+            }
             Cause::Disowned { caller, device: asked, acknowledged } => {
                 let since = self.claimed_at(thing);
                 return *acknowledged
@@ -437,13 +451,29 @@ impl Things {
 
     /// How often a thing began to be told that it is claimed.
     pub(super) fn claimed_often(&self, thing: usize) -> usize {
-        let since = |moment: &Moment| {
-            let thing = moment.thing.as_ref().filter(|thing| thing.pending.claimed)?;
-            Some((thing.state.clone(), thing.pending.since))
-        };
-        let mut told: Vec<_> = self.lives[thing].iter().filter_map(since).collect();
-        told.dedup();
-        told.len()
+        let (mut often, mut last) = (0, None);
+        for moment in &self.lives[thing] {
+            match moment.thing.as_ref().filter(|thing| thing.owner().is_some()) {
+                None => last = None,
+                Some(thing) if thing.pending.claimed => {
+                    let told = Some((thing.state.clone(), thing.pending.since));
+                    often += usize::from(last != told);
+                    last = told;
+                }
+                Some(_) => {}
+            }
+        }
+        often
+    }
+
+    /// The time now, in things noted here.
+    pub(super) const fn now_is(&self) -> u64 {
+        self.clock
+    }
+
+    /// A device has acknowledged that a thing is claimed, which it was told at a time.
+    pub(super) fn knows(&mut self, thing: usize, told: u64) {
+        self.known.push((thing, told));
     }
 }
 

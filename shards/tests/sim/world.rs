@@ -10,6 +10,8 @@ mod clients;
 mod driving;
 #[path = "faults.rs"]
 mod faults;
+#[path = "newcomers.rs"]
+mod newcomers;
 #[path = "plan.rs"]
 mod plan;
 #[path = "registry.rs"]
@@ -39,6 +41,7 @@ use plaza_shards::shard::{Batch, ReplyTo, SessionId, Shard};
 use super::random::Random;
 use blocks::Blocks;
 use faults::{Notes, Running, SlowStore};
+use newcomers::Newcomers;
 use plan::{Plan, keys};
 use registry::{DEVICES, Listing, NODES, Registry};
 use things::Things;
@@ -173,10 +176,11 @@ pub(crate) struct World {
     logging_in: Vec<(Jid, String)>,
     pub(crate) things: Things,
     registry: Registry,
+    newcomers: Option<Newcomers>,
     /// What strangers find.
     listing: Option<Arc<Listing>>,
     /// What passes is printed.
-    told: bool,
+    is_told: bool,
 }
 
 impl World {
@@ -195,11 +199,14 @@ impl World {
             }
         }
         block_on(broker::begin_run(&store, 0)).unwrap();
+        let newcomers = plan.newcomers.then(|| Newcomers::new(seed, &store, plan.store_refuses_percent));
         let listing = plan.things.then(|| Arc::new(Listing::new(&store)));
         let errand_config = restart::errand_config(&plan, listing.as_ref());
         let slow_store = SlowStore::new(&store, !plan.slow);
         let things = if plan.things { &accounts[..accounts.len().min(DEVICES)] } else { &[] };
-        let things = Things::new(things, &NODES);
+        let is_told = std::env::var_os("PLAZA_TRACE").is_some();
+        let mut things = Things::new(things, &NODES);
+        things.is_told = is_told;
         Self {
             random,
             plan,
@@ -235,8 +242,9 @@ impl World {
             logging_in: Vec::new(),
             things,
             registry: Registry::default(),
+            newcomers,
             listing,
-            told: std::env::var_os("PLAZA_TRACE").is_some(),
+            is_told,
         }
     }
 
@@ -260,6 +268,7 @@ impl World {
             if self.plan.things && self.random.below(500) == 0 {
                 self.ask_is_due();
             }
+            self.newcomers_go_on();
             match self.random.below(24) {
                 0 => self.bind(),
                 1..=5 => self.say(),
@@ -327,6 +336,7 @@ impl World {
             self.make_up();
         }
         self.tell_all();
+        self.settle_newcomers();
         self.agree();
         // A pause nobody takes back shows only when something is said.
         for index in 0..self.clients.len() {
