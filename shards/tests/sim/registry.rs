@@ -66,7 +66,7 @@ impl Listing {
     fn find(&self, thing: usize) -> Vec<(Jid, NodeName)> {
         let test = Test::Str(Comparison::Equal, format!("s{thing}").into());
         let operator = Operator { name: "SN".into(), wildcard: None, test };
-        let query = Query { operators: vec![operator], offset: 0, max: 9 };
+        let query = Query { operators: vec![operator], offset: 0, max: 9, telling: None };
         self.index.lock().unwrap().search(&query, &mut Budget::new(WORK, None)).unwrap().things
     }
 }
