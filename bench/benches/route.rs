@@ -7,6 +7,11 @@ use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use plaza_core::jid::Jid;
 use plaza_core::limits::ScanLimits;
 use plaza_core::xml::{Scanned, Scanner, StreamNamespaces};
+use plaza_registry::accounts::{self, NewKeys};
+use plaza_registry::errands::Return;
+use plaza_registry::facts;
+use plaza_registry::store::memory::MemoryStore;
+use plaza_registry::wait::block_on;
 use plaza_shards::home::Homes;
 use plaza_shards::mesh::ShardId;
 use plaza_shards::ring::Key;
@@ -37,8 +42,9 @@ impl Broker {
             outbox_bytes_high: 65_536,
             outbox_bytes_low: 16_384,
             sessions_per_account_max: 20,
-            facts_bytes_max: 0,
+            facts_bytes_max: 1 << 20,
             requests_max: 100,
+            strangers_per_minute_max: 100,
             caps: Arc::new(plaza_registry::directory::CapsCache::new(16)),
             managed: plaza_shards::shard::ManagedLimits::default(),
             managed_key: [7; 32],
@@ -52,8 +58,14 @@ impl Broker {
         let homes = Homes::new(2, 1);
         let mut shards = [0, 1].map(|id| Shard::new(ShardId(id), 2, homes.clone(), Arc::clone(&config)));
         let home = |jid: &Jid| usize::from(homes.shard(homes.hash(jid.as_jid())).0);
+        let store = MemoryStore::new();
         let mut bind = |jid: &Jid, index| {
             let shard = shards.get_mut(home(jid)).expect("one of two");
+            let keys = NewKeys::derive("pencil", &[1; 32], 1).expect("a password");
+            block_on(accounts::create(&store, jid.as_jid(), keys, false, 0)).expect("an account");
+            assert!(!shard.login(Key { index, generation: 1 }, jid.as_jid()));
+            shard.errand_done(jid, Return::Load(block_on(facts::load(&store, jid.as_jid()))));
+            while shard.poll_effect().is_some() {}
             let (id, _) = shard.bind(Key { index, generation: 1 }, jid, Some("r0"), 0).expect("room");
             (home(jid), id)
         };
