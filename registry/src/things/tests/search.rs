@@ -1,8 +1,9 @@
 //! Searches: what is found, by whom, how much at a time; and what never is.
 
-use plaza_core::stanza::Condition;
+use plaza_core::iot::Generation;
+use plaza_core::stanza::{Condition, IqType};
 
-use super::super::testing::{LAMP, OTHER, OWNER, RACK, STRANGER, World};
+use super::super::testing::{LAMP, OTHER, OWNER, RACK, STRANGER, World, in_ns};
 use super::super::{Limits, thing_key};
 use crate::store::{Batch, Store, Table, Write};
 use crate::wait::block_on;
@@ -85,12 +86,21 @@ fn only_what_is_public_is_found_and_as_it_is_now() {
 }
 
 #[test]
-fn what_the_index_has_and_the_store_has_not_is_left_out() {
+fn what_is_read_from_the_store_and_is_not_there_is_left_out() {
     let world = with_things(3, lenient(), "");
+    // The index has all of them; the first generation wants to know the owners, which are in the store.
+    assert_eq!(world.found("", ALL).0.len(), 3);
     let thing = world.thing(RACK, "001").unwrap();
     let key = thing_key(thing.jid.as_jid(), &thing.node);
     let writes = vec![Write::Delete { table: Table::Things, key }];
     block_on(world.store.commit(Batch { guards: Vec::new(), writes })).unwrap();
+    let request = in_ns(Generation::Xsf, &format!("<search>{ALL}</search>"));
+    let told = world.ask(OWNER, IqType::Get, &request).0.unwrap();
+    assert_eq!(told.matches("<thing owner='rack@things.example'").count(), 2, "{told}");
+    assert!(told.contains("'000'") && told.contains("'002'") && !told.contains("'001'"), "{told}");
+    // The index tells what it knows, and knows what it is told of.
+    let index = world.config.things.index.as_ref().unwrap();
+    block_on(index.changed(&thing.jid, &thing.node));
     assert_eq!(world.found("", ALL), (vec!["000".to_owned(), "002".to_owned()], false));
 }
 
