@@ -1,12 +1,23 @@
-//! Who may connect: bounds for each source, so that one that opens connections by the thousand takes none from others.
+//! Who may connect: bounds for each source, so that one that opens connections by the thousand takes none from others; and
+//! how often what newcomers cost may be begun, in layers, so that a million who come back at once take nothing from those
+//! who are there.
 //!
 //! A source is an IPv4 address, or the /64 of an IPv6 address, which is what one host has. Sources are counted in a table of
 //! fixed size that all shards share, at places that a key drawn at the start chooses: it holds no memory for who comes, nobody
 //! can choose whose place to share, and the price is that two sources in a few thousand are counted as one.
 
+mod bucket;
+mod failures;
+mod newcomers;
+
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
-use std::time::Instant;
+use std::num::NonZeroU64;
+use std::time::{Duration, Instant};
+
+pub use bucket::Bucket;
+pub use failures::{FailureLimits, Failures, Tag};
+pub use newcomers::Newcomers;
 
 use ipnet::IpNet;
 
@@ -56,9 +67,124 @@ pub enum Refusal {
     SourceTooFast,
 }
 
+/// A layer of admission: what a newcomer has to get through, each with a bucket of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Layer {
+    /// A connection is accepted. Beyond its rate newcomers wait in the listener's queue.
+    Accept,
+    /// A TLS handshake begins. Beyond its rate newcomers wait, their bytes in the kernel.
+    Handshake,
+    /// SASL names an account whose proof is cheap (SCRAM, EXTERNAL). Beyond its rate: `temporary-auth-failure`.
+    Login,
+    /// Keys are derived from a password (PLAIN, a new account). Beyond its rate: `temporary-auth-failure`.
+    Password,
+    /// A session is made. Beyond its rate the answer is late.
+    Bind,
+    /// A session becomes available, which its contacts are told. Beyond its rate they are told late.
+    Presence,
+}
+
+/// How often newcomers' steps may be begun on one shard, by layer: a second each, 0 for as often as they come. A tenth of it
+/// may come at once where the rest waits, and all of it where the rest is refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PaceLimits {
+    /// [`Layer::Accept`]. Default 10 000.
+    pub accepts: u32,
+    /// [`Layer::Handshake`]. Default 5 000: about what one CPU has time for.
+    pub handshakes: u32,
+    /// [`Layer::Login`]. Default 10 000.
+    pub logins: u32,
+    /// [`Layer::Password`]. Default 1 000: more than the helpers of eight CPUs have time for.
+    pub passwords: u32,
+    /// [`Layer::Bind`]. Default 5 000.
+    pub binds: u32,
+    /// [`Layer::Presence`]. Default 5 000.
+    pub presences: u32,
+    /// Of each turn of a shard's loop newcomers get so much time while others may wait. Default 2 ms.
+    pub turn: Duration,
+    /// Failed logins of one account from one source.
+    pub failures: FailureLimits,
+}
+
+impl Default for PaceLimits {
+    fn default() -> Self {
+        Self {
+            accepts: 10_000,
+            handshakes: 5_000,
+            logins: 10_000,
+            passwords: 1_000,
+            binds: 5_000,
+            presences: 5_000,
+            turn: Duration::from_millis(2),
+            failures: FailureLimits::default(),
+        }
+    }
+}
+
+/// The buckets of one shard.
+#[derive(Debug)]
+pub struct Buckets {
+    /// [`Layer::Accept`].
+    pub accepts: Bucket,
+    /// [`Layer::Handshake`].
+    pub handshakes: Bucket,
+    /// [`Layer::Login`].
+    pub logins: Bucket,
+    /// [`Layer::Password`].
+    pub passwords: Bucket,
+    /// [`Layer::Bind`].
+    pub binds: Bucket,
+}
+
+impl Buckets {
+    /// Bursts of what waits beyond its rate, in nanoseconds.
+    pub const WAITING: u64 = 100_000_000;
+    /// Bursts of what is refused beyond it.
+    pub const REFUSED: u64 = 1_000_000_000;
+
+    /// With these limits.
+    pub const fn new(limits: &PaceLimits) -> Self {
+        Self {
+            accepts: Bucket::new(limits.accepts, Self::WAITING),
+            handshakes: Bucket::new(limits.handshakes, Self::WAITING),
+            logins: Bucket::new(limits.logins, Self::REFUSED),
+            passwords: Bucket::new(limits.passwords, Self::REFUSED),
+            binds: Bucket::new(limits.binds, Self::WAITING),
+        }
+    }
+
+    /// Other limits from now on.
+    pub const fn set(&mut self, limits: &PaceLimits) {
+        self.accepts.set(limits.accepts, Self::WAITING);
+        self.handshakes.set(limits.handshakes, Self::WAITING);
+        self.logins.set(limits.logins, Self::REFUSED);
+        self.passwords.set(limits.passwords, Self::REFUSED);
+        self.binds.set(limits.binds, Self::WAITING);
+    }
+}
+
 /// Where a source is counted, for [`Sources::leave`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Seat(std::num::NonZeroU32);
+
+/// A source, as its connections remember it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Source(u64);
+
+impl From<IpAddr> for Source {
+    fn from(address: IpAddr) -> Self {
+        Self(number(address.to_canonical()))
+    }
+}
+
+/// An IPv4 address, or the /64 of an IPv6 address.
+fn number(canonical: IpAddr) -> u64 {
+    match canonical {
+        IpAddr::V4(address) => u64::from(address.to_bits()),
+        // Global addresses begin with bits that no IPv4 address widened to 64 has.
+        IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
+    }
+}
 
 /// Places of the table: 256 KiB of them.
 pub const PLACES: usize = 16_384;
@@ -110,12 +236,7 @@ impl Sources {
         if self.limits.unlimited.iter().any(|net| net.contains(&source)) {
             return Ok(None);
         }
-        let number = match source {
-            IpAddr::V4(address) => u64::from(address.to_bits()),
-            // Global addresses begin with bits that no IPv4 address widened to 64 has.
-            IpAddr::V6(address) => (address.to_bits() >> 64) as u64,
-        };
-        let index = (self.key.hash_one(number) % self.places.len() as u64) as u32;
+        let index = (self.key.hash_one(number(source)) % self.places.len() as u64) as u32;
         let Some(place) = self.places.get(index as usize) else { return Ok(None) };
         if place.negotiating.fetch_add(1, Ordering::Relaxed) >= self.limits.negotiating_per_source_max {
             place.negotiating.fetch_sub(1, Ordering::Relaxed);
@@ -126,6 +247,11 @@ impl Sources {
             return Err(Refusal::SourceTooFast);
         }
         Ok(std::num::NonZeroU32::new(index + 1).map(Seat))
+    }
+
+    /// What tells logins to this account from this source from all others, whether or not the source is counted.
+    pub fn tag(&self, source: Source, account: &str) -> Tag {
+        Tag(NonZeroU64::new(self.key.hash_one((source.0, account))).unwrap_or(NonZeroU64::MIN))
     }
 
     /// The connection has bound a resource, or ended. Once for each that entered.
@@ -227,6 +353,17 @@ mod tests {
         let mapped = |last: u8| std::net::Ipv4Addr::new(203, 0, 113, last).to_ipv6_mapped();
         assert!(sources.enter_at(IpAddr::V6(mapped(1)), 0).is_ok());
         assert_eq!(sources.enter_at(IpAddr::from([203, 0, 113, 1]), 0), Err(Refusal::SourceCrowded));
+    }
+
+    #[test]
+    fn logins_are_told_apart_by_account_and_source() {
+        let sources = sources(1, 1, 1);
+        let tag = |address: [u8; 4], account| sources.tag(IpAddr::from(address).into(), account);
+        assert_eq!(tag([127, 0, 0, 1], "anna@localhost"), tag([127, 0, 0, 1], "anna@localhost"));
+        assert_ne!(tag([127, 0, 0, 1], "anna@localhost"), tag([127, 0, 0, 2], "anna@localhost"));
+        assert_ne!(tag([127, 0, 0, 1], "anna@localhost"), tag([127, 0, 0, 1], "bert@localhost"));
+        let host = |low: u16| Source::from(IpAddr::from([0x2001, 0xdb8, 1, 2, 3, 4, 5, low]));
+        assert_eq!(host(1), host(2));
     }
 
     #[test]

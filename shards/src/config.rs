@@ -21,7 +21,7 @@ use plaza_registry::store::embedded::EmbeddedOptions;
 use plaza_registry::things::{Limits as ThingsLimits, index};
 use serde::{Deserialize, Serialize};
 
-use crate::admission::AdmissionLimits;
+use crate::admission::{AdmissionLimits, PaceLimits};
 
 mod admission;
 mod archive;
@@ -207,6 +207,8 @@ pub struct Settings {
     pub archive: ArchiveConfig,
     /// How many connections a source may open.
     pub admission: AdmissionLimits,
+    /// How fast newcomers get on.
+    pub newcomers: PaceLimits,
     /// Who may create accounts.
     pub registration: RegistrationConfig,
     /// Bounds of the Thing Registry.
@@ -365,6 +367,7 @@ impl Config {
             limits: checks.limits(&self.limits),
             archive: checks.archive(&self.archive, self.limits.unacknowledged_stanzas_max),
             admission: checks.admission(&self.admission),
+            newcomers: checks.pace(&self.admission),
             registration: checks.registration(&self.registration, self.scram_iterations),
             things: checks.things(&self.things),
             things_index: checks.things_index(&self.things),

@@ -14,7 +14,7 @@ use plaza_core::sasl::SaslFailure;
 use plaza_core::stanza::{self, Kind};
 use plaza_core::stream;
 
-use crate::admission::Refusal;
+use crate::admission::{Layer, Refusal};
 
 /// An enum whose values label a family of numbers.
 pub trait Label: Copy + 'static {
@@ -88,6 +88,10 @@ label!(DropReason, "reason", {
 });
 label!(Refusal, "reason", {
     ShardCrowded => "shard-crowded", SourceCrowded => "source-crowded", SourceTooFast => "source-too-fast",
+});
+label!(Layer, "layer", {
+    Accept => "accept", Handshake => "handshake", Login => "login", Password => "password", Bind => "bind",
+    Presence => "presence",
 });
 label!(Handshake, "result", { Ok => "ok", Failed => "failed", TimedOut => "timed-out" });
 label!(Kind, "kind", { Message => "message", Presence => "presence", Iq => "iq" });
@@ -268,6 +272,11 @@ families! {
     accept_errors => "plaza_accept_errors_total", Counter, "Accepts that failed: no descriptor, no memory";
     refused[Refusal] => "plaza_refused_connections_total", Counter, "Connections closed as they came, by reason";
     accept_pauses => "plaza_accept_pauses_total", Counter, "Times accepting stopped because a limit on connections was reached";
+    admitted[Layer] => "plaza_admitted_newcomers_total", Counter, "Steps of newcomers begun, by layer of admission";
+    held[Layer] => "plaza_held_newcomers_total", Counter, "Steps of newcomers that waited for their turn, by layer";
+    turned_down[Layer] => "plaza_turned_down_newcomers_total", Counter, "Steps of newcomers refused because there were too many, by layer";
+    newcomers => "plaza_waiting_newcomers", Gauge, "Connections that have not bound a resource and wait for their turn";
+    barred => "plaza_barred_logins_total", Counter, "Logins not looked at, since their account failed too often from their source";
     tls_handshakes[Handshake] => "plaza_tls_handshakes_total", Counter, "TLS handshakes by how they ended";
     auth_ok => "plaza_auth_granted_total", Counter, "SASL exchanges that granted a login";
     auth_failed[SaslFailure] => "plaza_auth_denied_total", Counter, "SASL exchanges that denied it, by reason";

@@ -466,6 +466,7 @@ fn driver_limits(settings: &Settings) -> DriverLimits {
         stanzas_per_turn_max: settings.limits.stanzas_per_turn_max,
         pace: settings.limits.pace,
         scan: settings.limits.after_auth,
+        newcomers: settings.newcomers,
     }
 }
 

@@ -1,10 +1,11 @@
-//! `[admission]`: how many connections a source may open.
+//! `[admission]`: how many connections a source may open, and how fast newcomers get on.
 
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::Checks;
-use crate::admission::AdmissionLimits;
+use super::text::Span;
+use crate::admission::{AdmissionLimits, FailureLimits, PaceLimits};
 
 /// `[admission]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -15,6 +16,28 @@ pub struct AdmissionTable {
     pub connections_per_source_per_second: u32,
     pub connections_per_source_burst: u32,
     pub unlimited: Vec<IpNet>,
+    pub accepts_per_shard_per_second: u32,
+    pub handshakes_per_shard_per_second: u32,
+    pub logins_per_shard_per_second: u32,
+    pub passwords_per_shard_per_second: u32,
+    pub binds_per_shard_per_second: u32,
+    pub presences_per_shard_per_second: u32,
+    pub newcomers_per_turn: Span,
+    pub failures_max: u32,
+    pub failures_back_off: Span,
+}
+
+impl AdmissionTable {
+    /// What of it may change while the broker runs; the table of sources is made at the start.
+    pub(super) fn reload(&self, read: &Self) -> Self {
+        Self {
+            negotiating_per_source_max: self.negotiating_per_source_max,
+            connections_per_source_per_second: self.connections_per_source_per_second,
+            connections_per_source_burst: self.connections_per_source_burst,
+            unlimited: self.unlimited.clone(),
+            ..read.clone()
+        }
+    }
 }
 
 impl Default for AdmissionTable {
@@ -25,7 +48,23 @@ impl Default for AdmissionTable {
             connections_per_source_burst,
             unlimited,
         } = AdmissionLimits::default();
-        Self { negotiating_per_source_max, connections_per_source_per_second, connections_per_source_burst, unlimited }
+        let PaceLimits { accepts, handshakes, logins, passwords, binds, presences, turn, failures } =
+            PaceLimits::default();
+        Self {
+            negotiating_per_source_max,
+            connections_per_source_per_second,
+            connections_per_source_burst,
+            unlimited,
+            accepts_per_shard_per_second: accepts,
+            handshakes_per_shard_per_second: handshakes,
+            logins_per_shard_per_second: logins,
+            passwords_per_shard_per_second: passwords,
+            binds_per_shard_per_second: binds,
+            presences_per_shard_per_second: presences,
+            newcomers_per_turn: Span(turn),
+            failures_max: failures.count_max,
+            failures_back_off: Span::seconds(u64::from(failures.back_off_seconds)),
+        }
     }
 }
 
@@ -48,6 +87,28 @@ impl Checks {
                 1..=AdmissionLimits::BURST_MAX,
             ),
             unlimited: table.unlimited.clone(),
+        }
+    }
+
+    pub(super) fn pace(&mut self, table: &AdmissionTable) -> PaceLimits {
+        let mut rate = |key: &str, rate| self.within(&format!("admission.{key}"), rate, 0..=1_000_000);
+        let limits = PaceLimits {
+            accepts: rate("accepts_per_shard_per_second", table.accepts_per_shard_per_second),
+            handshakes: rate("handshakes_per_shard_per_second", table.handshakes_per_shard_per_second),
+            logins: rate("logins_per_shard_per_second", table.logins_per_shard_per_second),
+            passwords: rate("passwords_per_shard_per_second", table.passwords_per_shard_per_second),
+            binds: rate("binds_per_shard_per_second", table.binds_per_shard_per_second),
+            presences: rate("presences_per_shard_per_second", table.presences_per_shard_per_second),
+            ..PaceLimits::default()
+        };
+        let back_off = self.seconds("admission.failures_back_off", table.failures_back_off, 1..=604_800);
+        PaceLimits {
+            turn: self.millis("admission.newcomers_per_turn", table.newcomers_per_turn, 1..=1_000),
+            failures: FailureLimits {
+                count_max: self.within("admission.failures_max", table.failures_max, 0..=1_000_000),
+                back_off_seconds: u32::try_from(back_off.as_secs()).unwrap_or(u32::MAX),
+            },
+            ..limits
         }
     }
 }

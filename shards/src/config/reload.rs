@@ -7,7 +7,7 @@ use super::{Config, ConfigError, LimitsConfig, Settings};
 /// A configuration that was read again, beside the one in force.
 #[derive(Debug)]
 pub struct Reload {
-    /// What is in force then: of the limits and of decision support what was read, all else as it was.
+    /// What is in force then: of the limits, of admission's pace and of decision support what was read, all else as it was.
     pub config: Config,
     /// The same, checked.
     pub settings: Settings,
@@ -31,6 +31,7 @@ impl Config {
                 connections_per_shard_max: self.limits.connections_per_shard_max,
                 ..read.limits.clone()
             },
+            admission: self.admission.reload(&read.admission),
             provisioning: read.provisioning.clone(),
             ..self.clone()
         };
@@ -87,14 +88,30 @@ mod tests {
         let read = config(
             "shards = 1\n[limits]\nroster_items_max = 6\nconnections_per_shard_max = 99\n\
              [limits.before_auth]\ndepth_max = 9\n[provisioning]\npage_max = 7\n[things]\npage_max = 8\n\
+             [admission]\nbinds_per_shard_per_second = 9\nconnections_per_source_burst = 9\n\
              [[listeners]]\naddress = '127.0.0.1:1'",
         );
         let reload = running.reload(&read).unwrap();
         assert_eq!(
             reload.changed,
-            ["limits.before_auth.depth_max", "limits.roster_items_max", "provisioning.page_max"]
+            [
+                "admission.binds_per_shard_per_second",
+                "limits.before_auth.depth_max",
+                "limits.roster_items_max",
+                "provisioning.page_max"
+            ]
         );
-        assert_eq!(reload.waiting, ["limits.connections_per_shard_max", "listeners", "shards", "things.page_max"]);
+        assert_eq!(
+            reload.waiting,
+            [
+                "admission.connections_per_source_burst",
+                "limits.connections_per_shard_max",
+                "listeners",
+                "shards",
+                "things.page_max"
+            ]
+        );
+        assert_eq!(reload.settings.pace.binds, 9);
         assert_eq!((reload.settings.limits.roster_items_max, reload.settings.provisioning.page_max), (6, 7));
         assert_eq!(reload.settings.limits.connections_per_shard_max, 16_384);
         assert_eq!((reload.settings.listeners.len(), reload.settings.things.page_max), (2, 100));

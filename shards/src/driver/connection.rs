@@ -8,7 +8,7 @@ use plaza_core::stream::{Need, Stream};
 use plaza_core::xml::Scanner;
 
 use super::tls::Tls;
-use crate::admission::Seat;
+use crate::admission::{Seat, Source, Tag};
 use crate::ring::{Sending, Slot};
 use crate::shard::SessionId;
 
@@ -40,6 +40,8 @@ pub(super) enum Reading {
     Poll,
     /// A multishot receive being cancelled.
     Cancelling,
+    /// Nothing: it can be read, and waits for its turn.
+    Waiting,
 }
 
 /// Bytes read and not yet taken: the start of an element, or input that has to wait. `scanner` knows how far it is.
@@ -78,6 +80,10 @@ pub(super) struct Flags {
     pub(super) unauthenticated: bool,
     /// The socket is being exported to another shard.
     pub(super) exporting: bool,
+    /// Its turn has come once: the TLS handshake may go on.
+    pub(super) greeted: bool,
+    /// It has broken, and its session ends in a turn to come.
+    pub(super) lost: bool,
 }
 
 impl Flags {
@@ -109,10 +115,14 @@ pub(super) struct Connection {
     pub(super) sending_since: u32,
     /// Tick since which an element, or the record it comes in, is incomplete. Not moved by what is sent meanwhile.
     pub(super) partial_since: u32,
+    /// Where it comes from.
+    pub(super) source: Source,
     /// Where its source is counted, until it has logged in.
     pub(super) seat: Option<Seat>,
     /// When all that a session sent is paid for, in ns since the shard's start.
     pub(super) paid_ns: u64,
+    /// Against what a failure of the login under way counts.
+    pub(super) tag: Option<Tag>,
     pub(super) reading: Reading,
     pub(super) flags: Flags,
 }
@@ -142,6 +152,7 @@ pub struct Migrant {
     pub(super) account: Jid,
     pub(super) need: Need,
     pub(super) deadline: Instant,
+    pub(super) source: Source,
     pub(super) seat: Option<Seat>,
 }
 

@@ -114,7 +114,7 @@ impl Driver {
         connection.phase = Phase::Closing;
         connection.flags.closed = true;
         let armed = match connection.reading {
-            Reading::None | Reading::Cancelling => None,
+            Reading::None | Reading::Cancelling | Reading::Waiting => None,
             Reading::Once => Some(Op::Recv),
             Reading::Multi => Some(Op::RecvMulti),
             Reading::Poll => Some(Op::Poll),

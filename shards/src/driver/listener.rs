@@ -9,6 +9,10 @@ use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 /// Connections the kernel holds for us between turns, per shard.
 const BACKLOG: i32 = 4096;
 
+/// How long what we sent may stay unacknowledged before the kernel gives the peer up (`TCP_USER_TIMEOUT`): so a peer that
+/// vanished is noticed by what is sent to it, as by keep-alive when nothing is.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(120);
+
 /// Opens a listening socket. Accepted sockets inherit its options: no Nagle, keep-alive after two minutes of silence,
 /// and unacknowledged data given up after as long.
 ///
@@ -25,7 +29,7 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     let keepalive =
         TcpKeepalive::new().with_time(Duration::from_secs(120)).with_interval(Duration::from_secs(30)).with_retries(4);
     socket.set_tcp_keepalive(&keepalive)?;
-    socket.set_tcp_user_timeout(Some(Duration::from_secs(120)))?;
+    socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())

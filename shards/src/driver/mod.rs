@@ -3,6 +3,7 @@
 //! A turn is: submit and reap → feed what arrived → mesh, tasks, commands → effects → flush → hand over. The pure parts
 //! decide; this room carries bytes. Only it, with `ring`, names glommio, io-uring and rustls.
 
+mod admitting;
 mod connection;
 mod effects;
 mod ending;
@@ -17,7 +18,7 @@ mod writing;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};
-use std::net::{IpAddr, SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -37,7 +38,7 @@ use plaza_registry::store::StoreError;
 use plaza_registry::store::embedded::EmbeddedStore;
 use slab::Slab;
 
-use crate::admission::{Refusal, Seat, Sources};
+use crate::admission::{Buckets, Failures, Newcomers, PaceLimits, Seat, Source, Sources};
 use crate::mesh::{Bell, Inbox, Port, ShardId};
 use crate::metrics::ShardMetrics;
 use crate::pulse::{Pulse, Step};
@@ -123,6 +124,8 @@ pub struct DriverLimits {
     pub pace: Pace,
     /// After authentication.
     pub scan: ScanLimits,
+    /// How fast newcomers get on.
+    pub newcomers: PaceLimits,
 }
 
 /// All a shard's thread is started with.
@@ -211,6 +214,8 @@ pub struct Driver {
     wheel: Wheel,
     started: Instant,
     tick: u32,
+    /// When this turn began, in nanoseconds since the start.
+    nanos: u64,
     scanner: Scanner,
     #[expect(clippy::vec_box, reason = "a carry moves into a connection, which holds a pointer only")]
     carries: Vec<Box<Carry>>,
@@ -240,6 +245,19 @@ pub struct Driver {
     rearms: bool,
     /// Sessions are being stored for the next start.
     keeping: Rc<Cell<bool>>,
+    /// Connections that have not bound a resource and can be read.
+    newcomers: Newcomers<Key>,
+    buckets: Buckets,
+    failures: Failures,
+    /// Sessions to be made when their turn comes.
+    bindings: VecDeque<admitting::Binding>,
+    /// Newcomers wait in the listeners' queues.
+    accept_paused: bool,
+    /// Connections of sessions that have broken, and sessions whose time was over, that end in the turns to come.
+    lost: VecDeque<Key>,
+    expired: VecDeque<u64>,
+    /// Sessions that may yet end in this turn.
+    ends_left: u32,
 }
 
 /// An open listener.
@@ -259,6 +277,7 @@ struct Arrival {
     account: Jid,
     need: Need,
     deadline: Instant,
+    source: Source,
     seat: Option<Seat>,
 }
 
@@ -330,6 +349,7 @@ impl Driver {
             wheel: Wheel::new(),
             started: Instant::now(),
             tick: 1,
+            nanos: 0,
             scanner: Scanner::new(),
             carries: Vec::new(),
             ready: VecDeque::new(),
@@ -351,7 +371,16 @@ impl Driver {
             stopping: None,
             rearms: false,
             keeping: Rc::default(),
+            newcomers: Newcomers::default(),
+            buckets: Buckets::new(&limits.newcomers),
+            failures: Failures::default(),
+            bindings: VecDeque::new(),
+            accept_paused: false,
+            lost: VecDeque::new(),
+            expired: VecDeque::new(),
+            ends_left: 0,
         };
+        driver.shard.set_presences_per_second(limits.newcomers.presences);
         driver.arm_listeners();
         for kept in parts_kept {
             let until = driver.due(kept.seconds);
@@ -413,7 +442,9 @@ impl Driver {
         self.shard.counters.turns += 1;
         self.at(Step::Receiving);
         self.tick = self.now_tick();
+        self.nanos = self.started.elapsed().as_nanos() as u64;
         self.shard.set_time(unix_millis());
+        self.shard.set_nanos(self.nanos);
         let began = self.tick;
         while let Some(completion) = self.ring.next_completion() {
             self.on_completion(completion);
@@ -431,6 +462,8 @@ impl Driver {
         self.feed_ready();
         self.at(Step::Timers);
         self.on_time();
+        self.go_on_ending();
+        self.admit_newcomers();
         self.at(Step::Fanning);
         self.shard.go_on_fanning(FANNED_PER_TURN);
         self.at(Step::Writing);
@@ -450,6 +483,9 @@ impl Driver {
             && self.parts.inbox.is_empty()
             && self.tasks.is_idle()
             && !self.shard.is_fanning()
+            && self.lost.is_empty()
+            && self.expired.is_empty()
+            && self.newcomers_due() != Some(Duration::ZERO)
     }
 
     fn batches_wait(&self) -> bool {
@@ -460,8 +496,13 @@ impl Driver {
         (self.started.elapsed().as_millis() / TICK.as_millis()) as u32 + 1
     }
 
-    /// How long the ring may wait: to the next deadline, or for ever.
+    /// How long the ring may wait: to the next deadline, until a newcomer's turn comes, or for ever.
     fn sleep_time(&self) -> Option<Duration> {
+        let newcomers = self.newcomers_due().map(|due| due.max(Duration::from_millis(1)));
+        [newcomers, self.deadline_time()].into_iter().flatten().min()
+    }
+
+    fn deadline_time(&self) -> Option<Duration> {
         if self.batches_wait() || !self.departures.is_empty() {
             // The mesh had no room: its reader does not ring, so look again soon.
             return Some(Duration::from_millis(1));
@@ -489,6 +530,7 @@ impl Driver {
         }
         self.shard.counters.sessions = self.shard.sessions() as u64;
         let depth = |shard| self.parts.port.depth(ShardId(shard)) as u64;
+        self.shard.counters.newcomers = self.newcomers.len() as u64 + self.bindings.len() as u64;
         self.shard.counters.queue_depth = (0..self.parts.shards).map(depth).sum();
         self.parts.metrics.publish(&self.shard.counters);
     }
@@ -514,7 +556,8 @@ impl Driver {
         let known = self.connection(key).is_some();
         if known {
             match completion.op {
-                Op::Recv | Op::RecvMulti => self.on_received(key, &mut completion),
+                Op::Recv => self.receive_timed(key, &mut completion),
+                Op::RecvMulti => self.on_received(key, &mut completion),
                 Op::Poll => self.on_readable(key),
                 Op::Send => self.on_sent(key, completion.result),
                 Op::Export => self.on_exported(key, &completion),
@@ -539,61 +582,14 @@ impl Driver {
         }
     }
 
-    fn on_accept(&mut self, completion: &Completion) {
-        let index = completion.key.index;
-        let source = self.ring.accepted_from(completion);
-        self.accept_again(completion.key, completion.result < 0);
-        let Ok(slot) = u32::try_from(completion.result) else {
-            self.shard.counters.accept_errors += 1;
-            return;
-        };
-        self.shard.counters.accepted += 1;
-        let seat = match self.admit(source) {
-            Ok(seat) => seat,
-            Err(refusal) => {
-                self.shard.counters.refused[refusal] += 1;
-                return self.turn_away(Slot(slot), index);
-            }
-        };
-        let Some(Listener { plan, .. }) = self.listeners.get(index as usize) else { return };
-        let tls = match (&plan.tls, plan.direct) {
-            (Some(tls), true) => Tls::new(tls, true).ok(),
-            _ => None,
-        };
-        let phase = if plan.direct {
-            Phase::Handshake(None)
-        } else {
-            Phase::Negotiating(Box::new(Stream::new(Arc::clone(&plan.stream), None, entropy())))
-        };
-        let direct_without_tls = plan.direct && tls.is_none();
-        let key = self.insert(Slot(slot), index as u16, phase, tls.map(Box::new), seat);
-        if self.stopping.is_some() || direct_without_tls {
-            self.shard.counters.accept_errors += 1;
-            return self.close(key);
-        }
-        let timeout = if matches!(self.connection(key).map(|found| &found.phase), Some(Phase::Handshake(_))) {
-            self.parts.limits.handshake_timeout
-        } else {
-            self.parts.limits.negotiation_timeout
-        };
-        self.set_deadline(key, timeout);
-        self.arm(key);
-    }
-
-    fn admit(&self, source: Option<IpAddr>) -> Result<Option<Seat>, Refusal> {
-        if self.unauthenticated >= self.parts.limits.unauthenticated_max {
-            return Err(Refusal::ShardCrowded);
-        }
-        source.map_or(Ok(None), |source| self.parts.sources.enter(source))
-    }
-
-    /// Closes a connection as it comes, for which nothing was made yet.
-    fn turn_away(&mut self, slot: Slot, listener: u32) {
-        let key = self.insert(slot, listener as u16, Phase::Closing, None, None);
-        self.close(key);
-    }
-
-    fn insert(&mut self, slot: Slot, listener: u16, phase: Phase, tls: Option<Box<Tls>>, seat: Option<Seat>) -> Key {
+    fn insert(
+        &mut self,
+        slot: Slot,
+        listener: u16,
+        phase: Phase,
+        tls: Option<Box<Tls>>,
+        (source, seat): (Source, Option<Seat>),
+    ) -> Key {
         self.generation = (self.generation + 1) & GENERATION_MAX;
         self.unauthenticated += 1;
         let generation = self.generation;
@@ -612,8 +608,10 @@ impl Driver {
             active: self.tick,
             sending_since: 0,
             partial_since: 0,
+            source,
             seat,
             paid_ns: 0,
+            tag: None,
             reading: Reading::None,
             flags,
         });

@@ -61,9 +61,13 @@ impl Driver {
             let attempt = stream.take_attempt();
             let action = stream.poll_action();
             match attempt {
-                Some(Ok(())) => self.shard.counters.auth_ok += 1,
+                Some(Ok(())) => {
+                    self.shard.counters.auth_ok += 1;
+                    self.note_attempt(key, true, false);
+                }
                 Some(Err(failure)) => {
                     self.shard.counters.auth_failed[failure] += 1;
+                    self.note_attempt(key, false, failure == SaslFailure::NotAuthorized);
                     if held::tells_of_credentials(failure) {
                         self.hold(key);
                     }
@@ -75,6 +79,7 @@ impl Driver {
             match action {
                 Action::StartTls => self.start_tls(key),
                 Action::Authenticate { account, need } => self.authenticate(key, account, need),
+                Action::VerifyPassword { .. } if !self.has_time_for_password() => self.on_password(key, None),
                 Action::VerifyPassword { keys, password } => {
                     let verdict = self.parts.helpers.run(move || scram::verify_password(&keys, &password));
                     let outcomes = std::rc::Rc::clone(&self.outcomes);
@@ -83,6 +88,9 @@ impl Driver {
                         outcomes.borrow_mut().push_back(Outcome::Password(key, matches));
                     });
                 }
+                Action::Register(registration) if !self.has_time_for_password() => {
+                    self.on_registered(key, &registration.account, Err(Self::no_time()));
+                }
                 Action::Register(registration) => self.register(key, *registration),
                 Action::Tokens { account, client, proof, wanted } => {
                     let Entropy(random) = entropy();
@@ -90,7 +98,9 @@ impl Driver {
                     let upkeep = Upkeep { client, proof, wanted, fresh, unix_seconds: unix_millis() / 1_000 };
                     self.shard.keep_tokens(key, account.as_jid(), Box::new(upkeep));
                 }
-                Action::Bind { account, resource, inline } => self.bind(key, &account, &resource, inline),
+                Action::Bind { account, resource, inline } => {
+                    self.bind_in_turn(key, account, resource, inline);
+                }
                 Action::Resume { account, previd, h } => self.resume(key, &account, &previd, h),
                 Action::Established(bound) => {
                     // `bind` or `resume` has the session; the stream is not needed any more.
@@ -120,7 +130,7 @@ impl Driver {
         }
     }
 
-    fn bind(&mut self, key: Key, account: &Jid, wish: &Wish, inline: Inline) {
+    pub(super) fn bind(&mut self, key: Key, account: &Jid, wish: &Wish, inline: Inline) {
         let Entropy(random) = entropy();
         let fresh = u128::from_le_bytes(random.first_chunk().copied().unwrap_or_default());
         let resource = match wish {
@@ -248,6 +258,9 @@ impl Driver {
     }
 
     fn look_up(&mut self, key: Key, account: Jid, need: Need) {
+        if self.turns_down(key, &account, need) {
+            return self.answer(key, Credentials::Refused(SaslFailure::TemporaryAuthFailure));
+        }
         if self.shard.login(key, account.as_jid()) {
             return self.on_account(key, &account, need, Ok(()));
         }
@@ -274,6 +287,10 @@ impl Driver {
                 Need::Tokens(client) => Credentials::Tokens(found.tokens.of(client, unix_millis() / 1_000)),
             },
         };
+        self.answer(key, credentials);
+    }
+
+    fn answer(&mut self, key: Key, credentials: Credentials) {
         let Some(connection) = self.connection_mut(key) else { return };
         let Phase::Negotiating(stream) = &mut connection.phase else { return };
         stream.handle_credentials(credentials, entropy(), &mut connection.out);
@@ -296,7 +313,7 @@ impl Driver {
     }
 
     /// An answer arrived: act on it, then take the input that waited.
-    fn go_on(&mut self, key: Key) {
+    pub(super) fn go_on(&mut self, key: Key) {
         self.act(key);
         self.mark_ready(key);
     }
@@ -335,6 +352,7 @@ impl Driver {
             carry,
             listener: connection.listener,
             deadline: started + super::TICK * connection.due,
+            source: connection.source,
             seat: connection.seat.take(),
             account,
             need,
@@ -350,9 +368,9 @@ impl Driver {
 
     /// A connection comes home: into the ring first.
     pub(super) fn on_migrant(&mut self, migrant: Migrant) {
-        let Migrant { fd, tls, stream, carry, listener, account, need, deadline, seat } = migrant;
+        let Migrant { fd, tls, stream, carry, listener, account, need, deadline, source, seat } = migrant;
         let index = self.ring.import(fd, 0);
-        self.arrivals.insert(index, Arrival { tls, stream, carry, listener, account, need, deadline, seat });
+        self.arrivals.insert(index, Arrival { tls, stream, carry, listener, account, need, deadline, source, seat });
     }
 
     pub(super) fn on_import(&mut self, completion: &Completion) {
@@ -366,7 +384,7 @@ impl Driver {
             return;
         };
         let phase = Phase::Negotiating(arrival.stream);
-        let key = self.insert(slot, arrival.listener, phase, arrival.tls, arrival.seat);
+        let key = self.insert(slot, arrival.listener, phase, arrival.tls, (arrival.source, arrival.seat));
         if let Some(carry) = arrival.carry {
             self.put_carry(key, carry);
         }

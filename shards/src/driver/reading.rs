@@ -16,13 +16,16 @@ impl Driver {
         let tick = self.tick;
         let Some(connection) = self.connection_mut(key) else { return };
         let waits = connection.flags.waits() && !matches!(connection.phase, Phase::Closing);
-        if connection.reading != Reading::None || connection.flags.closed || connection.flags.held || waits {
+        let never = connection.flags.closed || connection.flags.held || connection.flags.lost;
+        if connection.reading != Reading::None || never || waits {
             return;
         }
         let reading = match &connection.phase {
             Phase::Leaving(..) => return,
-            Phase::Handshake(_) | Phase::Closing => Reading::Once,
-            Phase::Negotiating(stream) if stream.wants_bytes() => Reading::Once,
+            Phase::Closing => Reading::Once,
+            // What it says is read when its turn comes.
+            Phase::Handshake(_) => Reading::Poll,
+            Phase::Negotiating(stream) if stream.wants_bytes() => Reading::Poll,
             Phase::Negotiating(_) => return,
             // A client that has just bound goes on at once.
             Phase::Session(_) if connection.flags.fresh => {
@@ -49,7 +52,7 @@ impl Driver {
                 self.ring.recv_multi(slot, key);
             }
             Reading::Poll => self.ring.poll(slot, key),
-            Reading::None | Reading::Cancelling => {}
+            Reading::None | Reading::Cancelling | Reading::Waiting => {}
         }
     }
 
@@ -57,9 +60,10 @@ impl Driver {
     pub(super) fn on_readable(&mut self, key: Key) {
         let Some(connection) = self.connection_mut(key) else { return };
         connection.reading = Reading::None;
-        if connection.flags.waits() || connection.flags.closed {
+        if connection.flags.waits() || connection.flags.closed || self.wait_for_turn(key) {
             return;
         }
+        let Some(connection) = self.connection_mut(key) else { return };
         connection.reading = Reading::Once;
         connection.operations += 1;
         let slot = connection.slot;
@@ -89,12 +93,6 @@ impl Driver {
             libc::ECANCELED | libc::EINTR | libc::EAGAIN => self.mark_ready(key),
             _ => self.on_end(key),
         }
-    }
-
-    /// The peer closed its side, or the connection broke.
-    pub(super) fn on_end(&mut self, key: Key) {
-        self.lose_session(key);
-        self.close(key);
     }
 
     /// Bytes from the wire: through TLS if there is any, then into the stream.

@@ -11,7 +11,6 @@ use super::connection::{Phase, Reading};
 use super::{ASKS, Command, Driver, DriverLimits, HELD, NewLimits, QUIET_TICKS, REARM, SESSION, TICK};
 use crate::metrics::{DropReason, Handshake};
 use crate::ring::{Key, Op};
-use crate::shard::SessionId;
 
 impl Driver {
     pub(super) fn set_deadline(&mut self, key: Key, after: Duration) {
@@ -40,8 +39,7 @@ impl Driver {
                 continue;
             }
             if token & SESSION != 0 {
-                self.shard.expire(SessionId::from_token(token & !SESSION), Some(u64::from(self.tick)));
-                self.hand_over_full();
+                self.expired.push_back(token & !SESSION);
                 continue;
             }
             let key = Key { index: token as u32, generation: (token >> 32) as u32 };
@@ -61,17 +59,6 @@ impl Driver {
             self.arm_listeners();
         } else if !std::mem::replace(&mut self.rearms, true) {
             self.wheel.insert(u64::from(self.tick) + 10, REARM);
-        }
-    }
-
-    pub(super) fn arm_listeners(&mut self) {
-        if self.stopping.is_some() {
-            return;
-        }
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            for place in listener.idle.drain(..) {
-                self.ring.accept(&listener.socket, index as u32, place);
-            }
         }
     }
 
@@ -211,6 +198,8 @@ impl Driver {
         self.parts.services = Arc::clone(&new.services);
         self.parts.errands = Arc::clone(&new.errands);
         self.parts.limits = DriverLimits { ring: self.parts.limits.ring, ..new.driver };
+        self.buckets.set(&new.driver.pace);
+        self.shard.set_presences_per_second(new.driver.pace.presences);
         for (listener, stream) in self.listeners.iter_mut().zip(&new.streams) {
             listener.plan.stream = Arc::clone(stream);
         }

@@ -6,6 +6,7 @@
 
 mod accounts;
 mod archive;
+mod arriving;
 mod batch;
 mod blocking;
 mod caps;
@@ -224,6 +225,8 @@ pub struct Shard {
     fanning: fanning::Fanning,
     /// Questions of services here to devices, by number.
     asking: HashMap<u64, things::Asking>,
+    /// Sessions that became available and wait until others are told.
+    arriving: arriving::Arriving,
     /// The time on the wall, as the driver said last.
     unix_millis: u64,
     /// What happened, for the metrics.
@@ -260,6 +263,7 @@ impl Shard {
             caps_waiting: HashMap::new(),
             storing: BTreeSet::new(),
             settling: Slab::new(),
+            arriving: arriving::Arriving::default(),
             unix_millis: 0,
             fanning: fanning::Fanning::default(),
             asking: HashMap::new(),

@@ -54,6 +54,21 @@ impl Shard {
         }
         let wanted = self.notified_of(id);
         self.note_caps(id, stanza);
+        if !self.arrives(id, initial) {
+            self.appear(id, from, initial);
+            if initial || self.notified_of(id) != wanted {
+                self.want_last(id);
+            }
+        }
+        if !reachable && priority >= 0 {
+            self.fetch_kept(id);
+        }
+        Flow::Continue
+    }
+
+    /// Tells whom it concerns of an available session's presence as it is now; one that has just become available is told of
+    /// them too.
+    pub(super) fn appear(&mut self, id: SessionId, from: &Jid, initial: bool) {
         let mut text = self.take_buffer();
         self.write_presence(id, &mut text);
         self.tell_resources(from, PresenceType::Available, &text);
@@ -67,13 +82,6 @@ impl Shard {
             self.ask_questions(id);
             self.notice_things(id);
         }
-        if initial || self.notified_of(id) != wanted {
-            self.want_last(id);
-        }
-        if !reachable && priority >= 0 {
-            self.fetch_kept(id);
-        }
-        Flow::Continue
     }
 
     /// Presence, as written but for `to`, to every available resource of the account, the sender included (RFC 6121 §4.2.2,

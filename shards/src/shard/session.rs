@@ -82,6 +82,8 @@ pub(super) struct Flags {
     pub(super) interested: bool,
     /// Asked for the block list: gets pushes (XEP-0191 §3.3).
     pub(super) blocklist_interested: bool,
+    /// Available, and nobody has been told yet.
+    pub(super) arriving: bool,
     /// Taken out of its account; the connection is being ended.
     pub(super) ended: bool,
 }
