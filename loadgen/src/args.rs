@@ -20,7 +20,7 @@ use crate::crowd::{self, Abuse};
 use crate::payload::{PAYLOAD_BYTES_MAX, PAYLOAD_BYTES_MIN};
 use crate::plan::{Mechanism, Plan, SaltCache, Scenario, TlsMode};
 use crate::relay::{self, RelayProcess};
-use crate::report::{self, Report, Rosters, Settings, Storm};
+use crate::report::{self, Report, Returned, Rosters, Settings, Storm};
 use crate::stage::Stage;
 use crate::{ring, tls};
 
@@ -265,6 +265,10 @@ struct PresenceArgs {
 struct StormArgs {
     #[command(flatten)]
     common: Common,
+    /// All sessions log in, are cut off, and come back at once to their streams (XEP-0198). Those who are back ping once a
+    /// second; half of them come back to a message. Choose --concurrency as large as --sessions for all at the same moment.
+    #[arg(long = "return")]
+    returns: bool,
 }
 
 #[derive(Debug, Args)]
@@ -497,6 +501,9 @@ impl Common {
         let Logins { server_cpu_us, handshake_ns, .. } = report.broker.logins;
         report.storm =
             server_cpu_us.zip(handshake_ns).map(|(login_us, handshake_ns)| Storm::new(login_us, handshake_ns));
+        if plan.stage.pings && report.broker.failure_count == 0 {
+            report.returned = Returned::new(&report.broker, u64::from(plan.sessions / plan.group * (plan.group - 1)));
+        }
         report.compare_scenes(&plan.stage.comparisons);
         if let Some(sign_up) = &plan.stage.sign_up {
             ring::pin(plan.cpus.first().copied()).map_err(|error| error.to_string())?;
@@ -609,7 +616,8 @@ impl Cli {
                 plan.bytes = bytes;
                 common.conclude("presence", plan, &course, NO_RELAY)
             }
-            Command::Storm(StormArgs { common }) => {
+            Command::Storm(StormArgs { common, returns: true }) => common.run_return(),
+            Command::Storm(StormArgs { common, returns: false }) => {
                 let plan = common.plan(Scenario::Idle, 1)?;
                 let mut course = common.course("storm", &plan)?;
                 course.settle = Duration::from_millis(500);

@@ -112,6 +112,10 @@ pub(crate) struct Scene {
     pub server_cpu_us: Option<f64>,
     /// CPU time of the load tool, in seconds.
     pub load_cpu_seconds: f64,
+    /// How long until all but one in twenty of its participants were done with it.
+    pub most_seconds: Option<f64>,
+    /// The server's resident memory at its end, and the most of it meanwhile, in bytes.
+    pub server_rss: Option<(u64, u64)>,
     /// From the beginning to the end of one.
     pub latency: Option<LatencySummary>,
 }
@@ -148,6 +152,10 @@ pub(crate) struct Outcome {
     pub crowds: Vec<Crowded>,
     /// Searches by kind: from when each was due to its answer.
     pub searches: Vec<(&'static str, LatencySummary)>,
+    /// Pings of those who are back, from when each was due to its answer, and how many were not answered.
+    pub pings: Option<(LatencySummary, u64)>,
+    /// Stanzas that were owed and did not arrive.
+    pub undelivered: u64,
     /// Failures in all.
     pub failure_count: u64,
     /// The first of them.
@@ -188,6 +196,7 @@ pub(crate) fn conduct(plan: &Plan, course: &Course) -> Outcome {
         let mut latencies = vec![Latencies::new(); plan.stage.acts.len() + 1];
         let mut logins = Latencies::new();
         let mut searches = vec![Latencies::new(); KINDS.len()];
+        let mut pings = (Latencies::new(), 0);
         let mut talks = Vec::new();
         for thread in threads {
             let joined = thread
@@ -195,7 +204,15 @@ pub(crate) fn conduct(plan: &Plan, course: &Course) -> Outcome {
                 .and_then(|handle| handle.join().map_err(|_| "a load thread panicked".to_owned()));
             match joined {
                 Err(what) => control.fail(Failure { what, jid: String::new(), bytes: String::new() }),
-                Ok(Yield { latencies: more, logins: begun, searches: found, talks: said }) => {
+                Ok(Yield {
+                    latencies: more,
+                    logins: begun,
+                    searches: found,
+                    pings: (more_pings, unanswered),
+                    talks: said,
+                }) => {
+                    pings.0.add(&more_pings);
+                    pings.1 += unanswered;
                     latencies.iter_mut().zip(&more).for_each(|(all, more)| all.add(more));
                     logins.add(&begun);
                     searches.iter_mut().zip(&found).for_each(|(all, more)| all.add(more));
@@ -212,6 +229,9 @@ pub(crate) fn conduct(plan: &Plan, course: &Course) -> Outcome {
         }
         let found = KINDS.into_iter().zip(&searches);
         outcome.searches = found.filter_map(|(kind, latencies)| Some((kind, latencies.summary()?))).collect();
+        outcome.undelivered =
+            control.sum(|counters| &counters.owed).saturating_sub(control.sum(|counters| &counters.arrived));
+        outcome.pings = pings.0.summary().map(|latency| (latency, pings.1));
         outcome.logins.latency = logins.summary().filter(|_| outcome.logins.count > 0);
         (outcome.failure_count, outcome.failures) = control.failures();
         bar.finish_and_clear();
@@ -274,6 +294,8 @@ impl Conductor<'_> {
             acts,
             crowds,
             searches: Vec::new(),
+            pings: None,
+            undelivered: 0,
             failure_count: 0,
             failures: Vec::new(),
         }
@@ -352,6 +374,8 @@ impl Conductor<'_> {
             per_second: throughput.per_second,
             server_cpu_us: throughput.cpu_us_per_message,
             load_cpu_seconds: throughput.load_cpu_seconds,
+            most_seconds: None,
+            server_rss: None,
             latency: None,
         })
     }
@@ -371,6 +395,8 @@ impl Conductor<'_> {
         let mut sampler = Sampler::new(self, begun, count());
         self.control.perform(number);
         let (mut last, mut since) = ((0, 0), start);
+        let rss = || self.course.pid.and_then(host::rss);
+        let (mut most, mut peak) = (None, rss());
         while done() < done_before + participants {
             if self.is_over() || self.control.failures().0 > 0 {
                 return None;
@@ -389,6 +415,10 @@ impl Conductor<'_> {
                 self.control.fail(Failure { what, jid: String::new(), bytes: String::new() });
                 return None;
             }
+            if most.is_none() && 20 * (done() - done_before) >= 19 * participants {
+                most = Some(start.elapsed().as_secs_f64());
+            }
+            peak = peak.max(rss());
             self.bar.set_position(done().saturating_sub(done_before));
             if act.unit.is_some() && sampler.is_due() {
                 samples.push(sampler.take(self, act.name, count()));
@@ -408,6 +438,8 @@ impl Conductor<'_> {
             per_second: counted as f64 / seconds.max(1e-9),
             server_cpu_us: server.filter(|_| counted > 0).map(|ns| ns as f64 / 1e3 / counted as f64),
             load_cpu_seconds: load().saturating_sub(load_before) as f64 / 1e9,
+            most_seconds: most.or(Some(seconds)),
+            server_rss: rss().map(|end| (end, peak.unwrap_or_default().max(end))),
             latency: None,
         })
     }

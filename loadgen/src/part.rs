@@ -29,6 +29,9 @@ struct Asked {
     sent_ns: u64,
 }
 
+/// What the ids of pings of those who are back begin with; when they were due follows.
+const BACK: &str = "back-";
+
 /// One session's part.
 #[derive(Debug, Clone)]
 pub(crate) struct Part {
@@ -162,6 +165,24 @@ impl Part {
         tally.owed += members;
     }
 
+    /// A ping of one who is back, due at `due_ns`.
+    pub(crate) fn ping(
+        &self,
+        plan: &Plan,
+        tally: &mut Tally,
+        due_ns: u64,
+        managed: Option<&mut Management>,
+        out: &mut Vec<u8>,
+    ) {
+        let (domain, id) = (&plan.domain, BACK);
+        let ping = format!("<iq type='get' to='{domain}' id='{id}{due_ns}'><ping xmlns='urn:xmpp:ping'/></iq>");
+        out.extend_from_slice(ping.as_bytes());
+        tally.unanswered += 1;
+        if let Some(managed) = managed {
+            managed.count_outbound(1);
+        }
+    }
+
     /// The next search, due at `sent_ns`.
     pub(crate) fn search(&mut self, plan: &Plan, tally: &mut Tally, sent_ns: u64, out: &mut Vec<u8>) {
         search::write(plan, self.me, self.sent, sent_ns, out);
@@ -277,6 +298,11 @@ impl Part {
             return self.on_asked(plan, tally, question, element, out);
         }
         match (element.name(), raw("type")) {
+            ("iq", "result") if raw("id").starts_with(BACK) => {
+                let due_ns = raw("id").strip_prefix(BACK).and_then(|due_ns| due_ns.parse().ok());
+                tally.pinged(due_ns.ok_or("a ping's answer with another id")?);
+                Ok(())
+            }
             ("iq", "result" | "error") if plan.is_searcher(self.me) => self.on_found(plan, tally, element),
             ("iq", "result" | "error") if raw("id").starts_with("node-") => self.on_answer(plan, tally, element, out),
             ("message" | "presence" | "iq", "error") => Err("an error stanza".to_owned()),

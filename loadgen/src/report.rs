@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::conductor::{Course, Crowded, Level, Outcome, Sample, Scene};
 use crate::host::Host;
 use crate::plan::{Mechanism, Plan, Scenario, TlsMode};
-use crate::stage::{Comparison, Contrast, Unit};
+use crate::stage::{Comparison, Contrast, Stage, Unit};
 use crate::stats::{self, LatencySummary};
 
 /// What was asked for.
@@ -99,6 +99,43 @@ impl Storm {
     pub(crate) fn new(login_us: f64, handshake_ns: u64) -> Self {
         let handshake_us = handshake_ns.max(1) as f64 / 1e3;
         Self { login_us, handshake_us, ratio: login_us / handshake_us }
+    }
+}
+
+/// The return of all who were cut off at once.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Returned {
+    /// Seconds until 95 % of the sessions were back.
+    pub most_seconds: f64,
+    /// Seconds until all were.
+    pub seconds: f64,
+    /// Pings of those who were back, once a second each, from when each was due.
+    pub ping: Option<LatencySummary>,
+    /// Of them, how many were not answered.
+    pub unanswered: u64,
+    /// Messages that the server had acknowledged before the cut.
+    pub acknowledged: u64,
+    /// Of them, how many did not arrive after the return.
+    pub lost: u64,
+    /// Most resident memory of the server during the return ÷ what it was with all sessions there before.
+    pub memory: Option<f64>,
+}
+
+impl Returned {
+    /// From the acts of [`Stage::back`].
+    pub(crate) fn new(broker: &Outcome, acknowledged: u64) -> Option<Self> {
+        let act = |name: &str| broker.acts.iter().find(|scene| scene.name == name);
+        let (there, back) = (act(Stage::THERE)?, act(Stage::BACK)?);
+        let memory = there.server_rss.zip(back.server_rss);
+        Some(Self {
+            most_seconds: back.most_seconds?,
+            seconds: back.seconds,
+            ping: broker.pings.as_ref().map(|(latency, _)| latency.clone()),
+            unanswered: broker.pings.as_ref().map_or(0, |(_, unanswered)| *unanswered),
+            acknowledged,
+            lost: broker.undelivered,
+            memory: memory.map(|((steady, _), (_, peak))| peak as f64 / steady.max(1) as f64),
+        })
     }
 }
 
@@ -195,6 +232,8 @@ pub(crate) struct Report {
     pub machine_per_session: Option<f64>,
     /// Logins beside handshakes.
     pub storm: Option<Storm>,
+    /// The return of all at once.
+    pub returned: Option<Returned>,
     /// Acts beside each other.
     pub scene_ratios: Vec<SceneRatio>,
     /// CPU of deriving the keys of a password, in µs, by the load tool on its own CPU after the run.
@@ -228,6 +267,7 @@ impl Report {
             load_per_session: load,
             machine_per_session: machine,
             storm: None,
+            returned: None,
             scene_ratios: Vec::new(),
             derivation_us: None,
             contrast: None,
@@ -318,6 +358,19 @@ impl Report {
         if let Some(storm) = self.storm {
             add("bare TLS 1.3 handshake", format!("{:.1} µs of server CPU", storm.handshake_us));
             add("login ÷ bare handshake", format!("{:.2}", storm.ratio));
+        }
+        if let Some(returned) = &self.returned {
+            add("95 % back", format!("{:.2} s", returned.most_seconds));
+            add("all back", format!("{:.2} s", returned.seconds));
+            let (acknowledged, lost) = (returned.acknowledged, returned.lost);
+            add("acknowledged messages lost", format!("{lost} of {acknowledged}"));
+            if let Some(latency) = &returned.ping {
+                let unanswered = returned.unanswered;
+                add("ping of those back", format!("{}; {unanswered} not answered", latencies(latency)));
+            }
+            if let Some(memory) = returned.memory {
+                add("server memory, peak ÷ steady", format!("{memory:.2}"));
+            }
         }
         for level in &self.broker.levels {
             let server = level.server.map_or(String::new(), |memory| {
@@ -717,6 +770,8 @@ mod tests {
             acts: Vec::new(),
             crowds: Vec::new(),
             searches: Vec::new(),
+            pings: None,
+            undelivered: 0,
             samples: (0..20).map(|index| sample(f64::from(index) / 2.0 - 2.0)).collect(),
             failure_count: 0,
             failures: Vec::new(),
@@ -809,6 +864,8 @@ mod tests {
             per_second: 10.0,
             server_cpu_us,
             load_cpu_seconds: 0.0,
+            most_seconds: None,
+            server_rss: None,
             latency: latencies.summary(),
         };
         report.broker.latency = None;
@@ -829,14 +886,49 @@ mod tests {
     }
 
     #[test]
+    fn a_return_is_read_from_its_acts() {
+        let mut report = report();
+        let scene = |name, most_seconds, server_rss| Scene {
+            name,
+            number: 1,
+            unit: Unit::Sessions,
+            count: 10,
+            seconds: 3.0,
+            per_second: 10.0,
+            server_cpu_us: None,
+            load_cpu_seconds: 0.0,
+            most_seconds: Some(most_seconds),
+            server_rss: Some(server_rss),
+            latency: None,
+        };
+        assert!(Returned::new(&report.broker, 5).is_none());
+        report.broker.acts = vec![scene(Stage::THERE, 1.0, (100, 110)), scene(Stage::BACK, 2.5, (120, 150))];
+        report.broker.undelivered = 1;
+        let returned = Returned::new(&report.broker, 5).unwrap();
+        assert_eq!((returned.most_seconds, returned.seconds, returned.lost), (2.5, 3.0, 1));
+        assert_eq!(returned.memory, Some(1.5));
+        assert!(returned.ping.is_none());
+    }
+
+    #[test]
     fn an_act_is_held_against_the_mean_of_two_others() {
         let mut report = report();
         let scene = |name, server_cpu_us, us: u64| {
             let mut latencies = Latencies::new();
             latencies.record(us * 1_000);
-            let (number, unit, count, seconds) = (1, Unit::Stanzas, 10, 1.0);
-            let (per_second, load_cpu_seconds, latency) = (10.0, 0.0, latencies.summary());
-            Scene { name, number, unit, count, seconds, per_second, server_cpu_us, load_cpu_seconds, latency }
+            Scene {
+                name,
+                number: 1,
+                unit: Unit::Stanzas,
+                count: 10,
+                seconds: 1.0,
+                per_second: 10.0,
+                server_cpu_us,
+                load_cpu_seconds: 0.0,
+                most_seconds: None,
+                server_rss: None,
+                latency: latencies.summary(),
+            }
         };
         report.broker.acts =
             vec![scene("ping", Some(2.0), 100), scene("canRead", Some(5.5), 300), scene("ping again", Some(3.0), 200)];

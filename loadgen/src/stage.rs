@@ -247,6 +247,8 @@ pub(crate) struct Stage {
     pub prepared: bool,
     /// So many sessions, the first, have empty rosters: they have the accounts behind those of the others.
     pub empty_rosters: u32,
+    /// Sessions that have come back ping the server once a second until all are back.
+    pub pings: bool,
     /// The service that has the leaders' nodes; none: the account of each leader (XEP-0163 v1.2.2).
     pub service: Option<String>,
     /// How a crowd is started, if an act has one.
@@ -343,6 +345,24 @@ impl Stage {
             ..Self::default()
         }
     }
+
+    /// `storm --return`: all sessions are cut off and come back at once to their streams, each member to a message that its
+    /// leader had acknowledged before it was cut off itself.
+    pub(crate) fn back() -> Self {
+        let resume = Deed::Resume { way: Way::Classic, missed: true };
+        let acts = vec![
+            Act::measured(Self::THERE, Who::All, Deed::Join, Unit::Sessions),
+            Act::between("cut off", Who::Members, Deed::Cut),
+            Act::between("messages meanwhile", Who::Leaders, Deed::Tell),
+            Act::between("leaders cut off", Who::Leaders, Deed::Cut),
+            Act::measured(Self::BACK, Who::All, resume, Unit::Sessions),
+        ];
+        Self { acts, managed: Some(Who::All), resumable: true, roster: true, pings: true, ..Self::default() }
+    }
+
+    /// Names of the acts of [`Self::back`] that are measured.
+    pub(crate) const THERE: &str = "first login";
+    pub(crate) const BACK: &str = "return of all at once";
 
     /// `offline`: leaders write `messages` to each of their members while these are away; then they come and get them.
     pub(crate) fn offline(messages: u64) -> Self {

@@ -33,6 +33,10 @@ pub(crate) struct Tally {
     pub done: u64,
     /// Deliveries that leaders wait for and their members got: `(leader, how many)`.
     pub delivered: Vec<(u32, u64)>,
+    /// From when each ping of those who are back was due to its answer.
+    pub pings: Latencies,
+    /// Pings that were not answered yet.
+    pub unanswered: u64,
 }
 
 impl Tally {
@@ -49,6 +53,8 @@ impl Tally {
             act: 0,
             done: 0,
             delivered: Vec::new(),
+            pings: Latencies::new(),
+            unanswered: 0,
         }
     }
 
@@ -58,6 +64,12 @@ impl Tally {
         if self.phase == Phase::Measure && sent_ns >= self.measure_from {
             self.record(sent_ns);
         }
+    }
+
+    /// A ping of one who is back was answered.
+    pub(crate) fn pinged(&mut self, due_ns: u64) {
+        self.unanswered = self.unanswered.saturating_sub(1);
+        self.pings.record(self.now_ns.saturating_sub(due_ns));
     }
 
     /// A search of a kind was answered.

@@ -3,7 +3,8 @@
 //! Started by [`crate::conductor`]. A turn: begin logins, send what is due, flush, submit and wait, feed what arrived.
 //! A thread with one ring sleeps in it; a thread with several sleeps on an eventfd they all signal.
 
-use std::collections::VecDeque;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, VecDeque};
 use std::io;
 use std::net::SocketAddrV4;
 use std::time::Duration;
@@ -23,6 +24,8 @@ const NAP: Duration = Duration::from_millis(20);
 const BACKLOG_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// Sessions of a thread that subscribe at once: servers keep about a hundred requests that were not answered.
 const PACED_MAX: u64 = 32;
+/// Time between two pings of a session that is back.
+const PING_NS: u64 = 1_000_000_000;
 /// Descriptors of a ring beside those of sessions.
 const DESCRIPTORS_SPARE: u32 = 8;
 
@@ -35,6 +38,8 @@ pub(crate) struct Yield {
     pub logins: Latencies,
     /// Latencies of searches, by kind.
     pub searches: Vec<Latencies>,
+    /// Latencies of pings of those who are back, and how many were not answered.
+    pub pings: (Latencies, u64),
     /// `(session, stanzas sent, stanzas heard)` of all that took part.
     pub talks: Vec<(u32, u64, u64)>,
 }
@@ -46,7 +51,8 @@ pub(crate) fn run(plan: &Plan, control: &Control, thread: u32) -> Yield {
     match worker {
         Err(error) => {
             control.fail(Failure { what: setup_failure(&error), jid: String::new(), bytes: String::new() });
-            Yield { latencies: Vec::new(), logins: Latencies::new(), searches: Vec::new(), talks: Vec::new() }
+            let (latencies, searches, talks) = (Vec::new(), Vec::new(), Vec::new());
+            Yield { latencies, logins: Latencies::new(), searches, pings: (Latencies::new(), 0), talks }
         }
         Ok(mut worker) => {
             if let Err(error) = worker.turns() {
@@ -102,6 +108,8 @@ struct Worker<'a> {
     schedule: Schedule,
     /// That of searches.
     searches: Schedule,
+    /// Sessions that are back, by when their next ping is due.
+    pings: BinaryHeap<Reverse<(u64, u32)>>,
     /// Sessions wait on a poll instead of an armed recv.
     lazy: bool,
 }
@@ -182,6 +190,7 @@ impl<'a> Worker<'a> {
             concurrency: plan.concurrency.div_ceil(plan.threads),
             schedule: Schedule::default(),
             searches: Schedule::default(),
+            pings: BinaryHeap::new(),
             lazy: matches!(plan.scenario, Scenario::Idle),
         })
     }
@@ -202,7 +211,7 @@ impl<'a> Worker<'a> {
                 self.on_phase(phase);
             }
             self.begin_logins();
-            let nap = self.send_due();
+            let nap = self.send_due().min(self.send_pings());
             self.flush();
             let single = self.homes.len() == 1;
             for home in 0..self.homes.len() {
@@ -243,6 +252,7 @@ impl<'a> Worker<'a> {
             talks: talks.map(|talk| (talk.me, talk.sent, talk.heard)).collect(),
             latencies: self.tally.latencies,
             searches: self.tally.searches,
+            pings: (self.tally.pings, self.tally.unanswered),
             logins: self.logins,
         }
     }
@@ -442,6 +452,27 @@ impl<'a> Worker<'a> {
         }
     }
 
+    /// Lets those who are back ping, each once a second, and gives how long to sleep until the next.
+    fn send_pings(&mut self) -> Duration {
+        while let Some(&Reverse((due_ns, local))) = self.pings.peek() {
+            if due_ns > self.tally.now_ns {
+                return Duration::from_nanos(due_ns - self.tally.now_ns).min(NAP);
+            }
+            self.pings.pop();
+            let goes_on = matches!(self.deed(), Some(Deed::Resume { .. })) && self.tally.phase < Phase::Close;
+            let Self { plan, sessions, bench, tally, .. } = self;
+            let Some(session) = sessions.get_mut(local as usize).filter(|session| goes_on && session.is_ready()) else {
+                continue;
+            };
+            match session.act(bench, |part, managed, out| part.ping(plan, tally, due_ns, managed, out)) {
+                Err(fault) => self.fail(local, fault),
+                Ok(()) => self.mark(local),
+            }
+            self.pings.push(Reverse((due_ns + PING_NS, local)));
+        }
+        NAP
+    }
+
     fn search(&mut self, local: u32, due_ns: u64) {
         let Self { plan, sessions, bench, tally, .. } = self;
         let Some(session) = sessions.get_mut(local as usize) else { return };
@@ -555,7 +586,7 @@ impl<'a> Worker<'a> {
                     self.logging_in = self.logging_in.saturating_sub(1);
                     self.logins.record(self.tally.now_ns.saturating_sub(started_ns));
                     Counters::add(&self.counters.ready, 1);
-                    self.on_ready(started_ns);
+                    self.on_ready(local, started_ns);
                 }
                 match result {
                     Ok(()) => self.mark(local),
@@ -627,13 +658,21 @@ impl<'a> Worker<'a> {
     }
 
     /// A session has logged in or come back.
-    fn on_ready(&mut self, started_ns: u64) {
+    fn on_ready(&mut self, local: u32, started_ns: u64) {
+        if self.plan.stage.pings && matches!(self.deed(), Some(Deed::Resume { .. })) {
+            self.pings.push(Reverse((self.tally.now_ns, local)));
+        }
+        let leads = local.is_multiple_of(self.plan.group);
         match self.deed() {
             Some(Deed::Join | Deed::Enlist | Deed::Resume { missed: false, .. }) => {
                 self.tally.record(started_ns);
                 self.tally.done += 1;
             }
-            Some(Deed::Resume { missed: true, .. }) => self.tally.record(started_ns), // Done when it hears the message.
+            Some(Deed::Resume { missed: true, .. }) => {
+                self.tally.record(started_ns);
+                // Its members are done when they hear the message, and nobody writes to it.
+                self.tally.done += u64::from(leads);
+            }
             Some(_) | None => {}
         }
     }

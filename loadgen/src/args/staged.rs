@@ -205,6 +205,15 @@ impl Common {
     }
 }
 
+impl Common {
+    /// `storm --return`.
+    pub(super) fn run_return(&self) -> Result<bool, String> {
+        let (plan, mut course) = self.staged("storm, return", Stage::back(), 2)?;
+        course.settle = RETURN_SETTLE;
+        self.conclude("storm, return", plan, &course, NO_RELAY)
+    }
+}
+
 impl ResumeArgs {
     pub(super) fn run(self) -> Result<bool, String> {
         let secure = self.common.target.tls != TlsMode::None;
@@ -354,5 +363,7 @@ impl OfflineArgs {
     }
 }
 
+/// Between two acts of a return: what is under way arrives, and of those who are back each has pinged.
+const RETURN_SETTLE: Duration = Duration::from_secs(2);
 /// What is left of an earlier run has so long to arrive.
 const OFFLINE_SETTLE: Duration = Duration::from_millis(500);
