@@ -278,14 +278,14 @@ impl Checks {
             services: self.services(limits),
             sasl_attempts_max: self.within("limits.sasl_attempts_max", limits.sasl_attempts_max, 2..=5),
             stanzas_per_turn_max: self.within("limits.stanzas_per_turn_max", limits.stanzas_per_turn_max, 1..=10_000),
-            pace: self.pace(limits),
+            pace: self.inbound(limits),
             before_auth: self.scan("limits.before_auth", &limits.before_auth, 2_048),
             // RFC 6120 §13.12: at least 10 000 bytes.
             after_auth: self.scan("limits.after_auth", &limits.after_auth, 10_000),
         }
     }
 
-    fn pace(&mut self, limits: &LimitsConfig) -> Pace {
+    fn inbound(&mut self, limits: &LimitsConfig) -> Pace {
         Pace::new(
             self.within("limits.inbound_stanzas_per_second", limits.inbound_stanzas_per_second, 0..=1_000_000),
             self.bytes("limits.inbound_bytes_per_second", limits.inbound_bytes_per_second, 0..=1 << 30),

@@ -111,7 +111,7 @@ mod tests {
                 "things.page_max"
             ]
         );
-        assert_eq!(reload.settings.pace.binds, 9);
+        assert_eq!(reload.settings.newcomers.binds, 9);
         assert_eq!((reload.settings.limits.roster_items_max, reload.settings.provisioning.page_max), (6, 7));
         assert_eq!(reload.settings.limits.connections_per_shard_max, 16_384);
         assert_eq!((reload.settings.listeners.len(), reload.settings.things.page_max), (2, 100));

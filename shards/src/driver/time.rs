@@ -198,8 +198,8 @@ impl Driver {
         self.parts.services = Arc::clone(&new.services);
         self.parts.errands = Arc::clone(&new.errands);
         self.parts.limits = DriverLimits { ring: self.parts.limits.ring, ..new.driver };
-        self.buckets.set(&new.driver.pace);
-        self.shard.set_presences_per_second(new.driver.pace.presences);
+        self.buckets.set(&new.driver.newcomers);
+        self.shard.set_presences_per_second(new.driver.newcomers.presences);
         for (listener, stream) in self.listeners.iter_mut().zip(&new.streams) {
             listener.plan.stream = Arc::clone(stream);
         }
