@@ -22,12 +22,14 @@ use plaza_registry::things::{Limits as ThingsLimits, index};
 use serde::{Deserialize, Serialize};
 
 use crate::admission::{AdmissionLimits, PaceLimits};
+use crate::memory::Watermarks;
 
 mod admission;
 mod archive;
 mod checks;
 mod error;
 mod limits;
+mod memory;
 mod provisioning;
 mod registration;
 mod reload;
@@ -40,6 +42,7 @@ use checks::Checks;
 use error::unknown_key;
 pub use error::{ConfigError, Problem, keys};
 pub use limits::{After, Before, Limits, LimitsConfig, ScanConfig};
+pub use memory::MemoryTable;
 pub use provisioning::ProvisioningTable;
 pub use registration::RegistrationTable;
 pub use reload::Reload;
@@ -63,6 +66,7 @@ pub struct Config {
     pub listeners: Vec<ListenerConfig>,
     pub tls: TlsFiles,
     pub limits: LimitsConfig,
+    pub memory: MemoryTable,
     pub admission: AdmissionTable,
     pub archive: ArchiveTable,
     pub registration: RegistrationTable,
@@ -203,6 +207,8 @@ pub struct Settings {
     pub client_ca: Option<PathBuf>,
     /// Bounds.
     pub limits: Limits,
+    /// Bytes the process may use, and at how many what is given up.
+    pub memory: Watermarks,
     /// What accounts may keep in archives.
     pub archive: ArchiveConfig,
     /// How many connections a source may open.
@@ -272,6 +278,7 @@ impl Default for Config {
             listeners: vec![listener("[::]:5222", TlsMode::StartTls), listener("[::]:5223", TlsMode::Direct)],
             tls: TlsFiles::default(),
             limits: LimitsConfig::default(),
+            memory: MemoryTable::default(),
             archive: ArchiveTable::default(),
             admission: AdmissionTable::default(),
             registration: RegistrationTable::default(),
@@ -365,6 +372,7 @@ impl Config {
             certificate: checks.certificate(&self.tls),
             client_ca: path(&self.tls.client_ca),
             limits: checks.limits(&self.limits),
+            memory: checks.memory(&self.memory),
             archive: checks.archive(&self.archive, self.limits.unacknowledged_stanzas_max),
             admission: checks.admission(&self.admission),
             newcomers: checks.pace(&self.admission),

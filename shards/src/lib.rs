@@ -9,6 +9,7 @@ pub mod driver;
 pub mod home;
 pub mod label;
 pub mod log;
+pub mod memory;
 pub mod mesh;
 pub mod metrics;
 pub mod pulse;

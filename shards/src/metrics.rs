@@ -15,6 +15,7 @@ use plaza_core::stanza::{self, Kind};
 use plaza_core::stream;
 
 use crate::admission::{Layer, Refusal};
+use crate::memory::{Level, Shed, Subsystem};
 
 /// An enum whose values label a family of numbers.
 pub trait Label: Copy + 'static {
@@ -92,6 +93,17 @@ label!(Refusal, "reason", {
 label!(Layer, "layer", {
     Accept => "accept", Handshake => "handshake", Login => "login", Password => "password", Bind => "bind",
     Presence => "presence",
+});
+label!(Level, "level", {
+    Ample => "ample", Scarce => "scarce", Short => "short", Critical => "critical",
+});
+label!(Subsystem, "subsystem", {
+    Sessions => "sessions", Outboxes => "outboxes", Hibernated => "hibernated", Facts => "facts", Work => "work",
+    Connections => "connections", Tls => "tls", Negotiating => "negotiating",
+});
+label!(Shed, "what", {
+    Accepting => "accepting", Presence => "presence", Offline => "offline", Facts => "facts",
+    Hibernated => "hibernated", HibernatedShare => "hibernated-share",
 });
 label!(Handshake, "result", { Ok => "ok", Failed => "failed", TimedOut => "timed-out" });
 label!(Kind, "kind", { Message => "message", Presence => "presence", Iq => "iq" });
@@ -304,6 +316,8 @@ families! {
     not_archived => "plaza_not_archived_total", Counter, "Messages that an archive should have had and the store did not take";
     outbox_bytes => "plaza_outbox_bytes", Gauge, "Bytes waiting to be written";
     session_bytes => "plaza_session_bytes", Gauge, "Bytes of user space the bound sessions take, TLS state and outboxes included";
+    memory[Subsystem] => "plaza_memory_bytes", Gauge, "Bytes held, by what holds them";
+    sheds[Shed] => "plaza_memory_sheds_total", Counter, "What was given up for want of memory";
     backpressure_pauses => "plaza_backpressure_pauses_total", Counter, "Times a session was no longer read because a recipient could not take more";
     shaped => "plaza_shaped_pauses_total", Counter, "Times a session was no longer read for a while because it sent more than its share";
     turns => "plaza_turns_total", Counter, "Turns of the shard's loop";
@@ -348,8 +362,20 @@ pub struct ProcessNumber {
     pub kind: Type,
     /// What it is.
     pub help: &'static str,
+    /// Its label's key and value, if it is one of several.
+    pub label: Option<(&'static str, &'static str)>,
     /// Itself.
     pub number: f64,
+}
+
+impl ProcessNumber {
+    fn write(&self, text: &mut String) {
+        let Self { name, number, .. } = self;
+        _ = match self.label {
+            None => writeln!(text, "{name} {number}"),
+            Some((key, value)) => writeln!(text, "{name}{{{key}=\"{value}\"}} {number}"),
+        };
+    }
 }
 
 /// Writes the numbers of all shards and of the process in the Prometheus text format, version 0.0.4. Labels come from
@@ -370,10 +396,11 @@ pub fn encode(shards: &[Arc<ShardMetrics>], process: &[ProcessNumber]) -> String
                 };
             });
         }
+        process.iter().filter(|number| number.name == wanted.name).for_each(|number| number.write(&mut text));
     }
-    for ProcessNumber { name, kind, help, number } in process {
-        header(&mut text, name, *kind, help);
-        _ = writeln!(text, "{name} {number}");
+    for number in process.iter().filter(|number| !FAMILIES.iter().any(|family| family.name == number.name)) {
+        header(&mut text, number.name, number.kind, number.help);
+        number.write(&mut text);
     }
     text
 }
@@ -397,6 +424,9 @@ mod tests {
         check_label::<DropReason>();
         check_label::<Handshake>();
         check_label::<Kind>();
+        check_label::<Level>();
+        check_label::<Subsystem>();
+        check_label::<Shed>();
         check_label::<SaslFailure>();
         check_label::<stream::Condition>();
         check_label::<stanza::Condition>();
@@ -426,8 +456,13 @@ mod tests {
         let mut counters = Counters { sessions: 5, ..Counters::default() };
         counters.stanzas_in[Kind::Presence] = 9;
         shards[1].publish(&counters);
-        let process = ProcessNumber { name: "up_seconds", kind: Type::Gauge, help: "Time", number: 1.5 };
-        let text = encode(&shards, &[process]);
+        let process = ProcessNumber { name: "up_seconds", kind: Type::Gauge, help: "Time", label: None, number: 1.5 };
+        let label = Some(("subsystem", "store"));
+        let store = ProcessNumber { name: "plaza_memory_bytes", label, number: 3.0, ..process };
+        let text = encode(&shards, &[store, process]);
+        assert!(text.contains(
+            "plaza_memory_bytes{shard=\"1\",subsystem=\"negotiating\"} 0\nplaza_memory_bytes{subsystem=\"store\"} 3\n"
+        ));
         assert!(text.starts_with(
             "# HELP plaza_sessions Bound sessions held.\n# TYPE plaza_sessions gauge\n\
              plaza_sessions{shard=\"0\"} 0\nplaza_sessions{shard=\"1\"} 5\n"

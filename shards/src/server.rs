@@ -27,11 +27,12 @@ use crate::config::{Settings, TlsMode};
 use crate::control::watchdog::Watched;
 use crate::driver::{Command, Driver, DriverLimits, DriverParts, ListenerPlan, NewLimits, Parcel, random};
 use crate::home::Homes;
+use crate::memory::{Level, Subsystem, part};
 use crate::mesh::{Inbox, Mesh, ShardId};
 use crate::metrics::ShardMetrics;
 use crate::pulse::Pulse;
 use crate::ring::RingOptions;
-use crate::shard::{Shard, ShardConfig};
+use crate::shard::{ManagedLimits, Shard, ShardConfig};
 use crate::sys::EventFd;
 
 /// Everything the shards need, validated.
@@ -131,7 +132,10 @@ impl Kept {
             strangers_per_minute_max: limits.strangers_per_minute_max,
             offline: limits.offline,
             caps: Arc::clone(&self.caps),
-            managed: limits.managed,
+            managed: ManagedLimits {
+                hibernated_bytes_max: settings.memory.hibernated_bytes_max(settings.shards),
+                ..limits.managed
+            },
             managed_key: self.managed_key,
             tokens: limits.tokens,
             archive: self.archive,
@@ -195,6 +199,8 @@ pub(crate) fn services_of(domains: &[Jid]) -> Vec<Component> {
 const MESH_BATCHES: usize = 8;
 /// Commands waiting for one shard.
 const COMMANDS: usize = 1024;
+/// Input of a connection that has not bound, beyond one element: what frames it, or comes behind it.
+const UNAUTHENTICATED_SPARE: usize = 4 * 1024;
 /// A shard accepts this many descriptors less than the process may have, for the store and the rest.
 const SPARE_DESCRIPTORS: u32 = 64;
 
@@ -340,13 +346,26 @@ impl Broker {
         self.tell(&Command::Limits(Arc::new(self.kept.limits(settings))));
     }
 
+    /// Bytes that the shards say they hold.
+    pub fn memory_bytes(&self) -> u64 {
+        let shards = self.metrics.iter().map(|shard| shard.read());
+        shards.map(|counters| crate::metrics::Counters::total(&counters.memory)).sum()
+    }
+
+    /// How near the broker is to its bound of memory. Of what waits to be resumed so many bytes are given up, on each shard
+    /// as much of them as it holds of all.
+    pub fn press(&self, level: Level, excess: u64) {
+        let held = self.metrics.iter().map(|shard| shard.read().memory[Subsystem::Hibernated]);
+        let held: Vec<u64> = held.collect();
+        let all = held.iter().sum();
+        for (inbox, own) in self.inboxes.iter().zip(held) {
+            push(inbox, Command::Memory(level, part(excess, own, all)));
+        }
+    }
+
     fn tell(&self, command: &Command) {
         for inbox in &self.inboxes {
-            let mut command = command.clone();
-            while let Err(back) = inbox.push(command) {
-                command = back;
-                std::thread::sleep(Duration::from_millis(1));
-            }
+            push(inbox, command.clone());
         }
     }
 
@@ -369,6 +388,13 @@ impl Broker {
             }
         }
         Ok(())
+    }
+}
+
+fn push(inbox: &Inbox<Command>, mut command: Command) {
+    while let Err(back) = inbox.push(command) {
+        command = back;
+        std::thread::sleep(Duration::from_millis(1));
     }
 }
 
@@ -467,6 +493,7 @@ fn driver_limits(settings: &Settings) -> DriverLimits {
         pace: settings.limits.pace,
         scan: settings.limits.after_auth,
         newcomers: settings.newcomers,
+        unauthenticated_bytes_max: settings.limits.before_auth.stanza_bytes_max as usize + UNAUTHENTICATED_SPARE,
     }
 }
 

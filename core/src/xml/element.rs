@@ -362,6 +362,24 @@ pub(super) struct Marks {
     pub(super) header_prefixes: u64,
 }
 
+impl Marks {
+    /// Bytes of memory they hold beside themselves.
+    pub(super) fn heap_bytes(&self) -> usize {
+        self.attrs.capacity() * size_of::<AttrMark>()
+            + self.decls.capacity() * size_of::<DeclMark>()
+            + self.children.capacity() * size_of::<ChildMark>()
+            + self.decoded.capacity()
+    }
+
+    /// Gives back what they hold beyond what is in use.
+    pub(super) fn shrink(&mut self) {
+        self.attrs.shrink_to_fit();
+        self.decls.shrink_to_fit();
+        self.children.shrink_to_fit();
+        self.decoded.shrink_to_fit();
+    }
+}
+
 /// The bit of a header prefix in [`Marks::header_prefixes`]; the last stands for all beyond.
 pub(super) fn header_bit(index: usize) -> u64 {
     1 << index.min(63)

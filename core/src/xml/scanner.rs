@@ -213,6 +213,20 @@ impl Scanner {
         self.marks.clear();
     }
 
+    /// Bytes of memory it holds beside itself.
+    pub fn heap_bytes(&self) -> usize {
+        self.open.capacity() * size_of::<Open>()
+            + self.prefixed.capacity() * size_of::<(Name, Uri)>()
+            + self.marks.heap_bytes()
+    }
+
+    /// Gives back the memory it holds for elements larger than the one it has begun on.
+    pub fn shrink(&mut self) {
+        self.open.shrink_to_fit();
+        self.prefixed = Vec::new();
+        self.marks.shrink();
+    }
+
     /// Scans for the XML declaration (optional) and the stream's opening tag. `None`: incomplete, keep all bytes.
     ///
     /// # Errors

@@ -68,6 +68,16 @@ struct Shared {
     health: Arc<Health>,
     in_flight_max: usize,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// To be asked what it holds; gone once closed.
+    database: Mutex<Asked>,
+}
+
+struct Asked(Option<Database>);
+
+impl std::fmt::Debug for Asked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Asked").finish_non_exhaustive()
+    }
 }
 
 #[derive(Debug)]
@@ -103,6 +113,7 @@ impl EmbeddedStore {
     pub fn open(path: &Path, options: EmbeddedOptions) -> Result<Self, OpenError> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
         let engine = Fjall::open(path, options.cache_bytes)?;
+        let database = engine.database.clone();
         let health = Arc::new(Health::default());
         let (commits, queued_commits) = bounded(options.in_flight_max.max(1));
         let (reads, queued_reads) = bounded(READS_QUEUED_MAX);
@@ -123,8 +134,16 @@ impl EmbeddedStore {
                 health,
                 in_flight_max: options.in_flight_max.max(1),
                 threads: Mutex::new(threads),
+                database: Mutex::new(Asked(Some(database))),
             }),
         })
+    }
+
+    /// Bytes of memory that the engine holds: blocks it has read, and what it has not written out of its tables. Never called
+    /// on a shard.
+    pub fn memory_bytes(&self) -> u64 {
+        let database = self.shared.database.lock().unwrap_or_else(PoisonError::into_inner);
+        database.0.as_ref().map_or(0, |database| database.cache_size() + database.write_buffer_size())
     }
 
     /// Waits for what is in flight, syncs and closes: later requests of any handle answer [`StoreError::Failed`], and the
@@ -134,6 +153,7 @@ impl EmbeddedStore {
     /// [`StoreError::Failed`] if a write or sync failed, now or before.
     pub fn close(&self) -> Result<(), StoreError> {
         drop(self.shared.queues.write().unwrap_or_else(PoisonError::into_inner).take());
+        drop(self.shared.database.lock().unwrap_or_else(PoisonError::into_inner).0.take());
         let threads = std::mem::take(&mut *self.shared.threads.lock().unwrap_or_else(PoisonError::into_inner));
         for thread in threads {
             if thread.join().is_err() {

@@ -273,6 +273,7 @@ impl Checks {
                     limits.hibernated_per_account_max,
                     0..=1_000,
                 ),
+                ..ManagedLimits::default()
             },
             pubsub: self.pubsub(limits),
             services: self.services(limits),

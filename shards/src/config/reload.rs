@@ -7,7 +7,8 @@ use super::{Config, ConfigError, LimitsConfig, Settings};
 /// A configuration that was read again, beside the one in force.
 #[derive(Debug)]
 pub struct Reload {
-    /// What is in force then: of the limits, of admission's pace and of decision support what was read, all else as it was.
+    /// What is in force then: of the limits, of admission's pace, of memory and of decision support what was read, all else as it
+    /// was.
     pub config: Config,
     /// The same, checked.
     pub settings: Settings,
@@ -32,6 +33,7 @@ impl Config {
                 ..read.limits.clone()
             },
             admission: self.admission.reload(&read.admission),
+            memory: read.memory.clone(),
             provisioning: read.provisioning.clone(),
             ..self.clone()
         };
@@ -87,7 +89,7 @@ mod tests {
         let running = config("[limits]\nroster_items_max = 5");
         let read = config(
             "shards = 1\n[limits]\nroster_items_max = 6\nconnections_per_shard_max = 99\n\
-             [limits.before_auth]\ndepth_max = 9\n[provisioning]\npage_max = 7\n[things]\npage_max = 8\n\
+             [limits.before_auth]\ndepth_max = 9\n[memory]\nwatermarks = [50, 60, 70]\n[provisioning]\npage_max = 7\n[things]\npage_max = 8\n\
              [admission]\nbinds_per_shard_per_second = 9\nconnections_per_source_burst = 9\n\
              [[listeners]]\naddress = '127.0.0.1:1'",
         );
@@ -98,6 +100,7 @@ mod tests {
                 "admission.binds_per_shard_per_second",
                 "limits.before_auth.depth_max",
                 "limits.roster_items_max",
+                "memory.watermarks",
                 "provisioning.page_max"
             ]
         );

@@ -44,6 +44,7 @@ fn the_defaults_are_valid_and_have_a_shard_per_cpu() {
     assert_eq!(settings.things_index, index::Limits::default());
     assert_eq!(settings.provisioning, ProvisioningLimits::DEFAULT);
     assert_eq!(settings.limits.services, ServiceLimits::DEFAULT);
+    assert_eq!(settings.memory, crate::memory::Watermarks::default());
     assert!(settings.helper_threads >= 1);
 }
 
@@ -116,6 +117,9 @@ fn values_at_odds_are_refused() {
     };
     check("[limits]\nnegotiation_timeout = '5s'", "no less than limits.handshake_timeout");
     check("[limits]\noutbox_bytes_max = '32 KiB'", "no less than limits.after_auth.stanza_bytes_max");
+    check("[memory]\nwatermarks = [70, 70, 90]", "each greater than the one before");
+    check("[memory]\nwatermarks = [70, 80, 101]", "from 10 to 100");
+    check("[memory]\nlimit = '1 MiB'", "at least 16 MiB");
     check("[tls]\nkey = 'key.pem'", "accompanied by `tls.certificate`");
     check("shards = 3\ncpus = [0, 1]", "a CPU for every shard");
     check("cpus = [1, 1]", "named once each");

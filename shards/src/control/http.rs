@@ -42,6 +42,10 @@ const STALLED_SHARDS: &str = "plaza_stalled_shards";
 const SHARD_STALLS: &str = "plaza_shard_stalls_total";
 const LOG_DROPPED: &str = "plaza_log_lines_dropped_total";
 const LOG_LEFT_OUT: &str = "plaza_log_lines_left_out_total";
+const MEMORY_BYTES: &str = "plaza_memory_bytes";
+const MEMORY_LIMIT: &str = "plaza_memory_limit_bytes";
+const MEMORY_USED: &str = "plaza_memory_used_bytes";
+const MEMORY_LEVEL: &str = "plaza_memory_level";
 const RESIDENT_BYTES: &str = "process_resident_memory_bytes";
 const CPU_SECONDS: &str = "process_cpu_seconds_total";
 
@@ -114,9 +118,15 @@ fn text(status: StatusCode, content_type: &'static str, body: Bytes) -> Response
 /// Numbers of the process; those the kernel does not tell are left out.
 fn process_numbers(running: &Running) -> Vec<ProcessNumber> {
     let not_after = running.tls.current().certificate.not_after;
-    let gauge = |name, help, number| ProcessNumber { name, kind: Type::Gauge, help, number };
-    let counter = |name, help, number| ProcessNumber { name, kind: Type::Counter, help, number: float(number) };
+    let gauge = |name, help, number| ProcessNumber { name, kind: Type::Gauge, help, label: None, number };
+    let counter =
+        |name, help, number| ProcessNumber { name, kind: Type::Counter, help, label: None, number: float(number) };
     let log = crate::log::missing();
+    let (sample, limit) = running.memory.last();
+    let held = |subsystem, number| ProcessNumber {
+        label: Some(("subsystem", subsystem)),
+        ..gauge(MEMORY_BYTES, "Bytes held, by what holds them", float(number))
+    };
     let index = running.index.progress();
     let mut numbers = vec![
         gauge(UPTIME, "Time since the start", running.started.elapsed().as_secs_f64()),
@@ -139,11 +149,19 @@ fn process_numbers(running: &Running) -> Vec<ProcessNumber> {
         counter(LOG_DROPPED, "Log lines dropped because standard error was not read", log.dropped),
         counter(LOG_LEFT_OUT, "Log lines left out because there were many like them", log.left_out),
     ];
+    numbers.extend([
+        held("index", index.bytes),
+        held("store", running.store.memory_bytes()),
+        gauge(MEMORY_LIMIT, "Bytes the broker may use; 0 if there is no bound", float(limit)),
+        gauge(MEMORY_USED, "Bytes it uses, for the watermarks", float(sample.used)),
+        gauge(MEMORY_LEVEL, "How near it is to its bound: 0 to 3", f64::from(sample.level.number())),
+    ]);
     numbers.extend(resident_bytes().map(|number| gauge(RESIDENT_BYTES, "Resident memory", number)));
     numbers.extend(cpu_seconds().map(|number| ProcessNumber {
         name: CPU_SECONDS,
         kind: Type::Counter,
         help: "User and system time of all threads",
+        label: None,
         number,
     }));
     numbers
@@ -180,7 +198,8 @@ mod tests {
         let things = [THINGS_INDEXED, THINGS_INDEX_COMPLETE, THINGS_INDEX_BYTES, THINGS_INDEX_QUEUE];
         let process = [UPTIME, NOT_AFTER, RELOAD_FAILURES, RESIDENT_BYTES, CPU_SECONDS];
         let faults = [STALLED_SHARDS, SHARD_STALLS, LOG_DROPPED, LOG_LEFT_OUT];
-        for name in things.into_iter().chain(process).chain(faults) {
+        let memory = [MEMORY_LIMIT, MEMORY_USED, MEMORY_LEVEL];
+        for name in things.into_iter().chain(process).chain(faults).chain(memory) {
             assert!(manual.contains(&format!("`{name}`")), "docs/operations.md lacks {name}");
         }
     }

@@ -33,6 +33,7 @@ pub mod command;
 pub mod data;
 mod http;
 pub mod import;
+mod memory;
 mod reload;
 pub mod socket;
 pub mod subject;
@@ -93,6 +94,7 @@ impl Control {
 
         plaza_registry::wait::block_on(plaza_registry::broker::begin_run(&store, now_millis()))
             .map_err(|error| Failure::Failed(format!("the beginning of this run cannot be noted: {error}")))?;
+        settings.memory = memory::found(settings.memory);
         let settings = Arc::new(settings);
         let speaks_tls = settings.listeners.iter().any(|listener| listener.tls != TlsMode::None);
         let broker = Broker::start(BrokerConfig {
@@ -180,11 +182,15 @@ impl Control {
             started: Instant::now(),
             reloads_failed: Cell::new(0),
             stalls: Rc::default(),
+            store: self.store.clone(),
+            memory: memory::Watch::default(),
         });
+        running.memory.set_marks(running.settings.memory);
         tokio::task::spawn_local(answer_commands(socket, running.clone()));
         if let Some(metrics) = metrics {
             tokio::task::spawn_local(http::serve(metrics, running.clone()));
         }
+        tokio::task::spawn_local(memory::watch(running.clone()));
         tokio::task::spawn_local(watchdog::watch(watched, running.stalls.clone()));
         tokio::task::spawn_local(watchdog::feed(running.stalls.clone()));
         tokio::task::spawn_local(sweep_archives(self.store.clone(), running.settings.archive));
@@ -226,6 +232,8 @@ struct Running {
     started: Instant,
     reloads_failed: Cell<u64>,
     stalls: Rc<Stalls>,
+    store: EmbeddedStore,
+    memory: memory::Watch,
 }
 
 impl Running {

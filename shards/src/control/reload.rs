@@ -40,7 +40,7 @@ impl Running {
     /// Reads configuration and certificates again. If anything is wrong, all stays as it is.
     pub(super) fn reload(&self) {
         let read = self.source.borrow().read_again();
-        let Reload { config, settings, changed, waiting } = match read {
+        let Reload { config, mut settings, changed, waiting } = match read {
             Ok(reload) => reload,
             Err(error) => return self.refuse_reload(&error, "configuration not reloaded, the old one stays in force"),
         };
@@ -52,6 +52,8 @@ impl Running {
             Err(error) => return self.refuse_reload(&error, "certificate not reloaded, the old one stays in use"),
         }
         if !changed.is_empty() {
+            settings.memory = super::memory::found(settings.memory);
+            self.memory.set_marks(settings.memory);
             if let Some(broker) = self.broker.borrow().as_ref() {
                 broker.limit(&settings);
             }

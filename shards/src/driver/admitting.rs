@@ -43,7 +43,7 @@ impl Driver {
         }
         self.accept_again(completion.key, completion.result < 0);
         let Ok(slot) = u32::try_from(completion.result) else {
-            self.shard.counters.accept_errors += 1;
+            self.shard.counters.accept_errors += u64::from(completion.result != -libc::ECANCELED);
             return;
         };
         self.shard.counters.accepted += 1;
@@ -105,7 +105,7 @@ impl Driver {
     }
 
     pub(super) fn arm_listeners(&mut self) {
-        if self.stopping.is_some() {
+        if self.stopping.is_some() || self.full {
             return;
         }
         if self.listeners_wait() {

@@ -125,6 +125,8 @@ pub(super) struct Connection {
     pub(super) tag: Option<Tag>,
     pub(super) reading: Reading,
     pub(super) flags: Flags,
+    /// What it was last counted with.
+    pub(super) counted: Counted,
 }
 
 impl Connection {
@@ -135,9 +137,51 @@ impl Connection {
 
     /// User-space bytes it holds, its slab entry included.
     pub(super) fn bytes(&self) -> usize {
-        let carry = self.carry.as_ref().map_or(0, |carry| size_of::<Carry>() + carry.bytes.capacity());
-        let tls = self.tls.as_ref().map_or(0, |tls| tls.bytes());
-        size_of::<Self>() + self.out.capacity() + self.sending.left() + carry + tls
+        self.own_bytes() + self.tls_bytes()
+    }
+
+    fn tls_bytes(&self) -> usize {
+        self.tls.as_ref().map_or(0, |tls| tls.bytes())
+    }
+
+    fn own_bytes(&self) -> usize {
+        let carry = self.carry.as_ref().map_or(0, |carry| carry.held());
+        let stream = match &self.phase {
+            Phase::Handshake(Some(_)) | Phase::Negotiating(_) | Phase::Leaving(..) => size_of::<Stream>(),
+            Phase::Handshake(None) | Phase::Session(_) | Phase::Closing => 0,
+        };
+        size_of::<Self>() + stream + self.out.capacity() + self.sending.left() + carry
+    }
+
+    /// Input that is held of it: the start of an element, or of a TLS record or handshake message.
+    pub(super) fn input_bytes(&self) -> usize {
+        let carry = self.carry.as_ref().map_or(0, |carry| carry.bytes.len());
+        carry + self.tls.as_ref().map_or(0, |tls| tls.partial_bytes())
+    }
+
+    /// What it holds now.
+    pub(super) fn count(&self) -> Counted {
+        let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        let negotiating = self.flags.unauthenticated;
+        Counted { own: bytes(self.own_bytes()), tls: bytes(self.tls_bytes()), negotiating }
+    }
+}
+
+/// Bytes a connection is counted with ([`crate::memory::Subsystem`]).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Its entry, its stream, and what waits on either side.
+    pub(super) own: u32,
+    /// Its TLS.
+    pub(super) tls: u32,
+    /// Both are those of a connection that is being negotiated.
+    pub(super) negotiating: bool,
+}
+
+impl Carry {
+    /// User-space bytes it holds.
+    fn held(&self) -> usize {
+        size_of::<Self>() + self.bytes.capacity() + self.scanner.heap_bytes()
     }
 }
 

@@ -94,6 +94,7 @@ impl Driver {
         if std::mem::take(&mut connection.flags.unauthenticated) {
             self.unauthenticated = self.unauthenticated.saturating_sub(1);
             self.shard.counters.negotiating = u64::from(self.unauthenticated);
+            self.recount(key);
         }
         if let Some(seat) = self.connection_mut(key).and_then(|connection| connection.seat.take()) {
             self.parts.sources.leave(seat);

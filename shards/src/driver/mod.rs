@@ -9,6 +9,7 @@ mod effects;
 mod ending;
 mod held;
 mod listener;
+mod memory;
 mod negotiate;
 mod pace;
 mod reading;
@@ -39,6 +40,7 @@ use plaza_registry::store::embedded::EmbeddedStore;
 use slab::Slab;
 
 use crate::admission::{Buckets, Failures, Newcomers, PaceLimits, Seat, Source, Sources};
+use crate::memory::Level;
 use crate::mesh::{Bell, Inbox, Port, ShardId};
 use crate::metrics::ShardMetrics;
 use crate::pulse::{Pulse, Step};
@@ -48,7 +50,7 @@ use crate::sys::EventFd;
 use crate::tasks::Tasks;
 use crate::wheel::Wheel;
 pub use connection::Migrant;
-use connection::{Carry, Connection, Flags, Phase, Reading};
+use connection::{Carry, Connection, Counted, Flags, Phase, Reading};
 pub use pace::Pace;
 use tls::Tls;
 
@@ -71,6 +73,8 @@ pub enum Command {
     ThingsChanged(Jid),
     /// The limits are others.
     Limits(Arc<NewLimits>),
+    /// How near the broker is to its bound of memory, and how much of what waits to be resumed this shard gives up.
+    Memory(Level, u64),
     /// Stop: no new connections, `system-shutdown` to all, until then.
     Stop(Instant),
 }
@@ -126,6 +130,9 @@ pub struct DriverLimits {
     pub scan: ScanLimits,
     /// How fast newcomers get on.
     pub newcomers: PaceLimits,
+    /// Input held of a connection that has not bound: of an element, and of a TLS record or message. Default 12 288. Beyond
+    /// it the stream ends with `policy-violation`.
+    pub unauthenticated_bytes_max: usize,
 }
 
 /// All a shard's thread is started with.
@@ -183,6 +190,8 @@ enum Outcome {
 const TICK: Duration = Duration::from_millis(100);
 /// Recipients of services' messages told in a turn, so that an event for many does not hold up what else there is.
 const FANNED_PER_TURN: usize = 256;
+/// Presences told in a turn that had been withheld for want of memory.
+const ANNOUNCED_PER_TURN: usize = 16;
 /// How long the peer has to close after we did.
 const LINGER: Duration = Duration::from_secs(2);
 /// Ticks without bytes after which a session gives up its armed receive.
@@ -243,6 +252,10 @@ pub struct Driver {
     stopping: Option<Instant>,
     /// The wheel will arm the listeners again.
     rearms: bool,
+    /// No connection is accepted, for want of memory.
+    full: bool,
+    /// Tick at which the numbers were shown last.
+    shown_at: u32,
     /// Sessions are being stored for the next start.
     keeping: Rc<Cell<bool>>,
     /// Connections that have not bound a resource and can be read.
@@ -370,6 +383,8 @@ impl Driver {
             outcomes: Rc::default(),
             stopping: None,
             rearms: false,
+            full: false,
+            shown_at: 0,
             keeping: Rc::default(),
             newcomers: Newcomers::default(),
             buckets: Buckets::new(&limits.newcomers),
@@ -466,10 +481,14 @@ impl Driver {
         self.admit_newcomers();
         self.at(Step::Fanning);
         self.shard.go_on_fanning(FANNED_PER_TURN);
+        self.shard.announce_withheld(ANNOUNCED_PER_TURN);
         self.at(Step::Writing);
         self.carry_out();
         self.flush_all();
         self.hand_over();
+        if self.tick > self.shown_at {
+            self.show();
+        }
         if self.now_tick() > began + 1 {
             self.shard.counters.late_turns += 1;
         }
@@ -486,6 +505,7 @@ impl Driver {
             && self.lost.is_empty()
             && self.expired.is_empty()
             && self.newcomers_due() != Some(Duration::ZERO)
+            && !self.shard.may_announce()
     }
 
     fn batches_wait(&self) -> bool {
@@ -532,6 +552,13 @@ impl Driver {
         let depth = |shard| self.parts.port.depth(ShardId(shard)) as u64;
         self.shard.counters.newcomers = self.newcomers.len() as u64 + self.bindings.len() as u64;
         self.shard.counters.queue_depth = (0..self.parts.shards).map(depth).sum();
+        self.show();
+    }
+
+    /// Shows the numbers as they stand.
+    fn show(&mut self) {
+        self.shown_at = self.tick;
+        self.shard.show_memory();
         self.parts.metrics.publish(&self.shard.counters);
     }
 
@@ -567,8 +594,11 @@ impl Driver {
         if let Some(received) = completion.received.take() {
             self.ring.recycle(received);
         }
-        if known && !completion.more {
-            self.operation_done(key);
+        if known {
+            self.recount(key);
+            if !completion.more {
+                self.operation_done(key);
+            }
         }
     }
 
@@ -577,7 +607,8 @@ impl Driver {
         let Some(connection) = self.connection_mut(key) else { return };
         connection.operations = connection.operations.saturating_sub(1);
         if connection.flags.closed && connection.operations == 0 {
-            self.connections.remove(key.index as usize);
+            let removed = self.connections.remove(key.index as usize);
+            self.count(removed.counted, Counted::default());
             self.shard.counters.connections = self.connections.len() as u64;
         }
     }
@@ -614,10 +645,13 @@ impl Driver {
             tag: None,
             reading: Reading::None,
             flags,
+            counted: Counted::default(),
         });
         self.shard.counters.connections = self.connections.len() as u64;
         self.shard.counters.negotiating = u64::from(self.unauthenticated);
-        Key { index: index as u32, generation }
+        let key = Key { index: index as u32, generation };
+        self.recount(key);
+        key
     }
 
     fn connection(&self, key: Key) -> Option<&Connection> {

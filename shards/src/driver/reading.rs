@@ -81,6 +81,7 @@ impl Driver {
             connection.active = tick;
             self.shard.counters.bytes_in += completion.result as u64;
             self.receive(key, received.bytes());
+            self.bound_input(key);
             return self.after_feed(key);
         }
         match completion.result.saturating_neg() {
@@ -144,6 +145,9 @@ impl Driver {
     fn plaintext(&mut self, key: Key, bytes: &[u8]) {
         let Some(connection) = self.connection_mut(key) else { return };
         if let Some(carry) = &mut connection.carry {
+            if connection.flags.unauthenticated {
+                carry.bytes.reserve_exact(bytes.len());
+            }
             carry.bytes.extend_from_slice(bytes);
             if !connection.flags.waits() && !connection.flags.ready {
                 self.feed_carry(key);
@@ -166,12 +170,20 @@ impl Driver {
 
     /// Keeps bytes for later, with the scanner that has begun on them.
     fn keep(&mut self, key: Key, bytes: &[u8], begun: bool) {
-        let mut carry = self.carries.pop().unwrap_or_default();
+        // Who has not logged in gets no buffer that somebody's large stanza has left, nor the scanner's room for one.
+        let stranger = self.connection(key).is_some_and(|connection| connection.flags.unauthenticated);
+        let mut carry = if stranger { Box::default() } else { self.carries.pop().unwrap_or_default() };
         carry.bytes.clear();
+        if stranger {
+            carry.bytes.reserve_exact(bytes.len());
+        }
         carry.bytes.extend_from_slice(bytes);
         carry.scanner.reset();
         if begun {
             std::mem::swap(&mut carry.scanner, &mut self.scanner);
+            if stranger {
+                carry.scanner.shrink();
+            }
         }
         let tick = self.tick;
         if let Some(connection) = self.connection_mut(key) {
@@ -215,7 +227,7 @@ impl Driver {
     }
 
     pub(super) fn recycle_carry(&mut self, mut carry: Box<Carry>) {
-        if self.carries.len() < 256 && carry.bytes.capacity() <= 64 * 1024 {
+        if self.carries.len() < 256 && !self.full && carry.bytes.capacity() <= 64 * 1024 {
             carry.bytes.clear();
             carry.scanner.reset();
             self.carries.push(carry);

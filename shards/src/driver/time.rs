@@ -55,7 +55,7 @@ impl Driver {
     pub(super) fn accept_again(&mut self, key: Key, later: bool) {
         let Some(listener) = self.listeners.get_mut(key.index as usize) else { return };
         listener.idle.push(key.generation);
-        if !later {
+        if !later || self.full {
             self.arm_listeners();
         } else if !std::mem::replace(&mut self.rearms, true) {
             self.wheel.insert(u64::from(self.tick) + 10, REARM);
@@ -187,6 +187,7 @@ impl Driver {
             }
             Command::ThingsChanged(bare) => self.shard.account_things_changed(bare.as_jid()),
             Command::Limits(limits) => self.limit(&limits),
+            Command::Memory(level, excess) => self.press(level, excess),
             Command::Stop(deadline) => self.stop(deadline),
         }
     }

@@ -22,6 +22,7 @@ impl Driver {
                 connection.flags.flushing = false;
             }
             self.flush(key);
+            self.recount(key);
         }
     }
 

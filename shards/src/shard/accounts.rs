@@ -46,6 +46,8 @@ pub(super) struct Account {
     idle: bool,
     /// Bytes it was counted with there.
     counted: u32,
+    /// Bytes it was last counted with among all.
+    held: u32,
     /// Used since it came to the front of the idle list.
     touched: bool,
 }
@@ -78,6 +80,8 @@ pub(super) struct Accounts {
     idle: VecDeque<u32>,
     /// Bytes of their facts.
     idle_bytes: usize,
+    /// Bytes of all in memory, as they were last counted.
+    bytes: u64,
 }
 
 impl Accounts {
@@ -119,11 +123,13 @@ impl Accounts {
             absent: false,
             idle: false,
             counted: 0,
+            held: 0,
             touched: false,
         };
         let index = u32::try_from(self.slab.insert(account)).expect("accounts in memory are fewer than 2³²");
         let slab = &self.slab;
         self.table.insert_unique(hash, index, |&index| slab.get(index as usize).map_or(0, |account| account.hash));
+        self.recount(index);
         index
     }
 
@@ -143,6 +149,8 @@ impl Accounts {
             account.touched = true;
             return;
         }
+        self.recount(index);
+        let Some(account) = self.slab.get_mut(index as usize) else { return };
         if account.facts.is_none() && !account.absent {
             return self.remove(index);
         }
@@ -228,10 +236,12 @@ impl Accounts {
             account.counted = account.facts_bytes() as u32;
             self.idle_bytes += account.counted as usize;
         }
+        self.recount(index);
     }
 
     fn remove(&mut self, index: u32) {
         let Some(account) = self.slab.try_remove(index as usize) else { return };
+        self.bytes -= u64::from(account.held);
         if account.idle {
             self.idle_bytes -= account.counted as usize;
         }
@@ -246,6 +256,24 @@ impl Accounts {
             account.sessions.retain(|candidate| *candidate != session);
         }
         self.settle(index, idle_bytes_max);
+    }
+
+    /// Bytes of all of them.
+    pub(super) const fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.slab.len()
+    }
+
+    /// What is known of an account has grown or shrunk.
+    fn recount(&mut self, index: u32) {
+        let Some(account) = self.slab.get_mut(index as usize) else { return };
+        let now = u32::try_from(size_of::<Account>() + account.heap_bytes()).unwrap_or(u32::MAX);
+        let was = std::mem::replace(&mut account.held, now);
+        self.bytes = self.bytes - u64::from(was) + u64::from(now);
     }
 
     /// All of them.

@@ -45,11 +45,20 @@ pub struct ManagedLimits {
     pub resume_seconds_max: u32,
     /// Sessions of one account that wait to be resumed. Default 4; one more ends the one that has waited longest.
     pub hibernated_max: u16,
+    /// Bytes that sessions of a shard may hold which wait to be resumed. Default no bound; the broker sets a share of its
+    /// memory. Beyond it the one that has waited longest is given up.
+    pub hibernated_bytes_max: u64,
 }
 
 impl Default for ManagedLimits {
     fn default() -> Self {
-        Self { stanzas_max: 500, bytes_max: 512 * 1024, resume_seconds_max: 600, hibernated_max: 4 }
+        Self {
+            stanzas_max: 500,
+            bytes_max: 512 * 1024,
+            resume_seconds_max: 600,
+            hibernated_max: 4,
+            hibernated_bytes_max: u64::MAX,
+        }
     }
 }
 
@@ -83,6 +92,8 @@ pub(super) struct Managed {
     touched: SmallVec<[ShardId; 4]>,
     /// Cut off, until this moment of the driver's.
     hibernated: Option<u64>,
+    /// Its place among the shard's that were cut off, the first first.
+    pub(super) place: u64,
     /// When it was cut off, on the wall.
     lost: u64,
     /// Somebody waits for its acknowledgements.
@@ -311,6 +322,8 @@ impl Shard {
         managed.requested = false;
         let kept = managed.forget(fresh);
         let more_kept = managed.unacked.iter().any(|unacked| unacked.kept);
+        self.recount(id);
+        let Some(session) = self.get_mut(id) else { return Ok(()) };
         if session.is_waited_for() && self.unsent(id) <= low {
             self.release_waiters(id);
         }
@@ -378,6 +391,7 @@ impl Shard {
         session.connection = NO_CONNECTION;
         self.counters.hibernated += 1;
         self.release_waiters(id);
+        self.falls_asleep(id);
         // The account's oldest makes room.
         let most = usize::from(self.config.managed.hibernated_max);
         let sessions = self.accounts.get(account).map(|account| account.sessions.clone()).unwrap_or_default();
@@ -403,9 +417,13 @@ impl Shard {
     /// acknowledged nothing while others waited for it. One that is connected and over its bounds ends at once (`now` is
     /// `None`).
     pub fn expire(&mut self, id: SessionId, now: Option<u64>) {
+        if now.is_none() {
+            self.thin_out();
+        }
         let Some(session) = self.get(id) else { return };
         let Some(managed) = &session.managed else { return };
         match (managed.hibernated, now) {
+            (_, None) if !managed.is_over(&self.config.managed) => {} // Another was meant, or it is resumed.
             (Some(_), None) => self.give_up(id),
             (Some(until), Some(now)) if until <= now => self.give_up(id),
             (Some(_), Some(_)) => {}
@@ -496,12 +514,15 @@ impl Shard {
         session.flags.waits_for_mesh = false;
         let Some(managed) = session.managed.as_mut() else { return Err(Condition::ItemNotFound.into()) };
         let hibernated = managed.hibernated.take().is_some();
+        let place = managed.place;
         managed.requested = false;
         managed.requested_at = None;
         (managed.asked, managed.asked_again) = (None, false);
         managed.watch = Watch::None;
         let resumed = Resumed { jid, h: managed.handled };
+        self.recount(id);
         if hibernated {
+            self.memory.asleep.remove(&place);
             self.counters.hibernated = self.counters.hibernated.saturating_sub(1);
         } else if old != NO_CONNECTION {
             self.effects.push_back(Effect::Displace(old));
@@ -522,6 +543,7 @@ impl Shard {
         }
         let old = std::mem::replace(&mut session.outbox, buffer);
         self.give_buffer(old);
+        self.recount(id);
         self.mark_dirty(id);
     }
 
@@ -534,14 +556,16 @@ impl Shard {
         self.give_held(id);
         self.forget_caps(id);
         self.set_carbons(id, false);
+        self.discount(id);
         let session = self.get_mut(id)?;
         let managed = session.managed.take()?;
         session.flags.ended = true;
         let (account, priority, interested) = (session.account, session.priority, session.flags.interested);
         let presence = session.extras.as_ref().and_then(|extras| extras.presence.clone());
         let jid = session.jid.clone();
-        self.accounts.unlink(account, id.index, self.config.facts_bytes_max);
+        self.accounts.unlink(account, id.index, self.facts_bytes_max());
         self.sessions.remove(id.index as usize);
+        self.memory.asleep.remove(&managed.place);
         let own = managed.id?;
         self.resumables.remove(&own.session);
         let mut rest = managed.waiting();
@@ -607,6 +631,7 @@ impl Shard {
         self.set_carbons(id, carbons);
         self.resumables.insert(own.session, id);
         self.counters.hibernated += 1;
+        self.falls_asleep(id);
         Some(id)
     }
 
@@ -624,6 +649,7 @@ impl Shard {
         let mut lost = self.unix_millis;
         if managed.is_hibernated() {
             self.counters.hibernated = self.counters.hibernated.saturating_sub(1);
+            self.memory.asleep.remove(&managed.place);
             lost = managed.lost;
         }
         let lost = DateTime::from_unix_millis(lost);

@@ -19,6 +19,7 @@ mod forged;
 mod interest;
 mod kept;
 mod managed;
+mod memory;
 mod outbox;
 mod photo;
 mod presence;
@@ -227,6 +228,8 @@ pub struct Shard {
     asking: HashMap<u64, things::Asking>,
     /// Sessions that became available and wait until others are told.
     arriving: arriving::Arriving,
+    /// How near the broker is to its bound of memory, and what this shard does about it.
+    memory: memory::Pressed,
     /// The time on the wall, as the driver said last.
     unix_millis: u64,
     /// What happened, for the metrics.
@@ -267,6 +270,7 @@ impl Shard {
             unix_millis: 0,
             fanning: fanning::Fanning::default(),
             asking: HashMap::new(),
+            memory: memory::Pressed::default(),
             counters: Counters::default(),
         }
     }
@@ -351,6 +355,7 @@ impl Shard {
             managed: None,
             priority: None,
             flags: session::Flags::default(),
+            counted: session::Counted::default(),
             extras: None,
         });
         let session = u32::try_from(session).map_err(|_| Condition::ResourceConstraint)?;
@@ -358,7 +363,9 @@ impl Shard {
             account.unmet |= account.sessions.is_empty() && account.facts.is_none() && !account.absent;
             account.sessions.push(session);
         }
-        Ok((SessionId { index: session, generation }, jid))
+        let id = SessionId { index: session, generation };
+        self.recount(id);
+        Ok((id, jid))
     }
 
     /// Remembers what a stream's header said beyond the usual.
@@ -384,13 +391,14 @@ impl Shard {
         self.forget_caps(id);
         self.presence_gone(id);
         self.set_carbons(id, false);
-        self.accounts.unlink(account, id.index, self.config.facts_bytes_max);
+        self.accounts.unlink(account, id.index, self.facts_bytes_max());
         self.release_waiters(id);
         // What the client does not have goes on to its account, so it is not written to it any more.
         let Some(session) = self.get_mut(id) else { return };
         if let Some(managed) = session.managed.take() {
             session.outbox = Vec::new();
             let jid = session.jid.clone();
+            self.recount(id);
             self.hand_on(&jid, *managed);
         }
     }
@@ -475,6 +483,7 @@ impl Shard {
         if self.get(id).is_none() {
             return Vec::new();
         }
+        self.discount(id);
         self.sessions.remove(id.index as usize).outbox
     }
 

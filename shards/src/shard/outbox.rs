@@ -9,6 +9,7 @@ impl Shard {
         let Some(session) = self.get_mut(id) else { return Vec::new() };
         let bytes = std::mem::take(&mut session.outbox);
         session.in_flight = session.in_flight.saturating_add(u32::try_from(bytes.len()).unwrap_or(u32::MAX));
+        self.recount(id);
         bytes
     }
 
@@ -60,6 +61,7 @@ impl Shard {
         if session.managed.is_some() {
             self.keep_unacked(id, start);
         }
+        self.recount(id);
         self.mark_dirty(id);
     }
 
@@ -69,6 +71,7 @@ impl Shard {
             return;
         };
         append(&mut session.outbox);
+        self.recount(id);
         self.mark_dirty(id);
     }
 

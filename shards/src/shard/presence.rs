@@ -220,6 +220,9 @@ impl Shard {
     pub(super) fn announce(&mut self, id: SessionId) {
         let Some(session) = self.get(id).filter(|session| session.priority.is_some()) else { return };
         let account = session.account;
+        if self.is_short() {
+            return self.withhold(id);
+        }
         if !self.knows(account) {
             return self.enqueue(account, Task::Announce(id));
         }

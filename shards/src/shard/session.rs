@@ -86,6 +86,25 @@ pub(super) struct Flags {
     pub(super) arriving: bool,
     /// Taken out of its account; the connection is being ended.
     pub(super) ended: bool,
+    /// Its contacts are not told of its presence yet, for want of memory.
+    pub(super) withheld: bool,
+}
+
+/// Bytes a session is counted with ([`crate::memory::Subsystem`]).
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Counted {
+    /// Its entry, its address and its extras.
+    pub(super) own: u32,
+    /// Its outbox, and what its client has not acknowledged.
+    pub(super) waiting: u32,
+    /// Both are those of a session that waits to be resumed.
+    pub(super) hibernated: bool,
+}
+
+impl Counted {
+    pub(super) fn all(self) -> u64 {
+        u64::from(self.own) + u64::from(self.waiting)
+    }
 }
 
 /// A bound stream.
@@ -107,6 +126,8 @@ pub(super) struct Session {
     /// Priority of its last available presence; `None` before initial presence and after unavailable.
     pub(super) priority: Option<i8>,
     pub(super) flags: Flags,
+    /// What it was last counted with.
+    pub(super) counted: Counted,
     /// Its stream management, if the client asked for it.
     pub(super) managed: Option<Box<Managed>>,
     pub(super) extras: Option<Box<Extras>>,
@@ -129,13 +150,31 @@ impl Session {
 
     /// User-space bytes this session holds beside its slab entry.
     pub(super) fn heap_bytes(&self) -> usize {
+        self.own_bytes() + self.waiting_bytes()
+    }
+
+    /// Of these, what waits for its client.
+    pub(super) fn waiting_bytes(&self) -> usize {
+        self.outbox.capacity() + self.managed.as_ref().map_or(0, |managed| managed.heap_bytes())
+    }
+
+    fn own_bytes(&self) -> usize {
         let extras = self.extras.as_ref().map_or(0, |extras| {
             size_of::<Extras>()
                 + extras.presence.as_ref().map_or(0, |text| text.len())
                 + extras.directed.capacity() * size_of::<Jid>()
                 + extras.waiters.capacity() * size_of::<Waiter>()
         });
-        let managed = self.managed.as_ref().map_or(0, |managed| managed.heap_bytes());
-        self.jid.as_str().len() + 16 + self.outbox.capacity() + extras + managed
+        self.jid.as_str().len() + 16 + extras
+    }
+
+    /// What it holds now, its slab entry included.
+    pub(super) fn count(&self) -> Counted {
+        let bytes = |bytes: usize| u32::try_from(bytes).unwrap_or(u32::MAX);
+        Counted {
+            own: bytes(size_of::<Self>() + self.own_bytes()),
+            waiting: bytes(self.waiting_bytes()),
+            hibernated: self.managed.as_ref().is_some_and(|managed| managed.is_hibernated()),
+        }
     }
 }

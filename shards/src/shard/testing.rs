@@ -225,8 +225,9 @@ impl World {
                 let reply = services::Reply { effects: block_on(effects), ..services::Reply::default() };
                 shard.reply(&presenter, ReplyTo::Address(presenter.clone()), reply);
             }
+            Effect::Expire(id) => shard.expire(id, None),
             Effect::Resume(_) | Effect::Login(..) => {}
-            Effect::End(..) | Effect::Displace(_) | Effect::Expire(_) | Effect::Tokens(..) | Effect::Watch(_) => {
+            Effect::End(..) | Effect::Displace(_) | Effect::Tokens(..) | Effect::Watch(_) => {
                 panic!("nobody asked for that")
             }
         }

@@ -27,6 +27,7 @@ use super::presence::Later;
 use super::session::{SessionId, Waiter};
 use super::tokens::Keeping;
 use super::{Effect, Flow, ReplyTo, Shard};
+use crate::memory::{Shed, Subsystem};
 use crate::mesh::ShardId;
 use crate::metrics::DropReason;
 use crate::ring::Key;
@@ -274,6 +275,7 @@ impl Shard {
         let Some(account) = self.accounts.get_mut(index) else { return };
         let work = account.work.get_or_insert_default();
         work.bytes += task.bytes();
+        self.counters.memory[Subsystem::Work] += task.bytes() as u64;
         work.inbound += u32::from(task.is_inbound());
         if task.is_stored() {
             self.storing.insert(index);
@@ -345,7 +347,7 @@ impl Shard {
                 account.work = None;
                 self.storing.remove(&index);
                 self.release(waiters);
-                return self.accounts.settle(index, self.config.facts_bytes_max);
+                return self.accounts.settle(index, self.facts_bytes_max());
             }
             if account.facts.is_none() && !account.absent && work.failed.is_none() {
                 return self.send(index, Running::Load, Errand::Load);
@@ -353,6 +355,7 @@ impl Shard {
             let Some(task) = work.queue.pop_front() else { return };
             work.inbound -= u32::from(task.is_inbound());
             work.bytes -= task.bytes();
+            self.counters.memory[Subsystem::Work] -= task.bytes() as u64;
             self.perform(index, task);
         }
     }
@@ -513,14 +516,17 @@ impl Shard {
         while let Some(inbound) = next.take() {
             let len = inbound.stanza.len();
             let limits = self.config.offline;
+            // What a session that is gone did not get was acknowledged, perhaps.
+            let shed = self.is_short() && !inbound.handed_on;
             if !self.is_worth_keeping(&inbound) {
                 self.counters.drops[DropReason::NotKept] += 1;
-            } else if self.facts_mut(index).is_some_and(|facts| facts.offline.admit(&limits, len)) {
+            } else if !shed && self.facts_mut(index).is_some_and(|facts| facts.offline.admit(&limits, len)) {
                 kept.push(inbound);
             } else if inbound.archived == Archived::Yes {
                 // Its account finds it there.
                 self.counters.drops[DropReason::NotKept] += 1;
             } else {
+                self.counters.sheds[Shed::Offline] += u64::from(shed);
                 self.bounce_inbound(&inbound, Condition::ServiceUnavailable);
             }
             if kept.len() < KEPT_AT_ONCE_MAX {
@@ -553,6 +559,7 @@ impl Shard {
         let task = if is_it(work.queue.front()?) { work.queue.pop_front()? } else { return None };
         work.inbound -= u32::from(task.is_inbound());
         work.bytes -= task.bytes();
+        self.counters.memory[Subsystem::Work] -= task.bytes() as u64;
         Some(task)
     }
 
@@ -562,6 +569,7 @@ impl Shard {
         let Some(work) = self.accounts.get_mut(index).and_then(|account| account.work.as_mut()) else { return };
         work.inbound += u32::from(task.is_inbound());
         work.bytes += task.bytes();
+        self.counters.memory[Subsystem::Work] += task.bytes() as u64;
         let fetches = work.queue.iter().rposition(|waits| matches!(waits, Task::Fetch(_)));
         work.queue.insert(fetches.map_or(0, |last| last + 1), task);
     }
@@ -695,7 +703,7 @@ impl Shard {
             work.stale = matches!(work.running, Some(Running::Load));
             work.failed = None;
         }
-        self.accounts.settle(index, self.config.facts_bytes_max);
+        self.accounts.settle(index, self.facts_bytes_max());
     }
 
     fn set_contact(&mut self, index: u32, contact: &Jid, item: Option<&plaza_registry::rosters::RosterItem>) {

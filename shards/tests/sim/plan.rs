@@ -115,6 +115,8 @@ impl Plan {
                     bytes_max: random.pick(&[16 << 10, 512 << 10]),
                     resume_seconds_max: 600,
                     hibernated_max: random.pick(&[0, 1, 4]),
+                    // By the seed, not drawn.
+                    hibernated_bytes_max: if seed % 3 == 1 { 3_000 } else { u64::MAX },
                 },
                 managed_key: [7; 32],
                 offline: OfflineLimits {

@@ -36,6 +36,7 @@ use plaza_registry::wait::block_on;
 use plaza_registry::{archive, broker};
 use plaza_shards::home::Homes;
 use plaza_shards::mesh::ShardId;
+use plaza_shards::metrics::Counters;
 use plaza_shards::shard::{Batch, ReplyTo, SessionId, Shard};
 
 use super::random::Random;
@@ -390,6 +391,9 @@ impl World {
             shard.trim_facts(0);
             assert_eq!(shard.sessions(), 0);
             assert_eq!(shard.measure().held, 0, "tables of shard {index}");
+            shard.show_memory();
+            let memory = shard.counters.memory;
+            assert_eq!(Counters::total(&memory), 0, "shard {index} counts what is gone: {memory:?}");
             assert!(shard.next_dirty().is_none());
             assert!(shard.poll_effect().is_none());
             assert!((0..self.plan.shards).all(|to| !shard.has_batch(ShardId(to))));
