@@ -21,6 +21,9 @@ pub mod sys;
 pub mod tasks;
 pub mod wheel;
 
+// `sys` calls a function of the library that it links.
+use mimalloc as _;
+
 /// Ends the process: the host, or a bug, leaves no answer inside it. The reason is for the operator.
 pub fn fatal(reason: &str) -> ! {
     tracing::error!(reason, "the broker ends");

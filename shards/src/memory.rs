@@ -147,10 +147,14 @@ impl Gauge {
         let unknown = |reading: Reading| reading.resident.saturating_sub(reading.accounted);
         let (since, peak) = self.peak.unwrap_or((now, reading));
         let renewed = reading.accounted >= peak.accounted
-            || reading.resident > peak.resident
             || unknown(reading) < unknown(peak)
             || now.saturating_duration_since(since) >= RETENTION;
-        let peak = if renewed { (now, reading) } else { (since, peak) };
+        let peak = if renewed {
+            (now, reading)
+        } else {
+            // By what it has grown beyond then, nothing that is kept was enough.
+            (since, Reading { resident: peak.resident.max(reading.resident), ..peak })
+        };
         self.peak = Some(peak);
         let used = reading.accounted.saturating_add(unknown(peak.1)).min(reading.resident);
 
@@ -231,10 +235,10 @@ mod tests {
         assert_eq!(gauge.take(at(4), reading(26, 10), &marks()).used, 26 * MIB, "what nobody knows of has grown");
         assert_eq!(gauge.take(at(5), reading(90, 70), &marks()).used, 90 * MIB);
         assert_eq!(gauge.take(at(6), reading(90, 10), &marks()).used, 30 * MIB);
-        assert_eq!(gauge.take(at(7), reading(91, 10), &marks()).used, 91 * MIB, "it grew: nothing is kept for reuse");
-        assert_eq!(gauge.take(at(8), reading(91, 60), &marks()).used, 91 * MIB);
-        assert_eq!(gauge.take(at(9), reading(91, 10), &marks()).used, 41 * MIB);
-        assert_eq!(gauge.take(at(68), reading(91, 10), &marks()).used, 91 * MIB, "a minute is long enough");
+        assert_eq!(gauge.take(at(7), reading(93, 10), &marks()).used, 33 * MIB, "what it grows by is counted");
+        assert_eq!(gauge.take(at(8), reading(93, 60), &marks()).used, 83 * MIB);
+        assert_eq!(gauge.take(at(9), reading(93, 10), &marks()).used, 33 * MIB);
+        assert_eq!(gauge.take(at(65), reading(93, 10), &marks()).used, 93 * MIB, "a minute is long enough");
     }
 
     #[test]

@@ -96,6 +96,19 @@ impl Drop for Pages {
     }
 }
 
+unsafe extern "C" {
+    /// mimalloc's, which the crate of that name links: its own bindings have it behind a feature that adds a dependency.
+    fn mi_collect(force: bool);
+}
+
+/// Has the allocator give the kernel what this thread has freed. It does so by itself when the thread goes on allocating,
+/// which one that sleeps does not. Takes up to some milliseconds.
+pub fn give_back_pages() {
+    // SAFETY: it takes nothing of ours but a flag, and may be called on any thread at any time, also where another allocator
+    // is in use.
+    unsafe { mi_collect(true) };
+}
+
 /// Descriptors this process may have: also the largest table of direct descriptors a ring may have.
 pub fn descriptors_max() -> u32 {
     let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };

@@ -44,9 +44,13 @@ impl Driver {
         }
         if level >= Level::Short {
             self.carries = Vec::new();
+            self.spares = Vec::new();
         }
         self.shard.press(level, excess);
         self.hand_over_full();
+        if level >= Level::Short {
+            crate::sys::give_back_pages();
+        }
         if was_full && !full {
             self.arm_listeners();
         }
