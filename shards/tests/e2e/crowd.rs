@@ -35,15 +35,24 @@ fn crowd(broker: &Broker) -> Vec<Wire> {
 
 #[test]
 fn hundreds_who_do_not_read_hold_up_those_who_write_to_them_and_nobody_else() {
+    let mut scene = Scene::open(&format!("{SESSIONS}outbox_bytes_max = '256 KiB'\nstuck_timeout = '8s'"));
+    hold_up(&mut scene);
+    // Memory that the first crowd had is there for the second, which takes no more.
+    scene.settle();
+    hold_up(&mut scene);
+    scene.close();
+}
+
+/// A crowd comes, does not read what is written to it, and goes.
+fn hold_up(scene: &mut Scene) {
     const CASE: &str = "119 hundreds who do not read";
-    let limits = format!("{SESSIONS}outbox_bytes_max = '256 KiB'\nstuck_timeout = '8s'");
-    let mut scene = Scene::open(&limits);
     let deaf = crowd(&scene.broker);
     for wire in &deaf {
         SockRef::from(&wire.socket).set_recv_buffer_size(1).unwrap();
     }
     let sessions = scene.broker.metric("plaza_sessions", "");
     assert_eq!(sessions as usize, 2 + CROWD.len() * EACH);
+    let pauses = scene.broker.metric("plaza_backpressure_pauses_total", "");
     // A headline goes to each of an account's sessions.
     let over = Arc::new(AtomicBool::new(false));
     let padding = "x".repeat(2_000);
@@ -84,7 +93,7 @@ fn hundreds_who_do_not_read_hold_up_those_who_write_to_them_and_nobody_else() {
     scene.check(CASE, outbox > 0 && outbox <= bound, &format!("{outbox} bytes waited, of {bound}"));
     let grown = resident.saturating_sub(before);
     scene.check(CASE, grown <= bound, &format!("the broker grew by {grown} bytes, {outbox} of them waiting"));
-    let pauses = scene.broker.metric("plaza_backpressure_pauses_total", "");
+    let pauses = scene.broker.metric("plaza_backpressure_pauses_total", "") - pauses;
     scene.check(CASE, pauses >= CROWD.len() as u64, "those who write were not held back");
     // Who takes nothing for too long is no session any more, and what waited for it is free.
     scene.broker.wait("for the deaf to be given up", |broker| broker.metric("plaza_sessions", "") < sessions);
@@ -96,7 +105,6 @@ fn hundreds_who_do_not_read_hold_up_those_who_write_to_them_and_nobody_else() {
     drop(deaf);
     scene.broker.wait("for the crowd to be gone", |broker| broker.metric("plaza_sessions", "") == 2);
     scene.undisturbed(CASE);
-    scene.close();
 }
 
 /// Reads what there is for each of a crowd, until each has so many of something; returns all of it.

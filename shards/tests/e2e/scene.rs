@@ -117,6 +117,11 @@ impl Scene {
         self.note(case, &said, expected);
     }
 
+    /// What the broker holds by now is no growth: its pools are filled, and its allocator has what it will have.
+    pub(crate) fn settle(&mut self) {
+        self.resident = self.broker.resident();
+    }
+
     /// The bystanders have heard of nothing, the broker holds no more than before, and everything expected came.
     pub(crate) fn close(mut self) {
         for wire in [&mut self.bystander, &mut self.peer] {
