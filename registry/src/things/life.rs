@@ -99,7 +99,9 @@ pub(super) fn step(
                     tags: tags.list.clone(),
                     created: now,
                     updated: now,
-                    version: 1,
+                    // Not 1: of a thing of the same name that was there before, an answer may be under way yet, which says
+                    // nothing of this one. Nothing changes more than once a millisecond for long.
+                    version: now.max(1),
                     ..ThingRecord::new(jid.clone(), node.clone())
                 };
                 Ok((Next::Is(Box::new(thing)), Said::Done))

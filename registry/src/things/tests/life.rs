@@ -132,7 +132,7 @@ fn every_event_in_every_state_has_its_outcome() {
                         Next::Same => "=",
                         Next::Gone => "gone",
                         Next::Is(after) => {
-                            let version = before.as_ref().map_or(0, |before| before.version);
+                            let version = before.as_ref().map_or(6, |before| before.version);
                             assert_eq!((after.version, after.updated), (version + 1, 7));
                             word(&after.state)
                         }
@@ -255,6 +255,24 @@ fn what_a_device_acknowledges_is_what_it_was_told() {
     let all = [register, claim, update, told(Notice::Claimed), told(Notice::ClearCache)];
     assert!(!people.after(&all).unwrap().pending.any());
     assert_eq!(people.after(&[told(Notice::Claimed)]), None);
+}
+
+#[test]
+fn what_a_device_acknowledges_of_a_thing_that_is_gone_says_nothing_of_the_next_of_its_name() {
+    let people = People::new();
+    let set = tags(&[text("SN", "1")], Some("k"));
+    let register = Event::Register { self_owned: false, tags: &set, style: Style::default() };
+    let claim = |owner| Event::Claim { owner, public: true, tags: &set };
+    let update = Event::Update { tags: &tags(&[text("NAME", "x")], None), style: Style::default() };
+    let gone = people.after(&[register, claim(&people.owner), update]).unwrap();
+    let at = |before: Option<&ThingRecord>, event| {
+        let (next, _) = step(before, (&people.lamp, &people.node), event, 100).unwrap();
+        if let Next::Is(after) = next { *after } else { before.unwrap().clone() }
+    };
+    let anew = at(Some(&at(None, register)), claim(&people.other));
+    let heard = at(Some(&anew), Event::Acknowledge { notice: Notice::Claimed, version: gone.version });
+    assert!(heard.pending.claimed, "it was told of another owner");
+    assert!(!at(Some(&anew), Event::Acknowledge { notice: Notice::Claimed, version: anew.version }).pending.claimed);
 }
 
 #[test]
