@@ -100,6 +100,11 @@ fn seed_1925_a_notice_that_found_no_room_is_told_at_the_next_presence() {
     simulate(1925);
 }
 
+#[test]
+fn seed_2530_what_was_heard_of_a_thing_that_is_gone_is_nothing_of_the_next_of_its_name() {
+    simulate(2530);
+}
+
 /// What happened in worlds, so that none of it is kept by chance.
 #[derive(Debug, Default)]
 struct Happened {
