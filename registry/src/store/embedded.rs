@@ -267,7 +267,7 @@ impl Fjall {
         {
             return Err(OpenError::Locked(path.to_owned()));
         }
-        if let Some((path, at)) = journal::damaged(path)? {
+        if let Some((path, at)) = journal::settle(path)? {
             return Err(OpenError::Damaged { path, at });
         }
         let database = Database::builder(path)
