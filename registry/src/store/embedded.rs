@@ -9,6 +9,7 @@ use std::future::Future;
 use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::os::unix::fs::DirBuilderExt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::{self, JoinHandle};
@@ -18,8 +19,11 @@ use fjall::{Database, Keyspace, KeyspaceCreateOptions, PersistMode, Readable};
 
 use super::group::{self, Changes, Commit, Engine, Health};
 use super::table::PerTable;
-use super::{Batch, CommitError, Found, Lookup, Pair, Run, Store, StoreError, Table, envelope, journal};
+use super::{Batch, CommitError, Found, Lookup, Pair, Run, Store, StoreError, Table, envelope, journal, manifests};
 use crate::wait::{Promise, oneshot};
+
+#[cfg(test)]
+mod damage;
 
 /// The layout of keys and records this broker reads and writes.
 const SCHEMA: u32 = 1;
@@ -108,13 +112,13 @@ impl EmbeddedStore {
     ///
     /// # Errors
     /// [`OpenError::Locked`] if a process has it open, [`OpenError::NewerSchema`] if a newer broker wrote it,
-    /// [`OpenError::Damaged`] if a journal cannot be read to its end, [`OpenError::Engine`] with a text for the operator
-    /// otherwise.
+    /// [`OpenError::Damaged`] if a journal cannot be read to its end, [`OpenError::Altered`] if a list of tables is not what
+    /// was written, [`OpenError::Engine`] with a text for the operator otherwise.
     pub fn open(path: &Path, options: EmbeddedOptions) -> Result<Self, OpenError> {
         std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        let engine = Fjall::open(path, options.cache_bytes)?;
-        let database = engine.database.clone();
         let health = Arc::new(Health::default());
+        let engine = Fjall::open(path, options.cache_bytes, Arc::clone(&health))?;
+        let database = engine.database.clone();
         let (commits, queued_commits) = bounded(options.in_flight_max.max(1));
         let (reads, queued_reads) = bounded(READS_QUEUED_MAX);
         let mut threads = Vec::with_capacity(1 + options.readers.max(1));
@@ -144,6 +148,16 @@ impl EmbeddedStore {
     pub fn memory_bytes(&self) -> u64 {
         let database = self.shared.database.lock().unwrap_or_else(PoisonError::into_inner);
         database.0.as_ref().map_or(0, |database| database.cache_size() + database.write_buffer_size())
+    }
+
+    /// Whether a write or sync failed: nothing is written any more until the store is opened again.
+    pub fn is_read_only(&self) -> bool {
+        self.shared.health.has_failed()
+    }
+
+    /// Reads that failed since it was opened: of a damaged record, or of a disk that does not answer.
+    pub fn failed_reads(&self) -> u64 {
+        self.shared.health.failed_reads()
     }
 
     /// Waits for what is in flight, syncs and closes: later requests of any handle answer [`StoreError::Failed`], and the
@@ -257,10 +271,11 @@ struct Fjall {
     // Fields drop in order: the keyspaces before the database they belong to.
     keyspaces: PerTable<Keyspace>,
     database: Database,
+    health: Arc<Health>,
 }
 
 impl Fjall {
-    fn open(path: &Path, cache_bytes: u64) -> Result<Self, OpenError> {
+    fn open(path: &Path, cache_bytes: u64, health: Arc<Health>) -> Result<Self, OpenError> {
         // Whoever has it open may be writing; the engine takes the lock for itself.
         if let Ok(lock) = std::fs::File::open(path.join(LOCK))
             && matches!(lock.try_lock(), Err(std::fs::TryLockError::WouldBlock))
@@ -270,6 +285,19 @@ impl Fjall {
         if let Some((path, at)) = journal::settle(path)? {
             return Err(OpenError::Damaged { path, at });
         }
+        if let Some(path) = manifests::altered(path)? {
+            return Err(OpenError::Altered(path));
+        }
+        // The engine expects of its files what it wrote, and panics at some that are not so.
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let mut engine = Self::open_engine(path, cache_bytes, health)?;
+            engine.check_schema()?;
+            Ok(engine)
+        }));
+        opened.unwrap_or_else(|_| Err(OpenError::Engine("a file of it is damaged".to_owned())))
+    }
+
+    fn open_engine(path: &Path, cache_bytes: u64, health: Arc<Health>) -> Result<Self, OpenError> {
         let database = Database::builder(path)
             .cache_size(cache_bytes)
             .max_journaling_size(JOURNAL_BYTES_MAX)
@@ -279,9 +307,7 @@ impl Fjall {
         let options = || KeyspaceCreateOptions::default().max_memtable_size(MEMTABLE_BYTES);
         let keyspaces = PerTable::try_new(|table| database.keyspace(table.name(), options))
             .map_err(|error| open_error(path, error))?;
-        let mut engine = Self { keyspaces, database };
-        engine.check_schema()?;
-        Ok(engine)
+        Ok(Self { keyspaces, database, health })
     }
 
     /// Refuses data this broker would misread; marks a new store as ours.
@@ -318,6 +344,15 @@ impl Fjall {
         }
     }
 
+    /// Reads. What fails is counted; a panic of the engine, at a block that is not what it wrote, is a failure like others.
+    fn read<T>(&self, read: impl FnOnce() -> Result<T, StoreError>) -> Result<T, StoreError> {
+        let done = catch_unwind(AssertUnwindSafe(read)).unwrap_or_else(|_| {
+            tracing::error!("a read ended in a panic");
+            Err(StoreError::Corrupt)
+        });
+        done.inspect_err(|_| self.health.read_failed())
+    }
+
     /// A reader thread.
     fn answer_reads(self, reads: &Receiver<Read>) {
         for read in reads {
@@ -345,13 +380,15 @@ impl Fjall {
     fn run(&self, run: &Run) -> Result<Vec<Pair>, StoreError> {
         let upper = fjall::util::prefix_to_range(&run.prefix).end_bound().map(|key| key.to_vec());
         let Some(bounds) = run.bounds(upper) else { return Ok(Vec::new()) };
-        let range = self.database.snapshot().range(self.keyspaces.of(run.table), bounds);
         let open = |guard: fjall::Guard| {
             let (key, sealed) = guard.into_inner().map_err(read_error)?;
             let value = envelope::open(run.table, &key, &sealed)?.to_vec();
             Ok((key.to_vec(), value))
         };
-        if run.backwards { run.take(range.rev().map(open)) } else { run.take(range.map(open)) }
+        self.read(|| {
+            let range = self.database.snapshot().range(self.keyspaces.of(run.table), bounds);
+            if run.backwards { run.take(range.rev().map(open)) } else { run.take(range.map(open)) }
+        })
     }
 
     /// Reads a range as of one moment, so that no batch is seen by half.
@@ -363,27 +400,31 @@ impl Fjall {
             Some(after) if after >= prefix => Bound::Excluded(after.clone()),
             Some(_) | None => Bound::Included(prefix.clone()),
         };
-        let range = self.database.snapshot().range(self.keyspaces.of(*table), (lower, upper));
-        range
-            .take(*limit)
-            .map(|pair| {
+        self.read(|| {
+            let range = self.database.snapshot().range(self.keyspaces.of(*table), (lower, upper));
+            let open = |pair: fjall::Guard| {
                 let (key, sealed) = pair.into_inner().map_err(read_error)?;
                 let value = envelope::open(*table, &key, &sealed)?.to_vec();
                 Ok((key.to_vec(), value))
-            })
-            .collect()
+            };
+            range.take(*limit).map(open).collect()
+        })
     }
 }
 
 impl Engine for Fjall {
     fn get(&self, table: Table, key: &[u8]) -> Result<Option<Vec<u8>>, StoreError> {
-        let sealed = self.keyspaces.of(table).get(key).map_err(read_error)?;
-        sealed.map(|sealed| envelope::open(table, key, &sealed).map(<[u8]>::to_vec)).transpose()
+        self.read(|| {
+            let sealed = self.keyspaces.of(table).get(key).map_err(read_error)?;
+            sealed.map(|sealed| envelope::open(table, key, &sealed).map(<[u8]>::to_vec)).transpose()
+        })
     }
 
     fn keys(&self, table: Table, prefix: &[u8]) -> Result<Vec<Vec<u8>>, StoreError> {
-        let pairs = self.keyspaces.of(table).range(fjall::util::prefix_to_range(prefix));
-        pairs.map(|pair| Ok(pair.key().map_err(read_error)?.to_vec())).collect()
+        self.read(|| {
+            let pairs = self.keyspaces.of(table).range(fjall::util::prefix_to_range(prefix));
+            pairs.map(|pair| Ok(pair.key().map_err(read_error)?.to_vec())).collect()
+        })
     }
 
     fn apply(&mut self, changes: Changes) -> Result<(), StoreError> {
@@ -401,7 +442,8 @@ impl Engine for Fjall {
                 }
             }
         }
-        batch.commit().map_err(|error| {
+        let committed = catch_unwind(AssertUnwindSafe(|| batch.commit().map_err(|error| error.to_string())));
+        committed.unwrap_or_else(|_| Err("a panic".to_owned())).map_err(|error| {
             tracing::error!(%error, "a write failed: the store is read-only until the broker is restarted");
             StoreError::Failed
         })
@@ -428,6 +470,8 @@ pub enum OpenError {
     NewerSchema { found: u32, known: u32 },
     /// A journal that goes on behind what can be read of it: what was acknowledged would be left out.
     Damaged { path: PathBuf, at: u64 },
+    /// A list of the engine's tables that is not what was written: what is in the tables would be left out, and deleted.
+    Altered(PathBuf),
     /// The engine said no.
     Engine(String),
 }
@@ -455,6 +499,7 @@ impl fmt::Display for OpenError {
             Self::Damaged { path, at } => {
                 write!(f, "{} is damaged at byte {at}: what is behind cannot be read", path.display())
             }
+            Self::Altered(path) => write!(f, "{} is damaged: it is not what was written", path.display()),
             Self::Engine(text) => f.write_str(text),
         }
     }
@@ -541,7 +586,7 @@ mod tests {
         block_on(store.commit(put(b"bad", b"value"))).unwrap();
         block_on(store.commit(put(b"good", b"value"))).unwrap();
         store.close().unwrap();
-        let engine = Fjall::open(directory.path(), 1 << 20).unwrap();
+        let engine = Fjall::open(directory.path(), 1 << 20, Arc::default()).unwrap();
         let accounts = engine.keyspaces.of(Table::Accounts);
         let mut sealed = accounts.get(b"bad").unwrap().unwrap().to_vec();
         sealed[2] ^= 1;
@@ -561,7 +606,7 @@ mod tests {
     fn data_of_a_newer_broker_is_refused() {
         let directory = tempfile::tempdir().unwrap();
         open(directory.path()).close().unwrap();
-        let mut engine = Fjall::open(directory.path(), 1 << 20).unwrap();
+        let mut engine = Fjall::open(directory.path(), 1 << 20, Arc::default()).unwrap();
         let mut changes = Changes::default();
         changes.of_mut(Table::Broker).insert(SCHEMA_KEY.to_vec(), Some((SCHEMA + 1).to_le_bytes().to_vec()));
         engine.apply(changes).unwrap();

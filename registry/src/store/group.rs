@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use crossbeam::channel::Receiver;
 
@@ -115,6 +115,7 @@ pub(super) struct Health {
     /// A write or sync failed: the store is read-only until it is opened again. Only ever set.
     failed: AtomicBool,
     in_flight: AtomicUsize,
+    failed_reads: AtomicU64,
 }
 
 impl Health {
@@ -127,6 +128,17 @@ impl Health {
     pub(super) fn fail(&self) {
         // Relaxed here and above: the flag only spares a queue trip, the writer refuses by its own order of events.
         self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Reads that failed.
+    pub(super) fn failed_reads(&self) -> u64 {
+        // Relaxed here and below: a number to look at.
+        self.failed_reads.load(Ordering::Relaxed)
+    }
+
+    /// Counts a read that failed.
+    pub(super) fn read_failed(&self) {
+        self.failed_reads.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Takes a place in flight, of `max`.

@@ -12,6 +12,7 @@ mod envelope;
 mod group;
 mod journal;
 pub(crate) mod key;
+mod manifests;
 pub mod memory;
 mod table;
 

@@ -69,7 +69,7 @@ impl DataDir {
                 "the data in {} is of version {found}, this broker knows {known}; run a newer one",
                 self.path.display()
             )),
-            error @ OpenError::Damaged { .. } => {
+            error @ (OpenError::Damaged { .. } | OpenError::Altered(_)) => {
                 Failure::CantCreate(format!("can't open the store: {error}; put back a copy, or what the file was"))
             }
             OpenError::Engine(text) => {

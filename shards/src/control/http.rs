@@ -37,6 +37,8 @@ const THINGS_INDEXED: &str = "plaza_things_indexed";
 const THINGS_INDEX_COMPLETE: &str = "plaza_things_index_complete";
 const THINGS_INDEX_BYTES: &str = "plaza_things_index_bytes";
 const THINGS_INDEX_QUEUE: &str = "plaza_things_index_queue";
+const STORE_READ_ONLY: &str = "plaza_store_read_only";
+const STORE_FAILED_READS: &str = "plaza_store_failed_reads_total";
 const RELOAD_FAILURES: &str = "plaza_reload_failures_total";
 const STALLED_SHARDS: &str = "plaza_stalled_shards";
 const SHARD_STALLS: &str = "plaza_shard_stalls_total";
@@ -143,6 +145,16 @@ fn process_numbers(running: &Running) -> Vec<ProcessNumber> {
         ),
         gauge(THINGS_INDEX_BYTES, "About how much memory the index of things takes", float(index.bytes)),
         gauge(THINGS_INDEX_QUEUE, "Changes and searches that wait for the index of things", float(index.waiting)),
+        gauge(
+            STORE_READ_ONLY,
+            "1 once a write failed: nothing more is stored until the broker is restarted",
+            f64::from(u8::from(running.store.is_read_only())),
+        ),
+        counter(
+            STORE_FAILED_READS,
+            "Reads that failed: of a damaged record, or of a disk that does not answer",
+            running.store.failed_reads(),
+        ),
         counter(RELOAD_FAILURES, "Reloads refused, what was in force kept", running.reloads_failed.get()),
         gauge(STALLED_SHARDS, "Shards that do not finish their turn", float(running.stalls.now.get())),
         counter(SHARD_STALLS, "Times a shard did not finish its turn for ten seconds", running.stalls.total.get()),
@@ -196,7 +208,8 @@ mod tests {
     fn the_operations_manual_names_every_number_of_the_process() {
         let manual = include_str!("../../../docs/operations.md");
         let things = [THINGS_INDEXED, THINGS_INDEX_COMPLETE, THINGS_INDEX_BYTES, THINGS_INDEX_QUEUE];
-        let process = [UPTIME, NOT_AFTER, RELOAD_FAILURES, RESIDENT_BYTES, CPU_SECONDS];
+        let process =
+            [UPTIME, NOT_AFTER, STORE_READ_ONLY, STORE_FAILED_READS, RELOAD_FAILURES, RESIDENT_BYTES, CPU_SECONDS];
         let faults = [STALLED_SHARDS, SHARD_STALLS, LOG_DROPPED, LOG_LEFT_OUT];
         let memory = [MEMORY_LIMIT, MEMORY_USED, MEMORY_LEVEL];
         for name in things.into_iter().chain(process).chain(faults).chain(memory) {

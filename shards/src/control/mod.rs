@@ -175,6 +175,7 @@ impl Control {
             things: self.things,
             apikeys: self.apikeys,
             index: self.index,
+            store: self.store.clone(),
             source: RefCell::new(self.source),
             stop_deadline: Cell::new(self.settings.stop_deadline),
             settings: self.settings,
@@ -226,6 +227,7 @@ struct Running {
     apikeys: Keys<EmbeddedStore>,
     /// Of the things.
     index: index::Handle,
+    store: EmbeddedStore,
     /// Gone once stopping.
     broker: RefCell<Option<Broker>>,
     shards: Vec<Arc<ShardMetrics>>,

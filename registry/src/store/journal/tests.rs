@@ -76,7 +76,7 @@ fn reopened(directory: &Path) -> Option<Vec<Vec<u8>>> {
             assert_eq!(accounts, rosters, "a batch is there by half");
             accounts
         }
-        Err(OpenError::Damaged { .. } | OpenError::Engine(_)) => None,
+        Err(OpenError::Damaged { .. } | OpenError::Altered(_) | OpenError::Engine(_)) => None,
         Err(error) => panic!("{error}"),
     }
 }
