@@ -23,7 +23,7 @@ use crate::log;
 mod import;
 mod manage;
 
-use manage::{account, apikey, subject, thing};
+use manage::{account, apikey, backup, subject, thing};
 
 /// Plaza, an XMPP broker for the Internet of Things.
 #[derive(Debug, Parser)]
@@ -85,6 +85,11 @@ pub enum Verb {
     /// Manage the API keys that makers create their devices' accounts with, whether the broker runs or not
     #[command(subcommand, name = "apikey")]
     ApiKey(ApiKeyCommand),
+    /// Copy all that is stored, as it is now, to a directory that can be started from, whether the broker runs or not
+    Backup {
+        /// Where to: a directory that is empty, or not there
+        directory: PathBuf,
+    },
     /// Check configuration, certificate and host, without starting anything
     Check(ServeArgs),
     /// Show how the running broker is doing, shard by shard
@@ -233,6 +238,7 @@ pub fn run(verb: Verb, options: &Options) -> Result<(), Failure> {
         Verb::Thing(ThingVerb::Manage(command)) => thing(command, options),
         Verb::Thing(ThingVerb::Label(args)) => label::run(&args, options.json),
         Verb::ApiKey(command) => apikey(command, options),
+        Verb::Backup { directory } => backup(&directory, options),
         Verb::Check(args) => check(&args, options),
         Verb::Status => status(options),
         Verb::Config(ConfigVerb::Defaults) if options.json => print(&json!(Config::default()), ""),

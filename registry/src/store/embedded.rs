@@ -22,8 +22,11 @@ use super::table::PerTable;
 use super::{Batch, CommitError, Found, Lookup, Pair, Run, Store, StoreError, Table, envelope, journal, manifests};
 use crate::wait::{Promise, oneshot};
 
+mod backup;
 #[cfg(test)]
 mod damage;
+
+pub use backup::{BackupError, Copied, Snapshot};
 
 /// The layout of keys and records this broker reads and writes.
 const SCHEMA: u32 = 1;
@@ -96,6 +99,7 @@ enum Read {
     Run { run: Run, promise: Promise<Result<Vec<Pair>, StoreError>> },
     Scan { scan: Scan, promise: Promise<Result<Vec<Pair>, StoreError>> },
     LookUp { lookups: Vec<Lookup>, promise: Promise<Result<Vec<Option<Found>>, StoreError>> },
+    Snapshot { promise: Promise<Snapshot> },
 }
 
 #[derive(Debug)]
@@ -363,6 +367,7 @@ impl Fjall {
                 Read::LookUp { lookups, promise } => {
                     promise.complete(lookups.into_iter().map(|lookup| self.look_up(lookup)).collect());
                 }
+                Read::Snapshot { promise } => promise.complete(Snapshot::new(self.clone())),
             }
         }
     }

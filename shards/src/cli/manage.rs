@@ -13,6 +13,7 @@ use super::{Failure, Options, ServeArgs, ask, connect, print_reply};
 use crate::config::Settings;
 use crate::control::accounts::{Accounts, PAGE};
 use crate::control::apikeys::Keys;
+use crate::control::backup;
 use crate::control::command::{
     AccountCommand, AccountLine, ApiKeyAccount, ApiKeyCommand, ApiKeyLine, Command, Refusal, Reply, Secret,
     ThingCommand, ThingInfo,
@@ -91,6 +92,21 @@ pub(super) fn apikey(command: ApiKeyCommand, options: &Options) -> Result<(), Fa
     let reply =
         carry_out(options, Command::ApiKey, direct, |_, run| whole_of_keys(command, |command| Ok(run(command)??)))?;
     print_reply(&reply, options.json)
+}
+
+pub(super) fn backup(directory: &Path, options: &Options) -> Result<(), Failure> {
+    let settings = options.settings(&ServeArgs::default())?;
+    let data = DataDir::existing(&settings.data)?;
+    let named = |error| Failure::Failed(format!("can't use {}: {error}", directory.display()));
+    let directory = std::path::absolute(directory).map_err(named)?;
+    if let Some(mut client) = connect(&data.socket())? {
+        let reply = backup::have_made(&directory, |asked| Ok(ask(&mut client, &Command::Backup(asked))??))?;
+        return print_reply(&reply, options.json);
+    }
+    let store = data.open_store(&settings)?;
+    let made = backup::make_here(&store, &settings.data, &directory);
+    store.close().map_err(|error| Failure::Failed(format!("the store did not close well: {error:?}")))?;
+    print_reply(&made?, options.json)
 }
 
 pub(super) fn thing(command: ThingCommand, options: &Options) -> Result<(), Failure> {

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 
 mod account;
 mod apikey;
+mod backup;
 mod refusal;
 mod secret;
 mod status;
@@ -15,6 +16,7 @@ mod thing;
 
 pub use account::{AccountCommand, AccountLine, ArchivePolicy, PutOutcome, PutRow, Salts};
 pub use apikey::{ApiKeyAccount, ApiKeyCommand, ApiKeyLine};
+pub use backup::{BackupCommand, BackupState};
 pub use refusal::{Refusal, RefusalCode};
 pub use secret::Secret;
 pub use status::Status;
@@ -33,6 +35,8 @@ pub enum Command {
     ApiKey(ApiKeyCommand),
     /// Something about all that is kept of somebody.
     Subject(SubjectCommand),
+    /// Something about backups.
+    Backup(BackupCommand),
     /// How it is doing.
     Status,
 }
@@ -165,6 +169,8 @@ pub enum Reply {
     },
     /// A part of all that is kept of somebody.
     Subject(SubjectPart),
+    /// How far a backup is.
+    Backup(BackupState),
     /// How the broker is doing.
     Status(Status),
 }
@@ -235,6 +241,7 @@ impl Display for Reply {
                     |removed| part.traces.iter().filter(|one| one.removed == removed).map(|one| one.count).sum::<u64>();
                 write!(out, "{}: {} records, {} more that name it", part.address, count(true), count(false))
             }
+            Self::Backup(state) => state.fmt(out),
             Self::Status(status) => status.fmt(out),
         }
     }
@@ -267,7 +274,8 @@ mod tests {
         };
         let key = Command::ApiKey(key);
         let accounts = [add(Some("secret")), add(None), Command::Account(list)];
-        for command in accounts.into_iter().chain([things, show, enforce, key, Command::Status]) {
+        let backup = Command::Backup(BackupCommand::Begin { directory: "/backup".into() });
+        for command in accounts.into_iter().chain([things, show, enforce, key, backup, Command::Status]) {
             let line = serde_json::to_string(&command).unwrap();
             assert_eq!(serde_json::from_str::<Command>(&line).unwrap(), command, "{line}");
         }
@@ -284,6 +292,7 @@ mod tests {
         check(r#"{"account":{"add":{"address":"lamp@localhost"}}}"#, add(None));
         check(r#"{"account":{"add":{"address":"lamp@localhost","password":"secret"}}}"#, add(Some("secret")));
         check(r#""status""#, Command::Status);
+        check(r#"{"backup":"progress"}"#, Command::Backup(BackupCommand::Progress));
         let disown = ThingCommand::Disown { address: "lamp".into(), node: Node::default() };
         check(r#"{"thing":{"disown":{"address":"lamp"}}}"#, Command::Thing(disown));
         let show = Command::ApiKey(ApiKeyCommand::Show { key: "4d5a".into() });

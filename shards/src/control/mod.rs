@@ -29,6 +29,7 @@ use crate::server::{AccountChange, Broker, BrokerConfig, StartError};
 
 pub mod accounts;
 pub mod apikeys;
+pub mod backup;
 pub mod command;
 pub mod data;
 mod http;
@@ -42,6 +43,7 @@ pub(crate) mod watchdog;
 
 use accounts::{Accounts, Done};
 use apikeys::Keys;
+use backup::Backups;
 use command::{Answer, Command, Refusal, Reply, Status};
 use data::{DataDir, FirstStart};
 pub use reload::Source;
@@ -176,6 +178,7 @@ impl Control {
             apikeys: self.apikeys,
             index: self.index,
             store: self.store.clone(),
+            backups: Backups::new(self.store.clone(), self.settings.data.clone()),
             source: RefCell::new(self.source),
             stop_deadline: Cell::new(self.settings.stop_deadline),
             settings: self.settings,
@@ -228,6 +231,7 @@ struct Running {
     /// Of the things.
     index: index::Handle,
     store: EmbeddedStore,
+    backups: Backups,
     /// Gone once stopping.
     broker: RefCell<Option<Broker>>,
     shards: Vec<Arc<ShardMetrics>>,
@@ -254,6 +258,10 @@ impl Running {
             },
             Command::Account(command) => self.tell(self.accounts.run(command).await),
             Command::Thing(command) => self.tell(self.things.run(command).await),
+            Command::Backup(command) => match self.backups.run(command).await {
+                Ok(reply) => Answer::Ok(reply),
+                Err(refusal) => Answer::Error(refusal),
+            },
             Command::ApiKey(command) => match self.apikeys.run(command).await {
                 Ok(reply) => Answer::Ok(reply),
                 Err(refusal) => Answer::Error(refusal),

@@ -150,6 +150,7 @@ mod tests {
                     | Command::Thing(_)
                     | Command::ApiKey(_)
                     | Command::Subject(_)
+                    | Command::Backup(_)
                     | Command::Status => Answer::Error(Refusal::busy()),
                 }
             }));

@@ -6,6 +6,7 @@
 
 mod admission;
 mod archive;
+mod backup;
 mod bad_claims;
 mod bad_input;
 mod bad_presence;
