@@ -2,7 +2,7 @@
 //!
 //! Counted by who claims and by what is claimed, so that neither many things nor many accounts help. But what others guess
 //! of a thing must not keep its owner from it: so much again as all may fail is set aside for those who have hardly failed
-//! lately. See `docs/decisions/0014-guesses.md`.
+//! lately. See `docs/decisions/0015-guesses.md`.
 
 use super::Limits;
 use super::throttle::Throttle;
