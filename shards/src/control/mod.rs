@@ -186,7 +186,6 @@ impl Control {
             started: Instant::now(),
             reloads_failed: Cell::new(0),
             stalls: Rc::default(),
-            store: self.store.clone(),
             memory: memory::Watch::default(),
         });
         running.memory.set_marks(running.settings.memory);
@@ -238,7 +237,6 @@ struct Running {
     started: Instant,
     reloads_failed: Cell<u64>,
     stalls: Rc<Stalls>,
-    store: EmbeddedStore,
     memory: memory::Watch,
 }
 
