@@ -172,6 +172,11 @@ impl Tls {
 }
 
 impl TlsSnapshot {
+    /// Whether clients are asked for certificates.
+    pub(crate) const fn asks_clients(&self) -> bool {
+        self.clients.is_some()
+    }
+
     /// Reads certificate, key and authorities, without making anything.
     ///
     /// # Errors

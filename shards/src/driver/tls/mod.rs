@@ -61,7 +61,7 @@ struct Secrets {
 pub(super) enum TlsError {
     /// The peer broke the rules, or we can't go on.
     Rustls(rustls::Error),
-    /// A handshake message takes more than [`PARTIAL_BYTES_MAX`] on the wire.
+    /// A handshake message takes more than [`PARTIAL_BYTES_MAX`] or [`HELLO_BYTES_MAX`] on the wire.
     MessageTooLarge,
     /// rustls panicked. Only this connection's state can be torn.
     Panicked,
@@ -113,6 +113,8 @@ struct Rustls {
     secrets: Option<Box<Secrets>>,
     /// Nothing is written under the traffic secrets before the handshake is over.
     untouched: bool,
+    /// The client is asked for a certificate.
+    asks: bool,
     /// Bytes at the front of what it is shown that it has gone through already: whole records of a handshake message
     /// that goes on. It moves them about, and wants to be shown them again each time.
     kept: usize,
@@ -139,6 +141,9 @@ const LAST_RECORDS_MAX: usize = 4;
 /// goes, and one as large in records of a kilobyte fits with their headers. In smaller ones it would take many times its
 /// size.
 const PARTIAL_BYTES_MAX: usize = 72 * 1024;
+/// As many in a handshake in which the client has no certificate to show: its largest message is then its hello, of two
+/// kilobytes with keys that quantum computers don't break. Nobody knows yet who it is, and it may be one of thousands.
+const HELLO_BYTES_MAX: usize = 10 * 1024;
 
 impl Tls {
     pub(super) fn new(tls: &crate::cert::Tls, direct: bool) -> Result<Self, TlsError> {
@@ -150,7 +155,8 @@ impl Tls {
     fn with_config(config: Arc<ServerConfig>, snapshot: Arc<TlsSnapshot>) -> Result<Self, TlsError> {
         let untouched = config.send_tls13_tickets == 0 && config.max_early_data_size == 0 && !config.send_half_rtt_data;
         let connection = UnbufferedServerConnection::new(config).map_err(TlsError::from)?;
-        let rustls = Box::new(Rustls { connection, snapshot: Some(snapshot), secrets: None, untouched, kept: 0 });
+        let asks = snapshot.asks_clients();
+        let rustls = Box::new(Rustls { connection, snapshot: Some(snapshot), secrets: None, untouched, asks, kept: 0 });
         let state = State::Rustls(rustls);
         Ok(Self { state, partial: Vec::new(), raw_out: Vec::new(), established: false, closed: false, failed: false })
     }
@@ -190,7 +196,11 @@ impl Tls {
     }
 
     fn check_partial(&self) -> Result<(), TlsError> {
-        if self.partial.len() > PARTIAL_BYTES_MAX { Err(TlsError::MessageTooLarge) } else { Ok(()) }
+        let most = match &self.state {
+            State::Rustls(rustls) if !self.established && !rustls.asks => HELLO_BYTES_MAX,
+            State::Rustls(_) | State::Records(_) => PARTIAL_BYTES_MAX,
+        };
+        if self.partial.len() > most { Err(TlsError::MessageTooLarge) } else { Ok(()) }
     }
 
     fn process(&mut self, bytes: &mut [u8], event: &mut impl FnMut(TlsEvent<'_>)) -> Result<usize, TlsError> {
@@ -290,6 +300,11 @@ impl Tls {
     /// Whether the rest of a record or handshake message is awaited.
     pub(super) fn is_partial(&self) -> bool {
         !self.partial.is_empty()
+    }
+
+    /// Bytes held of it.
+    pub(super) fn partial_bytes(&self) -> usize {
+        self.partial.len()
     }
 
     /// Encrypts, behind whatever must go out first.
@@ -696,7 +711,7 @@ mod tests {
                 .collect();
             assert!(length > message.min(100_000));
             let refused = cut.chunks(4096).map(|bytes| pair.receive(bytes)).find(Result::is_err);
-            assert!(refused.is_some() && pair.server.partial.capacity() <= 2 * PARTIAL_BYTES_MAX);
+            assert!(refused.is_some() && pair.server.partial.capacity() <= 2 * HELLO_BYTES_MAX);
         }
     }
 
