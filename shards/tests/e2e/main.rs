@@ -31,6 +31,7 @@ mod host;
 mod javascript;
 mod labels;
 mod managed;
+mod memory;
 mod newcomer;
 mod photos;
 mod pubsub;

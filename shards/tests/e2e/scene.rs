@@ -41,6 +41,11 @@ impl Scene {
         Self { broker, bystander, peer, held, resident, notes: 0, failures: Vec::new() }
     }
 
+    /// What the other bystander hears up to something.
+    pub(crate) fn peer_hears(&mut self, until: &str) -> String {
+        self.peer.until(until)
+    }
+
     /// Two pairs of users who are no bystanders: two who share a shard, and two who don't (of four, nearly always).
     pub(crate) fn pairs(&mut self) -> Vec<(&'static str, &'static str)> {
         let users: Vec<&str> = USERS.into_iter().filter(|user| !matches!(*user, "emil" | "fred")).collect();
@@ -145,6 +150,11 @@ impl Scene {
         self.check("memory", now == before, &format!("{HELD:?} are {now:?}, were {before:?}"));
         self.check("memory", unsent <= UNSENT_MAX, &format!("{unsent} bytes wait to be sent"));
         self.check("memory", grown < GROWTH_MAX, &format!("the broker grew by {grown} bytes"));
+        self.finish();
+    }
+
+    /// As [`Scene::close`], where the broker may keep what its allocator was given back.
+    pub(crate) fn finish(self) {
         drop((self.bystander, self.peer));
         assert!(self.failures.is_empty(), "\n{}\n", self.failures.join("\n"));
         self.broker.stop();

@@ -272,6 +272,11 @@ impl Wire {
         !open || self.seen.ends_with(b"</stream:stream>")
     }
 
+    /// Whether the broker has said nothing that was not taken.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.seen.is_empty()
+    }
+
     /// Asks the broker for a sign of life; returns what came before the answer.
     pub(crate) fn ping(&mut self) -> String {
         static IDS: AtomicU64 = AtomicU64::new(0);
