@@ -808,6 +808,8 @@ mod tests {
                 per_second,
                 server_cpu_us: None,
                 load_cpu_seconds: 0.0,
+                most_seconds: None,
+                server_rss: None,
                 latency: latencies.summary(),
             }
         };
