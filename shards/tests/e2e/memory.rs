@@ -96,6 +96,8 @@ fn when_memory_runs_short_the_broker_gives_up_what_can_be_done_without_and_lives
         }
         match wanted {
             1 => {
+                // The level is shown before the shards have heard of it.
+                scene.broker.wait("for both shards", |broker| shed(broker, "accepting") == 2);
                 let mut wire = Wire::connect(scene.broker.plain);
                 wire.try_send(HEADER);
                 std::thread::sleep(Duration::from_secs(1));
@@ -108,7 +110,7 @@ fn when_memory_runs_short_the_broker_gives_up_what_can_be_done_without_and_lives
             2 => {
                 // Who is there is reached.
                 sender.send(message("emil@localhost/peer", "there"));
-                let said = scene.peer_hears("<body>there</body>");
+                let said = scene.peer_hears("<body>there</body></message>");
                 scene.check("121 messages", said.contains("id='there'"), &said);
             }
             _ => scene.broker.wait("for sessions to be given up", |broker| shed(broker, "hibernated") > 0),
