@@ -3,6 +3,7 @@
  *   sync    fsync and fdatasync of the store's files fail with EIO
  *   stall   they wait until the fault is over
  *   full    writes to the store's files fail with ENOSPC
+ *   tables  writes to and syncs of the store's table files alone fail, with ENOSPC
  *   noring  there is no io_uring for this process: EPERM
  *   wedge-shard-N  the thread of that shard waits in its next read until the fault is over
  *   clock   the clock on the wall is so many seconds ahead as the file says */
@@ -57,7 +58,23 @@ static int hits(int fd, const char *fault) {
     return 1;
 }
 
+/* Of the engine's tables, which its own threads write, and not of its journal. */
+static int table_fails(int fd) {
+    char link[64], path[PATH_MAX];
+    ssize_t len;
+    if (!there("tables")) return 0;
+    snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+    len = readlink(link, path, sizeof path - 1);
+    if (len < 0) return 0;
+    path[len] = 0;
+    if (strstr(path, "/data/store/keyspaces/") == NULL) return 0;
+    note("tables");
+    errno = ENOSPC;
+    return 1;
+}
+
 static int sync_fails(int fd) {
+    if (table_fails(fd)) return 1;
     while (hits(fd, "stall")) usleep(50000);
     if (!hits(fd, "sync")) return 0;
     errno = EIO;
@@ -65,6 +82,7 @@ static int sync_fails(int fd) {
 }
 
 static int write_fails(int fd) {
+    if (table_fails(fd)) return 1;
     if (!hits(fd, "full")) return 0;
     errno = ENOSPC;
     return 1;
