@@ -118,3 +118,33 @@ pub fn descriptors_max() -> u32 {
     }
     u32::try_from(limit.rlim_cur).unwrap_or(u32::MAX)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pages_are_zeros_and_writable_to_their_last_byte() {
+        let pages = Pages::map(10_000).unwrap();
+        assert!(pages.len() == 10_000 && !pages.is_empty());
+        // SAFETY: the pages are mapped, and nobody else has them.
+        let bytes = unsafe { std::slice::from_raw_parts_mut(pages.start().as_ptr(), pages.len()) };
+        assert!(bytes.iter().all(|byte| *byte == 0));
+        bytes.fill(7);
+        assert!(bytes.iter().all(|byte| *byte == 7));
+    }
+
+    #[test]
+    fn an_event_is_there_until_it_is_taken_back() {
+        let event = EventFd::new().unwrap();
+        event.clear();
+        event.signal();
+        event.signal();
+        let mut count = [0; 8];
+        (&event.0).read_exact(&mut count).unwrap();
+        assert_eq!(u64::from_ne_bytes(count), 2);
+        event.signal();
+        event.clear();
+        assert!((&event.0).read(&mut count).is_err(), "it would block");
+    }
+}

@@ -79,3 +79,43 @@ impl Buffers {
         unsafe { &*BufRingEntry::tail(ring).cast::<AtomicU16>() }.store(self.tail, Ordering::Release);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the kernel finds at a place of the ring.
+    fn entry(pool: &Buffers, position: usize) -> (u64, u32, u16) {
+        let ring = pool.entries.start().as_ptr().cast::<BufRingEntry>();
+        // SAFETY: `position` is below the pool's count, and nobody else has the entry.
+        let entry = unsafe { &*ring.add(position) };
+        (entry.addr(), entry.len(), entry.bid())
+    }
+
+    #[test]
+    fn the_kernel_finds_each_buffer_once_and_what_it_writes_is_ours_until_it_is_given_back() {
+        let mut pool = Buffers::new(4, 64).unwrap();
+        let base = pool.pages.start().as_ptr() as u64;
+        for id in 0..4 {
+            assert_eq!(entry(&pool, usize::from(id)), (base + u64::from(id) * 64, 64, id));
+        }
+        let mut taken = [pool.take(2, 64), pool.take(0, 10), pool.take(3, 1000)];
+        for (number, received) in taken.iter_mut().enumerate() {
+            received.bytes().fill(number as u8 + 1);
+        }
+        let lens: Vec<_> = taken.iter_mut().map(|received| received.bytes().len()).collect();
+        assert_eq!(lens, [64, 10, 64], "no more than there is");
+        for (number, received) in taken.iter_mut().enumerate() {
+            assert!(received.bytes().iter().all(|byte| *byte == number as u8 + 1), "they do not overlap");
+        }
+        taken.into_iter().for_each(|received| pool.give(received));
+        assert_eq!([0, 1, 2].map(|position| entry(&pool, position).2), [2, 0, 3]);
+        assert_eq!(pool.tail, 7);
+        for _ in 0..u16::MAX {
+            let received = pool.take(1, 1);
+            pool.give(received);
+        }
+        assert_eq!(pool.tail, 6, "it wraps around");
+        assert!(Buffers::new(3, 64).is_err());
+    }
+}

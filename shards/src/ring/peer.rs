@@ -43,3 +43,49 @@ impl Peer {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Writes an address as the kernel does.
+    fn written<T>(peer: &Peer, address: T, len: usize) -> Option<IpAddr> {
+        let (place, room) = peer.reset();
+        // SAFETY: the place has room for any address, and `room` is its length; both are the peer's, and nobody reads them now.
+        unsafe {
+            assert!(size_of::<T>() <= *room as usize);
+            place.cast::<T>().write(address);
+            *room = len as libc::socklen_t;
+        }
+        peer.address()
+    }
+
+    fn v4(family: i32) -> libc::sockaddr_in {
+        libc::sockaddr_in {
+            sin_family: family as libc::sa_family_t,
+            sin_port: 0,
+            sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes([127, 0, 0, 9]) },
+            sin_zero: [0; 8],
+        }
+    }
+
+    #[test]
+    fn an_address_is_read_as_the_kernel_wrote_it_and_nothing_else_is() {
+        let peer = Peer::new();
+        assert_eq!(peer.address(), None);
+        let len = size_of::<libc::sockaddr_in>();
+        assert_eq!(written(&peer, v4(libc::AF_INET), len), Some(IpAddr::V4(Ipv4Addr::new(127, 0, 0, 9))));
+        assert_eq!(written(&peer, v4(libc::AF_INET), len - 1), None, "cut off");
+        assert_eq!(written(&peer, v4(libc::AF_UNIX), len), None);
+        let sixth = libc::sockaddr_in6 {
+            sin6_family: libc::AF_INET6 as libc::sa_family_t,
+            sin6_port: 0,
+            sin6_flowinfo: 0,
+            sin6_addr: libc::in6_addr { s6_addr: Ipv6Addr::LOCALHOST.octets() },
+            sin6_scope_id: 0,
+        };
+        let len = size_of::<libc::sockaddr_in6>();
+        assert_eq!(written(&peer, sixth, len), Some(IpAddr::V6(Ipv6Addr::LOCALHOST)));
+        assert_eq!(written(&peer, sixth, len - 1), None, "cut off");
+    }
+}
