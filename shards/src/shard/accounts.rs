@@ -269,7 +269,7 @@ impl Accounts {
     }
 
     /// What is known of an account has grown or shrunk.
-    fn recount(&mut self, index: u32) {
+    pub(super) fn recount(&mut self, index: u32) {
         let Some(account) = self.slab.get_mut(index as usize) else { return };
         let now = u32::try_from(size_of::<Account>() + account.heap_bytes()).unwrap_or(u32::MAX);
         let was = std::mem::replace(&mut account.held, now);

@@ -41,6 +41,7 @@ impl Shard {
         if account.hash == hash {
             return false;
         }
+        let is_new = account.strangers.is_none();
         let strangers = account.strangers.get_or_insert_default();
         if strangers.minute != minute {
             (strangers.minute, strangers.last) = (minute, 0);
@@ -54,14 +55,17 @@ impl Shard {
         let facts = account.facts.as_ref();
         let stands = facts.map(|facts| facts.contacts.get(to.bare()));
         let known = stands.is_none_or(|state| state.from || state.to);
-        if !known && strangers.seen.len() >= max {
-            return true;
+        let is_too_many = !known && strangers.seen.len() >= max;
+        if !is_too_many {
+            strangers.last = part;
+            if !known {
+                strangers.seen.push(part);
+            }
         }
-        strangers.last = part;
-        if !known {
-            strangers.seen.push(part);
+        if is_new || !known {
+            self.accounts.recount(index);
         }
-        false
+        is_too_many
     }
 }
 

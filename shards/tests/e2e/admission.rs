@@ -160,7 +160,7 @@ fn sessions_are_made_and_announced_at_their_rate_and_passwords_beyond_theirs_are
 
 #[test]
 fn who_guesses_passwords_is_not_looked_at_and_the_owner_logs_in_from_elsewhere() {
-    let mut scene = Scene::open("[admission]\nfailures_max = 3\nfailures_back_off = '3s'");
+    let mut scene = Scene::open("refusal_delay = '0s'\n[admission]\nfailures_max = 3\nfailures_back_off = '3s'");
     let port = scene.broker.plain;
     let login = |source: [u8; 4], user: &str, password: &str| {
         let mut wire = Wire::connect_from(source, port);
