@@ -30,7 +30,7 @@ fn tags(serial: &str, key: &str) -> String {
 
 #[test]
 fn guesses_races_and_pretences_are_refused_and_cost_nobody_else() {
-    let mut scene = Scene::open("");
+    let mut scene = Scene::open("[things]\nsearches_per_second_max = 1000");
     let pairs = scene.pairs();
     for user in ["gina@localhost", "hugo@localhost"] {
         scene.broker.cli(&["account", "add", user, "--password", PASSWORD]);

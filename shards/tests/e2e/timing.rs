@@ -120,7 +120,7 @@ fn timed(wire: &mut Wire, question: impl AsRef<[u8]>, ends: &[&str]) -> (Duratio
 
 #[test]
 fn a_wrong_password_and_an_unknown_user_take_the_same_time() {
-    let mut scene = Scene::open("sasl_attempts_max = 5\nrefusal_delay = '0s'");
+    let mut scene = Scene::open("sasl_attempts_max = 5\nrefusal_delay = '0s'\n[admission]\nfailures_max = 0");
     let users = ["anna", "nobody"];
     let ends = ["</challenge>", "</failure>", "</success>"];
     // The first word of SCRAM, the last one, and PLAIN, which has the broker hash the password.
