@@ -3,6 +3,7 @@
 //! Nothing in this crate does I/O, reads a clock, draws randomness, locks or spawns; what it needs of those is passed in.
 #![forbid(unsafe_code)]
 
+pub mod adhoc;
 pub mod caps;
 pub mod date;
 pub mod forms;

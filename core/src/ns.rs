@@ -82,6 +82,8 @@ pub const CAPS: &str = "http://jabber.org/protocol/caps";
 pub const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
 /// Service discovery, items (XEP-0030).
 pub const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
+/// Ad-hoc commands, their errors, and the node that lists them (XEP-0050).
+pub const COMMANDS: &str = "http://jabber.org/protocol/commands";
 /// In-band registration (XEP-0077).
 pub const REGISTER: &str = "jabber:iq:register";
 /// In-band registration, as a stream feature (XEP-0077).
@@ -114,6 +116,8 @@ pub const PUBSUB_PUBLISH_OPTIONS: &str = "http://jabber.org/protocol/pubsub#publ
 pub const PUBSUB_SUBSCRIBE_OPTIONS: &str = "http://jabber.org/protocol/pubsub#subscribe_options";
 /// FORM_TYPE of the decision on a subscription (XEP-0060 §17.4.1).
 pub const PUBSUB_SUBSCRIBE_AUTHORIZATION: &str = "http://jabber.org/protocol/pubsub#subscribe_authorization";
+/// The command by which an owner has requests for subscriptions sent again (XEP-0060 §8.7).
+pub const PUBSUB_GET_PENDING: &str = "http://jabber.org/protocol/pubsub#get-pending";
 /// FORM_TYPE of what is told of a node (XEP-0060 §17.4.4).
 pub const PUBSUB_META_DATA: &str = "http://jabber.org/protocol/pubsub#meta-data";
 /// SASL channel-binding type capability (XEP-0440).

@@ -50,7 +50,8 @@ impl FormKind {
 /// What a form asks for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Form<'a> {
-    /// Value of FORM_TYPE.
+    /// Value of FORM_TYPE; "" if what is around the form says what it is about, so that none is written, and whether one
+    /// is submitted does not matter.
     pub form_type: &'a str,
     /// Shown above the form, "" for none.
     pub title: &'a str,

@@ -166,6 +166,7 @@ impl Form<'_> {
             return Err(FormError::Limit("fields_max"));
         }
         match form_type(x) {
+            _ if self.form_type.is_empty() => {}
             Some(found) if found == self.form_type => {}
             Some(_) => return Err(FormError::FormTypeUnknown),
             None => return Err(FormError::FormTypeMissing),

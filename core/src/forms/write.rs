@@ -20,12 +20,14 @@ impl Form<'_> {
             text_element(out, "title", self.title);
             text_element(out, "instructions", self.instructions);
         }
-        out.extend_from_slice(b"<field");
-        write::attr(out, "var", FORM_TYPE);
-        write::attr(out, "type", "hidden");
-        out.push(b'>');
-        value_element(out, self.form_type);
-        out.extend_from_slice(b"</field>");
+        if !self.form_type.is_empty() {
+            out.extend_from_slice(b"<field");
+            write::attr(out, "var", FORM_TYPE);
+            write::attr(out, "type", "hidden");
+            out.push(b'>');
+            value_element(out, self.form_type);
+            out.extend_from_slice(b"</field>");
+        }
         for field in &self.fields {
             match values.get(field.var) {
                 value if kind == FormKind::Form => asked(out, field, value),
