@@ -28,6 +28,7 @@ const FEATURES: &[&str] = &[
     "create-nodes",
     "delete-items",
     "delete-nodes",
+    "get-pending",
     "instant-nodes",
     "item-ids",
     "leased-subscription",
@@ -58,6 +59,7 @@ const FEATURES: &[&str] = &[
 /// What an account's service can do, as disco#info of the account has it, sorted; beside the identity `pubsub`/`pep`
 /// (XEP-0163 §6.1).
 pub const ACCOUNT_FEATURES: &[&str] = &[
+    "http://jabber.org/protocol/commands",
     "http://jabber.org/protocol/pubsub",
     "http://jabber.org/protocol/pubsub#access-authorize",
     "http://jabber.org/protocol/pubsub#access-open",
@@ -73,6 +75,7 @@ pub const ACCOUNT_FEATURES: &[&str] = &[
     "http://jabber.org/protocol/pubsub#delete-items",
     "http://jabber.org/protocol/pubsub#delete-nodes",
     "http://jabber.org/protocol/pubsub#filtered-notifications",
+    "http://jabber.org/protocol/pubsub#get-pending",
     "http://jabber.org/protocol/pubsub#instant-nodes",
     "http://jabber.org/protocol/pubsub#item-ids",
     "http://jabber.org/protocol/pubsub#last-published",
@@ -109,6 +112,9 @@ impl<S: Store> Call<'_, S> {
             self.may_know(None)?;
             return Ok(self.service_info());
         };
+        if let Some(info) = self.command_info(id).await? {
+            return Ok(info);
+        }
         let loaded = self.visible(id).await?;
         let mut out = Vec::new();
         begin(&mut out, ns::DISCO_INFO, Some(id));
@@ -155,6 +161,7 @@ impl<S: Store> Call<'_, S> {
             identity(&mut out, "service");
             feature(&mut out, ns::DISCO_INFO);
             feature(&mut out, ns::DISCO_ITEMS);
+            feature(&mut out, ns::COMMANDS);
             feature(&mut out, ns::PUBSUB);
             for name in FEATURES {
                 feature(&mut out, &format!("{}#{name}", ns::PUBSUB));
@@ -179,7 +186,10 @@ impl<S: Store> Call<'_, S> {
     /// The names of a service's nodes are for everyone to see; of an account's, those are told that the caller may read.
     pub(super) async fn disco_items(&self, query: &Node, page: Option<rsm::Request>) -> Result<Vec<u8>, Refusal> {
         match query.attr("node").filter(|node| !node.is_empty()) {
-            Some(id) => self.disco_node_items(id, page).await,
+            Some(id) => match self.command_items(id).await? {
+                Some(items) => Ok(items),
+                None => self.disco_node_items(id, page).await,
+            },
             None => self.disco_nodes(page).await,
         }
     }

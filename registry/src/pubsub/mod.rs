@@ -19,6 +19,7 @@ mod manage;
 mod notify;
 mod options;
 mod owner;
+mod pending;
 mod publish;
 mod record;
 pub(crate) mod subject;
@@ -209,8 +210,8 @@ impl Reply {
     }
 }
 
-/// Answers an iq of `http://jabber.org/protocol/pubsub`, its `#owner`, or of service discovery. `facts`: what the caller
-/// is to the account's owner; at a service they do not matter.
+/// Answers an iq of `http://jabber.org/protocol/pubsub`, its `#owner`, of ad-hoc commands, or of service discovery. `facts`:
+/// what the caller is to the account's owner; at a service they do not matter.
 pub async fn answer<S: Store>(config: &Config, store: &S, request: Request<'_>, facts: &Facts) -> Reply {
     let call = Call::new(config, store, request.host, request.caller.as_jid(), facts, request.unix_millis);
     let mut outcome = Outcome::default();
@@ -347,7 +348,8 @@ impl<S: Store> Call<'_, S> {
             (ns::DISCO_INFO, "query", Get) => return self.disco_info(payload).await,
             (ns::DISCO_ITEMS, "query", Get) => return self.disco_items(payload, page).await,
             (ns::PUBSUB | ns::PUBSUB_OWNER, "pubsub", Get | Set) => {}
-            (ns::PUBSUB | ns::PUBSUB_OWNER | ns::DISCO_INFO | ns::DISCO_ITEMS, ..) => {
+            (ns::COMMANDS, "command", Set) => return self.command(payload, out).await,
+            (ns::PUBSUB | ns::PUBSUB_OWNER | ns::COMMANDS | ns::DISCO_INFO | ns::DISCO_ITEMS, ..) => {
                 return Err(self.refuse(None, Condition::FeatureNotImplemented));
             }
             _ => return Err(Condition::ServiceUnavailable.into()),

@@ -13,6 +13,7 @@ use super::error::{Problem, Refusal};
 use super::keys::rest_jid;
 use super::notify::{self, EventKind, RECIPIENTS_PAGE, Recipients};
 use super::options::{NodeConfig, read_config};
+use super::pending::is_command;
 use super::record::{Affiliation, NodeRecord};
 use super::turns::Turn;
 use super::{Host, begin};
@@ -78,7 +79,7 @@ impl<S: Store> Call<'_, S> {
 
     /// A node of the caller's that does not exist yet.
     pub(super) fn new_node(&self, id: &str, config: NodeConfig) -> Result<Loaded, Refusal> {
-        if id.len() > self.config.limits.node_bytes_max as usize {
+        if id.len() > self.config.limits.node_bytes_max as usize || is_command(id) {
             return Err(Condition::NotAcceptable.into());
         }
         let mut node = NodeRecord::new(config, self.caller.bare().to_jid(), self.now);

@@ -298,6 +298,16 @@ impl<S: Store> Call<'_, S> {
                 all.into_iter().filter(|(_, one)| *one == Affiliation::Owner).map(|(jid, _)| jid).collect()
             }
         };
+        Ok(self.requests_to(owners, loaded, subscriber))
+    }
+
+    /// Requests to these owners to decide on a subscription.
+    pub(super) fn requests_to(
+        &self,
+        owners: Vec<Jid>,
+        loaded: &Loaded,
+        subscriber: JidRef<'_>,
+    ) -> Vec<ApprovalRequest> {
         let seed = format!("{}\0{}\0{subscriber}\0{}", self.host.jid(), loaded.id, self.now);
         let id = format!("approve-{:016x}", xxh3_128(seed.as_bytes()) as u64);
         let values = Values::new()
@@ -308,7 +318,7 @@ impl<S: Store> Call<'_, S> {
         approval_form().write(&mut payload, FormKind::Form, &values);
         let from = self.host.jid();
         let request = |to| ApprovalRequest { from: from.clone(), to, id: id.clone(), payload: payload.clone() };
-        Ok(owners.into_iter().map(request).collect())
+        owners.into_iter().map(request).collect()
     }
 
     /// The address in a request, which must be the caller's, with or without a resource (§6.1.3.1).

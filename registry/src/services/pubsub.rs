@@ -24,7 +24,7 @@ pub(super) fn host(config: &ServiceConfig, request: &Request) -> Option<Host> {
     };
     let has_node = || super::read(request).is_ok_and(|query| query.attr("node").is_some_and(|node| !node.is_empty()));
     let is_for_it = match &*request.payload_ns {
-        ns::PUBSUB | ns::PUBSUB_OWNER => true,
+        ns::PUBSUB | ns::PUBSUB_OWNER | ns::COMMANDS => true,
         // An owner's decision on a subscription (XEP-0060 §8.6).
         ns::DATA_FORMS => request.kind == Kind::Message,
         ns::DISCO_ITEMS => may_know,

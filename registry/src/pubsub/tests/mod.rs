@@ -6,6 +6,7 @@ mod managing;
 mod nodes;
 mod pep;
 mod subscribing;
+mod waiting;
 
 use plaza_core::jid::Jid;
 use plaza_core::ns;
