@@ -1,6 +1,7 @@
 //! Service discovery (XEP-0030 v2.5.0): what the server and an account are, to those who may know; and the server's
 //! entity capabilities, which are a hash of that (XEP-0115 v1.6.0 §6.3).
 
+use plaza_core::adhoc;
 use plaza_core::caps::{Caps, HashFunction, Info};
 use plaza_core::iot::{Generation, Interface};
 use plaza_core::jid::JidRef;
@@ -9,7 +10,7 @@ use plaza_core::stanza::Condition;
 use plaza_core::xml::read::Node;
 use plaza_core::xml::write;
 
-use super::{Component, ServiceConfig};
+use super::{Component, ServiceConfig, enforcement};
 use crate::pubsub;
 
 /// Items in one answer. Beyond it the rest is left out: paging (XEP-0059) has to come before there are so many.
@@ -109,23 +110,30 @@ pub(super) fn no_items(query: &Node) -> Vec<u8> {
 /// What the Thing Registry is: its features are those of all generations, since each client looks for its own.
 ///
 /// # Errors
-/// `item-not-found` (§7): there are no nodes.
+/// `item-not-found` (§7): there are no nodes but those of its commands.
 pub(super) fn things(query: &Node) -> Result<Vec<u8>, Condition> {
+    if let Some(info) = query.attr("node").and_then(|node| adhoc::info(node, enforcement::COMMANDS)) {
+        return Ok(info);
+    }
     refuse_node(query)?;
     let of = |interface: Interface| Generation::ALL.map(|generation| interface.ns(generation));
     let mut features: Vec<&str> = Interface::ALL.into_iter().flat_map(of).collect();
-    features.extend([ns::DISCO_INFO, ns::DISCO_ITEMS, ns::VERSION, ns::PING]);
+    features.extend([ns::COMMANDS, ns::DISCO_INFO, ns::DISCO_ITEMS, ns::VERSION, ns::PING]);
     features.sort_unstable();
     features.dedup();
     let identity = Identity { category: "component", kind: "generic", name: "Thing Registry" };
     Ok(info_of(query.attr("node"), &[identity], features.into_iter()))
 }
 
-/// What lies below the Thing Registry: nothing that is found this way.
+/// What lies below the Thing Registry at this address: its commands (XEP-0050 v1.3.0 §2.2), and nothing else that is found
+/// this way.
 ///
 /// # Errors
-/// `item-not-found` (§7): there are no nodes.
-pub(super) fn things_items(query: &Node) -> Result<Vec<u8>, Condition> {
+/// `item-not-found` (§7): there are no other nodes.
+pub(super) fn things_items(query: &Node, jid: &str) -> Result<Vec<u8>, Condition> {
+    if let Some(items) = query.attr("node").and_then(|node| adhoc::items(node, jid, enforcement::COMMANDS)) {
+        return Ok(items);
+    }
     refuse_node(query)?;
     Ok(no_items(query))
 }

@@ -9,6 +9,7 @@ mod archive;
 mod avatar;
 mod blocking;
 mod disco;
+mod enforcement;
 mod facts;
 mod photo;
 mod private;
@@ -261,6 +262,9 @@ pub fn caps(config: &ServiceConfig) -> Caps {
 pub async fn answer<S: Store>(config: Arc<ServiceConfig>, store: S, request: Request) -> Reply {
     let mut reply = Reply::default();
     let result = match things::is_for_it(&config, &request) {
+        true if enforcement::is_asked(&request) => {
+            enforcement::answer(&config, &store, &request, &mut reply.effects).await
+        }
         true => things::answer(&config, &store, &request, &mut reply.effects).await.map_err(Refusal::from),
         false => match pubsub::host(&config, &request) {
             Some(host) => pubsub::answer(&config, &store, &request, &host, &mut reply.effects).await,

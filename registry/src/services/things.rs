@@ -51,10 +51,13 @@ pub(super) async fn answer<S: Store>(
     }
     match (&*request.payload_ns, &*request.payload_name, request.iq_type) {
         (ns::DISCO_INFO, "query", IqType::Get) => return disco::things(&read(request)?),
-        (ns::DISCO_ITEMS, "query", IqType::Get) => return disco::things_items(&read(request)?),
+        (ns::DISCO_ITEMS, "query", IqType::Get) => {
+            let (Target::Service(jid) | Target::Server(jid) | Target::Account(jid)) = &request.target;
+            return disco::things_items(&read(request)?, jid.as_str());
+        }
         (ns::PING, "ping", IqType::Get) => return Ok(Vec::new()),
         (ns::VERSION, "query", IqType::Get) => return Ok(facts::version(config)),
-        (ns::DISCO_INFO | ns::DISCO_ITEMS | ns::PING | ns::VERSION, ..) => {
+        (ns::COMMANDS | ns::DISCO_INFO | ns::DISCO_ITEMS | ns::PING | ns::VERSION, ..) => {
             return Err(Condition::FeatureNotImplemented);
         }
         _ => {}

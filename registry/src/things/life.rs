@@ -37,6 +37,8 @@ pub(super) enum Event<'a> {
     Asked(Generation),
     /// The operator has the broker apply its rules, or no longer.
     Enforce(bool),
+    /// Somebody who may be its owner does.
+    EnforceBy { owner: JidRef<'a>, enforced: bool },
 }
 
 /// What a device is told unasked.
@@ -110,6 +112,7 @@ pub(super) fn step(
             Event::Claim { .. }
             | Event::Assign { .. }
             | Event::Enforce(_)
+            | Event::EnforceBy { .. }
             | Event::Update { .. }
             | Event::UpdateBy { .. }
             | Event::Remove { .. }
@@ -186,7 +189,13 @@ pub(super) fn step(
             after.tell(|pending| *pending = Pending { claimed: false, removed: false, clear_cache: true, ..*pending });
             Said::Done
         }
-        Event::UpdateBy { .. } | Event::Remove { .. } | Event::Disown { .. } => return Err(Refused::NotFound),
+        Event::EnforceBy { owner, enforced } if before.is_owned_by(owner) => {
+            after.enforced = enforced;
+            Said::Done
+        }
+        Event::UpdateBy { .. } | Event::Remove { .. } | Event::Disown { .. } | Event::EnforceBy { .. } => {
+            return Err(Refused::NotFound);
+        }
         Event::Unregister => return Ok((Next::Gone, Said::Done)),
         Event::Acknowledge { notice, version } => {
             if version >= before.pending.since {

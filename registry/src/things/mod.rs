@@ -27,8 +27,8 @@ pub(crate) use self::change::{missed, none_registered, uncount};
 use self::guesses::Guesses;
 pub use self::life::Notice;
 pub use self::notices::{Told, untold};
-pub(crate) use self::operate::let_go;
 pub use self::operate::{AssignError, assign, enforce, forget, release};
+pub(crate) use self::operate::{enforce_by, let_go};
 pub(crate) use self::record::read_thing;
 pub use self::record::{
     Pending, State, ThingRecord, key_hash, list, load, load_all, owned, owned_key, rules_prefix, thing_key,

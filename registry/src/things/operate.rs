@@ -3,6 +3,7 @@
 use std::fmt;
 
 use plaza_core::jid::{Jid, JidRef};
+use plaza_core::stanza::Condition;
 use plaza_core::thing::NodeName;
 
 use super::change::{NotChanged, change};
@@ -125,6 +126,24 @@ pub async fn enforce<S: Store>(
 ) -> Result<ThingRecord, AssignError> {
     let changed = change(config, store, None, (jid, node), Event::Enforce(enforced), now).await?;
     changed.thing.ok_or(AssignError::NotFound)
+}
+
+/// As [`enforce`], for whoever asks; only the thing's owner may. Gives what the thing is now, and whether that is news to its
+/// device's home.
+///
+/// # Errors
+/// `item-not-found`, whether there is such a thing or not, and what the store could not.
+pub(crate) async fn enforce_by<S: Store>(
+    config: &Config,
+    store: &S,
+    (jid, node): (&Jid, &NodeName),
+    owner: JidRef<'_>,
+    enforced: bool,
+    now: u64,
+) -> Result<(ThingRecord, bool), Condition> {
+    let event = Event::EnforceBy { owner, enforced };
+    let changed = change(config, store, Some(owner), (jid, node), event, now).await?;
+    Ok((changed.thing.ok_or(Condition::ItemNotFound)?, changed.concerns_home))
 }
 
 /// Lets go of all that an account has here, before it is removed: its own things are unregistered, those that it owns become

@@ -90,6 +90,8 @@ fn every_event_in_every_state_has_its_outcome() {
         ("other disowns", Event::Disown { owner: other }),
         ("unregister", Event::Unregister),
         ("enforce", Event::Enforce(true)),
+        ("owner enforces", Event::EnforceBy { owner, enforced: true }),
+        ("other enforces", Event::EnforceBy { owner: other, enforced: true }),
     ];
     let claimed = [register, claim(&people.owner, true, &set)];
     let states = [
@@ -121,6 +123,8 @@ fn every_event_in_every_state_has_its_outcome() {
         ["-",          "-",           "-",          "-",       "-",       "-",       "-"],
         ["=",          "gone",        "gone",       "gone",    "gone",    "gone",    "gone"],
         ["-",          "unclaimed",   "self-owned", "public",  "private", "removed", "unclaimed"],
+        ["-",          "-",           "-",          "public",  "private", "removed", "-"],
+        ["-",          "-",           "-",          "-",       "-",       "-",       "-"],
     ];
     for ((event_name, event), row) in events.iter().zip(table) {
         for ((state_name, before), expected) in states.iter().zip(row) {

@@ -399,7 +399,7 @@ fn the_registry_says_what_it_is() {
             assert_eq!(features.iter().filter(|one| **one == interface.ns(generation)).count(), 1);
         }
     }
-    assert_eq!(features.len(), 3 * 4 + 2 + 4);
+    assert_eq!(features.len(), 3 * 4 + 2 + 5);
     let items = "<query xmlns='http://jabber.org/protocol/disco#items'/>";
     assert_eq!(world.ask(STRANGER, IqType::Get, items).0, Ok(items.to_owned()));
     for query in [info, items] {
