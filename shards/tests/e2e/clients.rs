@@ -14,6 +14,7 @@ use tokio_xmpp::xmlstream::Timeouts;
 use tokio_xmpp::{Client, Event, Stanza};
 
 use crate::broker::{Broker, PASSWORD, PATIENCE};
+use crate::wire::Wire;
 
 /// What the virtual environment holds.
 const PACKAGES: [&str; 3] = ["slixmpp==1.17.0", "aioxmpp==0.13.3", "pytz==2025.2"];
@@ -84,6 +85,20 @@ fn slixmpp_reads_and_controls_a_lamp() {
     broker.cli(&["thing", "claim", "dora@localhost", "--owner", "anna@localhost"]);
     broker.cli(&["thing", "enforce", "dora@localhost", "on"]);
     talk("enforced");
+    broker.stop();
+}
+
+#[test]
+fn slixmpp_runs_the_commands_of_owners() {
+    let broker = Broker::start("");
+    let mut lamp = Wire::available(&broker, "dora", "a");
+    let register = "<register xmlns='urn:xmpp:iot:discovery'><str name='SN' value='1'/></register>";
+    lamp.ask("set", "things.localhost", register);
+    broker.cli(&["thing", "claim", "dora@localhost", "--owner", "anna@localhost"]);
+    drop(lamp);
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/clients/slix_adhoc.py");
+    let mut command = Command::new(python());
+    run(command.arg(script).arg(broker.starttls.to_string()).args([PASSWORD, "anna", "bert", "dora"]));
     broker.stop();
 }
 
