@@ -89,7 +89,9 @@ fn script(abuse: Abuse, plan: &Plan) -> Result<Vec<Step>, String> {
             vec![Step::Say(hello), Step::Hear(&[0x16, 0x03, 0x03])]
         }
         Abuse::Passwords => {
-            let first = BASE64_STANDARD.encode(format!("n,,n={}0,r=abuse", plan.users));
+            // At an account of the crowd's own: those who write have the same source, and would be barred with it.
+            let account = plan.accounts.saturating_sub(plan.sessions);
+            let first = BASE64_STANDARD.encode(format!("n,,n={}{account},r=abuse", plan.users));
             let auth =
                 format!("<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='SCRAM-SHA-256'>{first}</auth>");
             let mut steps = vec![Step::Say(header), Step::Hear(b"</stream:features>")];
