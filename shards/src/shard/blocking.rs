@@ -132,13 +132,12 @@ impl Shard {
 mod tests {
     use plaza_registry::blocking::{self, Bounds};
     use plaza_registry::errands::Return;
-    use plaza_registry::resumables::Resumable;
     use plaza_registry::rosters::Subscription;
     use plaza_registry::store::StoreError;
     use plaza_registry::wait::block_on;
 
     use super::super::Effect;
-    use super::super::testing::World;
+    use super::super::testing::{World, cut_off};
     use super::super::tests::feed;
     use super::*;
 
@@ -203,19 +202,7 @@ mod tests {
     fn a_session_from_before_a_restart_is_protected_as_well() {
         let mut village = Village::new(0, 1);
         let anna = village.anna.clone();
-        let kept = Resumable {
-            jid: anna.with_resource("r").unwrap(),
-            secret: [1; 16],
-            number: 1,
-            seconds: 60,
-            handled: 0,
-            sent: 0,
-            priority: Some(0),
-            interested: false,
-            carbons: false,
-            presence: None,
-            unacked: Vec::new(),
-        };
+        let kept = cut_off(anna.with_resource("r").unwrap());
         let id = village.world.shard(&anna).restore(kept, 1).unwrap();
         let [_, told, friend] = village.write_to("r", id);
         assert!(told.contains("<service-unavailable ") && friend.is_empty(), "{told} {friend}");

@@ -263,14 +263,13 @@ mod tests {
     use plaza_core::provisioning::Kind;
     use plaza_core::thing::NodeName;
     use plaza_registry::provisioning::{Level, Rule};
-    use plaza_registry::resumables::Resumable;
     use plaza_registry::rosters;
     use plaza_registry::store::{Batch, Store as _, StoreError};
     use plaza_registry::things;
     use plaza_registry::wait::block_on;
 
     use super::super::SessionId;
-    use super::super::testing::{Holder, REGISTRY, World};
+    use super::super::testing::{Holder, REGISTRY, World, cut_off};
     use super::super::tests::feed;
     use super::*;
 
@@ -599,20 +598,7 @@ mod tests {
         let (device, id) = (three.jids[0].clone(), three.ids[0]);
         three.world.shard(&device).end(id);
         three.world.shard(&device).trim_facts(0);
-        let jid = device.with_resource("r").unwrap();
-        let kept = Resumable {
-            jid,
-            secret: [1; 16],
-            number: 1,
-            seconds: 60,
-            handled: 0,
-            sent: 0,
-            priority: Some(0),
-            interested: false,
-            carbons: false,
-            presence: None,
-            unacked: Vec::new(),
-        };
+        let kept = cut_off(device.with_resource("r").unwrap());
         three.ids[0] = three.world.shard(&device).restore(kept, 1).unwrap();
         assert_eq!(three.world.shard(&device).facts(device.as_jid()).map(|_| ()), None);
         let (asked, answer) = three.ask_device(READER, "get", &read(Generation::Ieee, ""));

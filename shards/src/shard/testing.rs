@@ -11,6 +11,7 @@ use plaza_core::ns;
 use plaza_core::xml::read::Node;
 use plaza_registry::accounts::{self, NewKeys};
 use plaza_registry::errands::{self, ErrandConfig};
+use plaza_registry::resumables::Resumable;
 use plaza_registry::rosters::{self, Subscription};
 use plaza_registry::services::{self, Component, ComponentKind, ServiceConfig, ServiceLimits};
 use plaza_registry::store::memory::MemoryStore;
@@ -30,6 +31,23 @@ pub(super) const REGISTRY: &str = "things.things.example";
 
 pub(super) fn jid(text: &str) -> Jid {
     Jid::parse(text).unwrap()
+}
+
+/// A session of this address that was cut off, as the store keeps it.
+pub(super) fn cut_off(jid: Jid) -> Resumable {
+    Resumable {
+        jid,
+        secret: [1; 16],
+        number: 1,
+        seconds: 60,
+        handled: 0,
+        sent: 0,
+        priority: Some(0),
+        interested: false,
+        carbons: false,
+        presence: None,
+        unacked: Vec::new(),
+    }
 }
 
 /// Two shards over one store, with services.
