@@ -37,6 +37,8 @@ pub(crate) fn python() -> PathBuf {
 
 /// Runs it; it must succeed.
 pub(crate) fn run(command: &mut Command) {
+    // What is shared by Python clients is not compiled into the source tree.
+    command.env("PYTHONDONTWRITEBYTECODE", "1");
     let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
     let [out, err] = [&output.stdout, &output.stderr].map(|text| String::from_utf8_lossy(text).into_owned());
     assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);

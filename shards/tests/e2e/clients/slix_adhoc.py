@@ -4,39 +4,28 @@ usage: slix_adhoc.py STARTTLS-PORT PASSWORD OWNER SUBSCRIBER LAMP
 """
 
 import asyncio
-import ssl
 import sys
 from xml.etree import ElementTree
 
-import slixmpp
 from slixmpp.exceptions import IqError
 
-PORT, PASSWORD = int(sys.argv[1]), sys.argv[2]
+from slix_base import PATIENCE, Base
+
 OWNER, SUBSCRIBER, LAMP = sys.argv[3:]
 SERVICE, THINGS, PUBSUB = "pubsub.localhost", "things.localhost", "http://jabber.org/protocol/pubsub"
 COMMANDS, PENDING = "http://jabber.org/protocol/commands", f"{PUBSUB}#get-pending"
 REQ = "<req xmlns='urn:xmpp:iot:sensordata' seqnr='1' momentary='true'/>"
-PATIENCE = 20
 
 
-class Client(slixmpp.ClientXMPP):
+class Client(Base):
     """A client with the plug-ins, and the forms that come to it."""
 
     def __init__(self, user):
-        super().__init__(f"{user}@localhost/adhoc", PASSWORD)
-        self.ssl_context.check_hostname, self.ssl_context.verify_mode = False, ssl.CERT_NONE
+        super().__init__(user, "adhoc")
         for plugin in ("xep_0004", "xep_0030", "xep_0050", "xep_0060"):
             self.register_plugin(plugin)
         self.forms = asyncio.Queue()
         self.add_event_handler("message_xform", self.forms.put_nowait)
-
-    async def open(self):
-        started = asyncio.ensure_future(self.wait_until("session_start", PATIENCE))
-        await asyncio.sleep(0)
-        self.connect("127.0.0.1", PORT)
-        await started
-        self.send_presence()
-        return self
 
     async def run(self, jid, node, answers):
         """Executes a command and completes it with these fields; gives both answers."""

@@ -4,7 +4,6 @@ usage: slix_iot.py STARTTLS-PORT PASSWORD LAMP OWNER STRANGER open|enforced
 """
 
 import asyncio
-import ssl
 import sys
 from xml.etree import ElementTree
 
@@ -12,18 +11,17 @@ import slixmpp
 from slixmpp.plugins.xep_0323.device import Device as Sensor
 from slixmpp.plugins.xep_0325.device import Device as Actuator
 
-PORT, PASSWORD = int(sys.argv[1]), sys.argv[2]
+from slix_base import PATIENCE, Base
+
 LAMP, OWNER, STRANGER, ENFORCED = *sys.argv[3:6], sys.argv[6] == "enforced"
-PATIENCE = 20
 REGISTER = "<register xmlns='urn:xmpp:iot:discovery'><str name='SN' value='1'/><str name='KEY' value='k'/></register>"
 
 
-class Client(slixmpp.ClientXMPP):
+class Client(Base):
     """A client with both plug-ins, and what their requests come to."""
 
     def __init__(self, user):
-        super().__init__(f"{user}@localhost/iot", PASSWORD)
-        self.ssl_context.check_hostname, self.ssl_context.verify_mode = False, ssl.CERT_NONE
+        super().__init__(user, "iot")
         self.register_plugin("xep_0030")
         for plugin in ("xep_0323", "xep_0325"):
             # A thread of theirs would send without waking the loop that writes.
@@ -31,14 +29,6 @@ class Client(slixmpp.ClientXMPP):
         self.results, self.errors = asyncio.Queue(), asyncio.Queue()
         self.register_handler(slixmpp.xmlstream.handler.Callback(
             "refused", slixmpp.xmlstream.matcher.StanzaPath("iq@type=error"), self.errors.put_nowait))
-
-    async def open(self):
-        started = asyncio.ensure_future(self.wait_until("session_start", PATIENCE))
-        await asyncio.sleep(0)
-        self.connect("127.0.0.1", PORT)
-        await started
-        self.send_presence()
-        return self
 
     def told(self, **result):
         self.loop.call_soon_threadsafe(self.results.put_nowait, result)

@@ -2,22 +2,20 @@
 
 import asyncio
 import datetime
-import ssl
 import sys
 
-import slixmpp
 from slixmpp.exceptions import IqError
 
-PORT, PASSWORD, USER, OTHER = int(sys.argv[1]), *sys.argv[2:]
-PATIENCE = 20
+from slix_base import PATIENCE, Base
+
+USER, OTHER = sys.argv[3:]
 
 
-class Client(slixmpp.ClientXMPP):
+class Client(Base):
     """A client that speaks of archives."""
 
     def __init__(self, user):
-        super().__init__(f"{user}@localhost/slix", PASSWORD)
-        self.ssl_context.check_hostname, self.ssl_context.verify_mode = False, ssl.CERT_NONE
+        super().__init__(user, "slix")
         self.messages, self.mine = asyncio.Queue(), asyncio.Event()
         for plugin in ("xep_0030", "xep_0313", "xep_0359", "xep_0441"):
             self.register_plugin(plugin)
@@ -25,11 +23,7 @@ class Client(slixmpp.ClientXMPP):
         self.add_event_handler("presence_available", lambda presence: self.mine.set())
 
     async def open(self):
-        started = asyncio.ensure_future(self.wait_until("session_start", PATIENCE))
-        await asyncio.sleep(0)
-        self.connect("127.0.0.1", PORT)
-        await started
-        self.send_presence()
+        await super().open()
         await asyncio.wait_for(self.mine.wait(), PATIENCE)
         return self
 
