@@ -87,7 +87,7 @@ pub enum Layer {
 /// How often newcomers' steps may be begun on one shard, by layer: a second each, 0 for as often as they come. A tenth of it
 /// may come at once where the rest waits, and all of it where the rest is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct PaceLimits {
+pub struct NewcomerLimits {
     /// [`Layer::Accept`]. Default 10 000.
     pub accepts: u32,
     /// [`Layer::Handshake`]. Default 5 000: about what one CPU has time for.
@@ -106,7 +106,7 @@ pub struct PaceLimits {
     pub failures: FailureLimits,
 }
 
-impl Default for PaceLimits {
+impl Default for NewcomerLimits {
     fn default() -> Self {
         Self {
             accepts: 10_000,
@@ -143,7 +143,7 @@ impl Buckets {
     pub const REFUSED: u64 = 1_000_000_000;
 
     /// With these limits.
-    pub const fn new(limits: &PaceLimits) -> Self {
+    pub const fn new(limits: &NewcomerLimits) -> Self {
         Self {
             accepts: Bucket::new(limits.accepts, Self::WAITING),
             handshakes: Bucket::new(limits.handshakes, Self::WAITING),
@@ -154,7 +154,7 @@ impl Buckets {
     }
 
     /// Other limits from now on.
-    pub const fn set(&mut self, limits: &PaceLimits) {
+    pub const fn set(&mut self, limits: &NewcomerLimits) {
         self.accepts.set(limits.accepts, Self::WAITING);
         self.handshakes.set(limits.handshakes, Self::WAITING);
         self.logins.set(limits.logins, Self::REFUSED);

@@ -21,7 +21,7 @@ use plaza_registry::store::embedded::EmbeddedOptions;
 use plaza_registry::things::{Limits as ThingsLimits, index};
 use serde::{Deserialize, Serialize};
 
-use crate::admission::{AdmissionLimits, PaceLimits};
+use crate::admission::{AdmissionLimits, NewcomerLimits};
 use crate::memory::Watermarks;
 
 mod admission;
@@ -214,7 +214,7 @@ pub struct Settings {
     /// How many connections a source may open.
     pub admission: AdmissionLimits,
     /// How fast newcomers get on.
-    pub newcomers: PaceLimits,
+    pub newcomers: NewcomerLimits,
     /// Who may create accounts.
     pub registration: RegistrationConfig,
     /// Bounds of the Thing Registry.
@@ -375,7 +375,7 @@ impl Config {
             memory: checks.memory(&self.memory),
             archive: checks.archive(&self.archive, self.limits.unacknowledged_stanzas_max),
             admission: checks.admission(&self.admission),
-            newcomers: checks.pace(&self.admission),
+            newcomers: checks.newcomers(&self.admission),
             registration: checks.registration(&self.registration, self.scram_iterations),
             things: checks.things(&self.things),
             things_index: checks.things_index(&self.things),

@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Checks;
 use super::text::Span;
-use crate::admission::{AdmissionLimits, FailureLimits, PaceLimits};
+use crate::admission::{AdmissionLimits, FailureLimits, NewcomerLimits};
 
 /// `[admission]`
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -48,8 +48,8 @@ impl Default for AdmissionTable {
             connections_per_source_burst,
             unlimited,
         } = AdmissionLimits::default();
-        let PaceLimits { accepts, handshakes, logins, passwords, binds, presences, turn, failures } =
-            PaceLimits::default();
+        let NewcomerLimits { accepts, handshakes, logins, passwords, binds, presences, turn, failures } =
+            NewcomerLimits::default();
         Self {
             negotiating_per_source_max,
             connections_per_source_per_second,
@@ -90,19 +90,19 @@ impl Checks {
         }
     }
 
-    pub(super) fn pace(&mut self, table: &AdmissionTable) -> PaceLimits {
+    pub(super) fn newcomers(&mut self, table: &AdmissionTable) -> NewcomerLimits {
         let mut rate = |key: &str, rate| self.within(&format!("admission.{key}"), rate, 0..=1_000_000);
-        let limits = PaceLimits {
+        let limits = NewcomerLimits {
             accepts: rate("accepts_per_shard_per_second", table.accepts_per_shard_per_second),
             handshakes: rate("handshakes_per_shard_per_second", table.handshakes_per_shard_per_second),
             logins: rate("logins_per_shard_per_second", table.logins_per_shard_per_second),
             passwords: rate("passwords_per_shard_per_second", table.passwords_per_shard_per_second),
             binds: rate("binds_per_shard_per_second", table.binds_per_shard_per_second),
             presences: rate("presences_per_shard_per_second", table.presences_per_shard_per_second),
-            ..PaceLimits::default()
+            ..NewcomerLimits::default()
         };
         let back_off = self.seconds("admission.failures_back_off", table.failures_back_off, 1..=604_800);
-        PaceLimits {
+        NewcomerLimits {
             turn: self.millis("admission.newcomers_per_turn", table.newcomers_per_turn, 1..=1_000),
             failures: FailureLimits {
                 count_max: self.within("admission.failures_max", table.failures_max, 0..=1_000_000),

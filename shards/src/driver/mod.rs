@@ -39,7 +39,7 @@ use plaza_registry::store::StoreError;
 use plaza_registry::store::embedded::EmbeddedStore;
 use slab::Slab;
 
-use crate::admission::{Buckets, Failures, Newcomers, PaceLimits, Seat, Source, Sources};
+use crate::admission::{Buckets, Failures, NewcomerLimits, Newcomers, Seat, Source, Sources};
 use crate::memory::Level;
 use crate::mesh::{Bell, Inbox, Port, ShardId};
 use crate::metrics::ShardMetrics;
@@ -129,7 +129,7 @@ pub struct DriverLimits {
     /// After authentication.
     pub scan: ScanLimits,
     /// How fast newcomers get on.
-    pub newcomers: PaceLimits,
+    pub newcomers: NewcomerLimits,
     /// Input held of a connection that has not bound: of an element, and of a TLS record or message. Default 12 288. Beyond
     /// it the stream ends with `policy-violation`.
     pub unauthenticated_bytes_max: usize,
