@@ -598,10 +598,6 @@ impl Shard {
             return None;
         }
         let (id, _) = self.bind(NO_CONNECTION, &bare, Some(&resource), 0).ok()?;
-        // It comes without its account's facts.
-        if let Some(index) = self.get(id).map(|session| session.account).filter(|&index| !self.knows(index)) {
-            self.accounts.doubt_enforced(index);
-        }
         let own = SmId { secret: kept.secret, session: kept.number };
         let acked = kept.sent.wrapping_sub(kept.unacked.len() as u32);
         let mut managed = Managed {
