@@ -15,6 +15,8 @@ const FLAG_PRESENCE: u8 = 1 << 2;
 const FLAG_CARBONS: u8 = 1 << 3;
 /// Sessions stored or removed by one commit: a group of the store takes as much.
 const COMMIT_SESSIONS_MAX: usize = 256;
+/// Bytes of records after which a commit takes no further session; for the same reason.
+const COMMIT_BYTES_MAX: usize = 1 << 20;
 
 /// A managed session, without its connection.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,27 +45,53 @@ pub struct Resumable {
     pub unacked: Vec<(Box<[u8]>, bool)>,
 }
 
-/// Stores sessions; durable when it resolves. A session whose account is gone is left out.
+/// Stores sessions, many with a commit; durable when it resolves. A session whose account is gone is left out. What was
+/// stored before an error stays, and may be stored again.
 ///
 /// # Errors
 /// [`StoreError`].
 pub async fn store<S: Store>(store: &S, sessions: &[Resumable]) -> Result<(), StoreError> {
-    for session in sessions {
-        let bare = session.jid.as_jid().bare();
-        let batch = Batch {
-            guards: vec![Guard::Present { table: Table::Accounts, key: key::account(bare) }],
-            writes: vec![Write::Put {
-                table: Table::Resumables,
-                key: key::resumable(bare, session.number),
-                value: encode(session),
-            }],
-        };
+    let mut left = sessions;
+    while !left.is_empty() {
+        let (batch, count) = batch(left);
+        let (some, others) = left.split_at(count);
         match store.commit(batch).await {
+            Ok(()) => {}
+            Err(CommitError::Guard(_)) => store_each(store, some).await?,
+            Err(CommitError::Store(error)) => return Err(error),
+        }
+        left = others;
+    }
+    Ok(())
+}
+
+/// The same of some among which there is one whose account is gone.
+async fn store_each<S: Store>(store: &S, sessions: &[Resumable]) -> Result<(), StoreError> {
+    for session in sessions {
+        match store.commit(batch(std::slice::from_ref(session)).0).await {
             Ok(()) | Err(CommitError::Guard(_)) => {}
             Err(CommitError::Store(error)) => return Err(error),
         }
     }
     Ok(())
+}
+
+/// What stores the first of these sessions, and how many it stores.
+fn batch(sessions: &[Resumable]) -> (Batch, usize) {
+    let mut batch = Batch { guards: Vec::new(), writes: Vec::new() };
+    let mut bytes = 0;
+    for session in sessions.iter().take(COMMIT_SESSIONS_MAX) {
+        let bare = session.jid.as_jid().bare();
+        let value = encode(session);
+        bytes += value.len();
+        batch.guards.push(Guard::Present { table: Table::Accounts, key: key::account(bare) });
+        batch.writes.push(Write::Put { table: Table::Resumables, key: key::resumable(bare, session.number), value });
+        if bytes >= COMMIT_BYTES_MAX {
+            break;
+        }
+    }
+    let count = batch.writes.len();
+    (batch, count)
 }
 
 /// Takes all sessions out of the store. One that is damaged is left out, and gone with the others.
@@ -174,6 +202,13 @@ mod tests {
         block_on(store(&memory, &[session(1), gone, session(2)])).unwrap();
         assert_eq!(block_on(take(&memory)), Ok(vec![session(1), session(2)]));
         assert_eq!(block_on(take(&memory)), Ok(vec![]));
+        // More than one commit takes, by number and by size.
+        let mut large = session(1_000);
+        large.unacked.push((vec![b' '; COMMIT_BYTES_MAX].into(), false));
+        let many: Vec<Resumable> = [large].into_iter().chain((0..300).map(session)).collect();
+        assert_eq!((batch(&many).1, batch(&many[1..]).1), (1, COMMIT_SESSIONS_MAX));
+        block_on(store(&memory, &many)).unwrap();
+        assert_eq!(block_on(take(&memory)).map(|sessions| sessions.len()), Ok(301));
         block_on(store(&memory, &[session(1)])).unwrap();
         block_on(crate::accounts::remove(&memory, account.as_jid())).unwrap();
         assert_eq!(block_on(take(&memory)), Ok(vec![]));
