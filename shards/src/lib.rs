@@ -16,6 +16,7 @@ pub mod pulse;
 pub mod ring;
 pub mod server;
 pub mod shard;
+pub mod sockets;
 pub mod sync;
 pub mod sys;
 pub mod tasks;

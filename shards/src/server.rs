@@ -1,6 +1,8 @@
 //! The broker: its shards' threads, the mesh between them, and the handle by which the rest of the process holds them.
 
 use std::io;
+use std::net::TcpListener;
+use std::os::fd::AsRawFd as _;
 use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::{Duration, Instant};
@@ -33,6 +35,7 @@ use crate::metrics::ShardMetrics;
 use crate::pulse::Pulse;
 use crate::ring::RingOptions;
 use crate::shard::{ManagedLimits, Shard, ShardConfig};
+use crate::sockets::Sockets;
 use crate::sys::EventFd;
 
 /// Everything the shards need, validated.
@@ -99,6 +102,7 @@ pub struct Broker {
     inboxes: Vec<Arc<Inbox<Command>>>,
     metrics: Vec<Arc<ShardMetrics>>,
     watched: Vec<Watched>,
+    sockets: Vec<Arc<TcpListener>>,
     kept: Kept,
 }
 
@@ -209,7 +213,7 @@ impl Broker {
     ///
     /// # Errors
     /// [`StartError`]; what was started is stopped again.
-    pub fn start(config: BrokerConfig) -> Result<Self, StartError> {
+    pub fn start(config: BrokerConfig, handed: &mut Sockets) -> Result<Self, StartError> {
         let settings = &*config.settings;
         let shards = settings.shards.max(1);
         let mut key = [0; 16];
@@ -241,6 +245,18 @@ impl Broker {
             provisioning: provisioning::Config::new(settings.provisioning, secret).with_helpers(config.helpers.clone()),
         };
         let NewLimits { shard: shard_config, services, errands, streams, driver } = kept.limits(settings);
+        let mut sockets = vec![Vec::new(); usize::from(shards)];
+        for listener in &settings.listeners {
+            let given = handed
+                .of_shards(listener.address, shards)
+                .map_err(|error| StartError(format!("can't listen on {}: {error}", listener.address)))?;
+            for (sockets, given) in sockets.iter_mut().zip(given) {
+                sockets.push(given);
+            }
+        }
+        let mut all: Vec<Arc<TcpListener>> = sockets.iter().flatten().flatten().cloned().collect();
+        all.sort_unstable_by_key(|socket| socket.as_raw_fd());
+        all.dedup_by_key(|socket| socket.as_raw_fd());
         // Before anybody can come back for them.
         let mut resumables = block_on(resumables::take(&config.store))
             .map_err(|error| StartError(format!("the sessions that wait to be resumed cannot be read: {error}")))?;
@@ -248,10 +264,10 @@ impl Broker {
         let listeners = plans(settings, config.tls.as_ref(), streams);
         let mesh: Arc<Mesh<Parcel>> = Mesh::new(shards, MESH_BATCHES);
         let (threads, inboxes, metrics) = (Vec::new(), Vec::new(), Vec::new());
-        let mut broker = Self { threads, inboxes, metrics, watched: Vec::new(), kept };
+        let mut broker = Self { threads, inboxes, metrics, watched: Vec::new(), sockets: all, kept };
         let (report, reports) = mpsc::channel();
         let sources = Arc::new(Sources::new(settings.admission.clone(), crate::admission::PLACES));
-        for id in (0..shards).map(ShardId) {
+        for (id, sockets) in (0..shards).map(ShardId).zip(sockets) {
             let event = Arc::new(EventFd::new().map_err(|error| StartError::shard(id, "eventfd", error))?);
             let ringer = Arc::clone(&event);
             let port = mesh.port(id, Box::new(move || ringer.signal()));
@@ -269,6 +285,7 @@ impl Broker {
                 bell,
                 event,
                 listeners: listeners.clone(),
+                sockets,
                 limits: driver,
                 sources: Arc::clone(&sources),
                 store: config.store.clone(),
@@ -374,6 +391,11 @@ impl Broker {
         self.tell(&Command::Stop(Instant::now() + deadline));
     }
 
+    /// The sockets that clients connect to, open for as long as anybody has them.
+    pub fn sockets(&self) -> &[Arc<TcpListener>] {
+        &self.sockets
+    }
+
     /// Waits until every shard has stopped.
     ///
     /// # Errors
@@ -405,6 +427,7 @@ struct Made {
     bell: Arc<crate::mesh::Bell>,
     event: Arc<EventFd>,
     listeners: Vec<ListenerPlan>,
+    sockets: Vec<Vec<Arc<TcpListener>>>,
     limits: DriverLimits,
     sources: Arc<Sources>,
     store: EmbeddedStore,
@@ -419,7 +442,7 @@ struct Made {
 
 impl Made {
     fn into_parts(self, shard: Shard, id: ShardId, shards: u16) -> DriverParts {
-        let Self { port, inbox, bell, event, listeners, limits, sources, .. } = self;
+        let Self { port, inbox, bell, event, listeners, sockets, limits, sources, .. } = self;
         let Self { store, helpers, services, errands, server_secret, kept, metrics, pulse, .. } = self;
         DriverParts {
             shard,
@@ -430,6 +453,7 @@ impl Made {
             bell,
             event,
             listeners,
+            sockets,
             limits,
             sources,
             store,

@@ -1,9 +1,11 @@
-//! The few system calls no crate of ours wraps: an eventfd, and mapped memory that the kernel shares with us.
+//! The few system calls no crate of ours wraps: an eventfd, mapped memory that the kernel shares with us, and descriptors
+//! that were handed to this process.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 /// An eventfd: written by whoever wakes a sleeping shard, polled by its ring.
 #[derive(Debug)]
@@ -117,6 +119,19 @@ pub fn descriptors_max() -> u32 {
         return 1024;
     }
     u32::try_from(limit.rlim_cur).unwrap_or(u32::MAX)
+}
+
+/// Descriptors that were handed to this process, closed when another program takes its place. The first call has them all.
+///
+/// # Errors
+/// The environment says something that cannot be.
+pub fn inherited() -> io::Result<Vec<OwnedFd>> {
+    static TAKEN: AtomicBool = AtomicBool::new(false);
+    if TAKEN.swap(true, Ordering::AcqRel) {
+        return Ok(Vec::new());
+    }
+    // SAFETY: whoever started this process says that they are its own, and they are taken once.
+    Ok(sd_notify::listen_fds()?.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
 }
 
 #[cfg(test)]

@@ -26,6 +26,7 @@ use crate::cli::Failure;
 use crate::config::{Settings, TlsMode};
 use crate::metrics::ShardMetrics;
 use crate::server::{AccountChange, Broker, BrokerConfig, StartError};
+use crate::sockets::Sockets;
 
 pub mod accounts;
 pub mod apikeys;
@@ -81,6 +82,8 @@ impl Control {
     /// [`Failure`], with its exit status.
     pub fn start(source: Source, mut settings: Settings) -> Result<Self, Failure> {
         listen_without_ipv6(&mut settings);
+        let handed = |error| Failure::Config(format!("can't take the sockets that were handed over: {error}"));
+        let mut handed = Sockets::inherit().map_err(handed)?;
         let data = DataDir::create(&settings.data)?;
         let store = data.open_store(&settings)?;
         let tls = Arc::new(Tls::load(&settings).map_err(Failure::certificate)?);
@@ -90,7 +93,7 @@ impl Control {
         let accounts = Accounts::new(store.clone(), helpers.clone(), &settings, things.clone());
         let managed = Things::new(store.clone(), &settings, things.clone());
         let socket = data.listen()?;
-        let metrics = settings.metrics.map(listen_for_metrics).transpose()?;
+        let metrics = settings.metrics.map(|address| listen_for_metrics(address, &mut handed)).transpose()?;
         let server_secret = data::secret(&store)?;
         let apikeys = Keys::new(store.clone(), &server_secret, settings.domains.clone());
 
@@ -99,15 +102,16 @@ impl Control {
         settings.memory = memory::found(settings.memory);
         let settings = Arc::new(settings);
         let speaks_tls = settings.listeners.iter().any(|listener| listener.tls != TlsMode::None);
-        let broker = Broker::start(BrokerConfig {
+        let config = BrokerConfig {
             settings: settings.clone(),
             tls: speaks_tls.then(|| tls.clone()),
             store: store.clone(),
             helpers,
             things,
             server_secret,
-        })
-        .map_err(|error| Failure::Failed(error.to_string()))?;
+        };
+        let broker = Broker::start(config, &mut handed).map_err(|error| Failure::Failed(error.to_string()))?;
+        handed.refuse_rest();
         // Last, so that its password is told whenever it was made.
         let first_start = data::first_administrator(&accounts)?;
         Ok(Self {
@@ -434,8 +438,9 @@ fn index_of_things(store: &EmbeddedStore, settings: &Settings) -> Result<index::
     started.map_err(|error| Failure::Failed(format!("the index of things did not start: {error}")))
 }
 
-fn listen_for_metrics(address: SocketAddr) -> Result<std::net::TcpListener, Failure> {
-    let listening = std::net::TcpListener::bind(address).and_then(|listener| {
+fn listen_for_metrics(address: SocketAddr, handed: &mut Sockets) -> Result<std::net::TcpListener, Failure> {
+    let given = handed.take(address).pop();
+    let listening = given.map_or_else(|| std::net::TcpListener::bind(address), Ok).and_then(|listener| {
         listener.set_nonblocking(true)?;
         Ok(listener)
     });

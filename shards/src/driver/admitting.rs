@@ -36,7 +36,10 @@ impl Driver {
     // ---- accepting ---------------------------------------------------------------------------------------------
 
     pub(super) fn on_accept(&mut self, completion: &Completion) {
-        let index = completion.key.index;
+        let Some(index) = self.accepting.get(completion.key.index as usize).map(|found| u32::from(found.listener))
+        else {
+            return;
+        };
         let source = self.ring.accepted_from(completion);
         if completion.result >= 0 {
             self.buckets.accepts.owe(self.nanos);
@@ -113,9 +116,9 @@ impl Driver {
             return;
         }
         self.accept_paused = false;
-        for (index, listener) in self.listeners.iter_mut().enumerate() {
-            for place in listener.idle.drain(..) {
-                self.ring.accept(&listener.socket, index as u32, place);
+        for (index, accepting) in self.accepting.iter_mut().enumerate() {
+            for place in accepting.idle.drain(..) {
+                self.ring.accept(&accepting.socket, index as u32, place);
             }
         }
     }

@@ -38,7 +38,7 @@ impl Driver {
         let was_full = std::mem::replace(&mut self.full, full);
         if full && !was_full && self.stopping.is_none() {
             self.shard.counters.sheds[Shed::Accepting] += 1;
-            for index in 0..self.listeners.len() {
+            for index in 0..self.accepting.len() {
                 self.ring.cancel_accept(index as u32);
             }
         }

@@ -8,7 +8,7 @@ mod connection;
 mod effects;
 mod ending;
 mod held;
-mod listener;
+pub(crate) mod listener;
 mod memory;
 mod negotiate;
 mod pace;
@@ -151,8 +151,10 @@ pub struct DriverParts {
     pub bell: Arc<Bell>,
     /// What the bell rings.
     pub event: Arc<EventFd>,
-    /// Where to listen.
+    /// What is listened for.
     pub listeners: Vec<ListenerPlan>,
+    /// The sockets this shard accepts on, of each listener.
+    pub sockets: Vec<Vec<Arc<TcpListener>>>,
     /// Bounds.
     pub limits: DriverLimits,
     /// Who may connect; all shards count together.
@@ -217,6 +219,7 @@ pub struct Driver {
     shard: Shard,
     parts: Rest,
     listeners: Vec<Listener>,
+    accepting: Vec<Accepting>,
     connections: Slab<Connection>,
     generation: u32,
     unauthenticated: u32,
@@ -273,10 +276,15 @@ pub struct Driver {
     ends_left: u32,
 }
 
-/// An open listener.
+/// A listener.
 struct Listener {
-    socket: TcpListener,
     plan: ListenerPlan,
+}
+
+/// A socket of a listener's. It stays open when the shard ends: whoever connects meanwhile waits in its queue.
+struct Accepting {
+    socket: Arc<TcpListener>,
+    listener: u16,
     /// Places of accepts that are not outstanding.
     idle: smallvec::SmallVec<[u32; ACCEPTS as usize]>,
 }
@@ -316,18 +324,19 @@ struct Rest {
 static NO_NAMESPACES: StreamNamespaces = StreamNamespaces::NONE;
 
 impl Driver {
-    /// Opens the ring and the listeners. On the thread that will run it.
+    /// Opens the ring and begins to accept. On the thread that will run it.
     ///
     /// # Errors
     /// The system's, with what was tried.
     pub fn new(parts: DriverParts) -> Result<Self, (String, std::io::Error)> {
         let DriverParts { shard, port, id, shards, inbox, bell, event, listeners, limits, sources, store, .. } = parts;
         let mut ring = Ring::new(limits.ring).map_err(|error| ("io_uring".to_owned(), error))?;
-        let mut open = Vec::new();
-        for plan in listeners {
-            let socket = listener::listen(plan.address).map_err(|error| (plan.address.to_string(), error))?;
-            open.push(Listener { socket, plan, idle: (0..ACCEPTS).collect() });
+        let mut accepting = Vec::new();
+        for (listener, sockets) in (0..).zip(parts.sockets) {
+            let accept = |socket| Accepting { socket, listener, idle: (0..ACCEPTS).collect() };
+            accepting.extend(sockets.into_iter().map(accept));
         }
+        let open = listeners.into_iter().map(|plan| Listener { plan }).collect();
         ring.watch(&event);
         let tasks = Tasks::new(Arc::clone(&bell));
         let parts_kept = parts.kept;
@@ -356,6 +365,7 @@ impl Driver {
             shard,
             parts,
             listeners: open,
+            accepting,
             connections: Slab::new(),
             generation: 0,
             unauthenticated: 0,

@@ -53,8 +53,8 @@ impl Driver {
 
     /// An accept ended: at once again, or, out of descriptors most likely, in a second rather than spinning.
     pub(super) fn accept_again(&mut self, key: Key, later: bool) {
-        let Some(listener) = self.listeners.get_mut(key.index as usize) else { return };
-        listener.idle.push(key.generation);
+        let Some(accepting) = self.accepting.get_mut(key.index as usize) else { return };
+        accepting.idle.push(key.generation);
         if !later || self.full {
             self.arm_listeners();
         } else if !std::mem::replace(&mut self.rearms, true) {
@@ -213,7 +213,7 @@ impl Driver {
         }
         self.stopping = Some(deadline);
         self.release_all_held();
-        for index in 0..self.listeners.len() {
+        for index in 0..self.accepting.len() {
             self.ring.cancel_accept(index as u32);
         }
         self.keep_resumables();

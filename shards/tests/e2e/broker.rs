@@ -6,6 +6,7 @@ use std::fs::{self, File};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::LazyLock;
@@ -53,22 +54,29 @@ impl Broker {
 
     /// The same with as many shards.
     pub(crate) fn start_sharded(shards: u64, limits: &str, variables: Vec<(&'static str, OsString)>) -> Self {
-        Self::start_as(shards, limits, variables, None)
+        Self::start_in(TempDir::new().unwrap(), shards, limits, variables, None)
     }
 
     /// The same with its log in a pipe, rather than in a file.
     pub(crate) fn start_logging(limits: &str, variables: Vec<(&'static str, OsString)>, log: io::PipeWriter) -> Self {
-        Self::start_as(2, limits, variables, Some(log))
+        Self::start_in(TempDir::new().unwrap(), 2, limits, variables, Some(log))
     }
 
-    fn start_as(
+    /// The same with its plain listener's socket handed over, as a service manager does (sd_listen_fds(3)).
+    pub(crate) fn start_handed(limits: &str) -> Self {
+        let data = TempDir::new().unwrap();
+        File::create(data.path().join("handed")).unwrap();
+        Self::start_in(data, 2, limits, Vec::new(), None)
+    }
+
+    fn start_in(
+        data: TempDir,
         shards: u64,
         limits: &str,
         variables: Vec<(&'static str, OsString)>,
         log: Option<io::PipeWriter>,
     ) -> Self {
         let [plain, starttls, direct, sasl_plain, metrics] = [(); 5].map(|()| free_port());
-        let data = TempDir::new().unwrap();
         let mut config = format!(
             "domains = ['localhost']\ndata = '{}'\nshards = {shards}\nscram_iterations = 4096\n",
             data.path().join("data").display()
@@ -97,7 +105,11 @@ impl Broker {
         )
         .unwrap();
         fs::write(data.path().join("plaza.toml"), config).unwrap();
-        let child = Self::spawn(&data, &variables, log);
+        let handed = data.path().join("handed").exists().then(|| TcpListener::bind(("127.0.0.1", plain)).unwrap());
+        let child = match handed {
+            Some(socket) => Self::spawn_handed(&data, socket),
+            None => Self::spawn(&data, &variables, log),
+        };
         let mut broker = Self {
             child,
             data,
@@ -172,6 +184,17 @@ impl Broker {
         let mut command = Self::command(data);
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
+    }
+
+    /// With the socket as descriptor 3, and one that is no listener's as 4.
+    fn spawn_handed(data: &TempDir, socket: TcpListener) -> Child {
+        let log = File::options().create(true).append(true).open(data.path().join("log")).unwrap();
+        let other = TcpListener::bind("127.0.0.1:0").unwrap();
+        let script = "exec 3<&0 4>&1 0</dev/null 1>/dev/null; LISTEN_PID=$$ LISTEN_FDS=2 exec \"$@\"";
+        let mut command = Command::new("sh");
+        command.args(["-c", script, "sh", env!("CARGO_BIN_EXE_plaza"), "--config"]).arg(data.path().join("plaza.toml"));
+        command.env_remove("RUST_LOG").stdin(OwnedFd::from(socket)).stdout(OwnedFd::from(other)).stderr(log);
+        command.spawn().unwrap()
     }
 
     fn command(data: &TempDir) -> Command {

@@ -47,4 +47,5 @@ mod things;
 mod timing;
 mod tls;
 mod tokens;
+mod upgrade;
 mod wire;
