@@ -27,7 +27,9 @@ use crate::admission::Sources;
 use crate::cert::Tls;
 use crate::config::{Settings, TlsMode};
 use crate::control::watchdog::Watched;
-use crate::driver::{Command, Driver, DriverLimits, DriverParts, ListenerPlan, NewLimits, Parcel, random};
+use crate::driver::{
+    Command, Driver, DriverLimits, DriverParts, ListenerPlan, NewLimits, Parcel, Quiet, SETTLE_GRACE, random,
+};
 use crate::home::Homes;
 use crate::memory::{Level, Subsystem, part};
 use crate::mesh::{Inbox, Mesh, ShardId};
@@ -102,6 +104,7 @@ pub struct Broker {
     inboxes: Vec<Arc<Inbox<Command>>>,
     metrics: Vec<Arc<ShardMetrics>>,
     watched: Vec<Watched>,
+    quiet: Vec<Arc<Quiet>>,
     sockets: Vec<Arc<TcpListener>>,
     kept: Kept,
 }
@@ -208,6 +211,9 @@ const UNAUTHENTICATED_SPARE: usize = 4 * 1024;
 /// A shard accepts this many descriptors less than the process may have, for the store and the rest.
 const SPARE_DESCRIPTORS: u32 = 64;
 
+/// How often stopping shards are asked whether they have anything left to do.
+const QUIET_INTERVAL: Duration = Duration::from_millis(5);
+
 impl Broker {
     /// Starts the shards; returns when all of them listen.
     ///
@@ -263,8 +269,8 @@ impl Broker {
         let at_home = |session: &Resumable| homes.shard(homes.hash(session.jid.as_jid()));
         let listeners = plans(settings, config.tls.as_ref(), streams);
         let mesh: Arc<Mesh<Parcel>> = Mesh::new(shards, MESH_BATCHES);
-        let (threads, inboxes, metrics) = (Vec::new(), Vec::new(), Vec::new());
-        let mut broker = Self { threads, inboxes, metrics, watched: Vec::new(), sockets: all, kept };
+        let (threads, inboxes, metrics, quiet) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        let mut broker = Self { threads, inboxes, metrics, watched: Vec::new(), quiet, sockets: all, kept };
         let (report, reports) = mpsc::channel();
         let sources = Arc::new(Sources::new(settings.admission.clone(), crate::admission::PLACES));
         for (id, sockets) in (0..shards).map(ShardId).zip(sockets) {
@@ -278,6 +284,8 @@ impl Broker {
             broker.metrics.push(Arc::clone(&metrics));
             let pulse = Arc::new(Pulse::default());
             broker.watched.push(Watched { pulse: Arc::clone(&pulse), bell: Arc::clone(&bell) });
+            let quiet = Arc::new(Quiet::default());
+            broker.quiet.push(Arc::clone(&quiet));
             let shard = (id, shards, homes.clone(), Arc::clone(&shard_config));
             let made = Made {
                 port,
@@ -296,6 +304,7 @@ impl Broker {
                 kept: resumables.extract_if(.., |session| at_home(session) == id).collect(),
                 metrics,
                 pulse,
+                quiet,
             };
             let report = report.clone();
             let thread = LocalExecutorBuilder::new(placement(settings, id))
@@ -396,11 +405,17 @@ impl Broker {
         &self.sockets
     }
 
-    /// Waits until every shard has stopped.
+    /// Waits until every shard has stopped. They end together, once none has anything left to do, or some time after the
+    /// deadline that they were given, which is as far away.
     ///
     /// # Errors
     /// The first shard that did not end well.
-    pub fn join(self) -> Result<(), StartError> {
+    pub fn join(self, deadline: Duration) -> Result<(), StartError> {
+        let end = Instant::now() + deadline + SETTLE_GRACE;
+        while Instant::now() < end && !Quiet::all(&self.quiet) {
+            std::thread::sleep(QUIET_INTERVAL);
+        }
+        self.tell(&Command::Finish);
         for (index, thread) in self.threads.into_iter().enumerate() {
             let id = ShardId(index as u16);
             match thread.join() {
@@ -438,12 +453,13 @@ struct Made {
     kept: Vec<Resumable>,
     metrics: Arc<ShardMetrics>,
     pulse: Arc<Pulse>,
+    quiet: Arc<Quiet>,
 }
 
 impl Made {
     fn into_parts(self, shard: Shard, id: ShardId, shards: u16) -> DriverParts {
         let Self { port, inbox, bell, event, listeners, sockets, limits, sources, .. } = self;
-        let Self { store, helpers, services, errands, server_secret, kept, metrics, pulse, .. } = self;
+        let Self { store, helpers, services, errands, server_secret, kept, metrics, pulse, quiet, .. } = self;
         DriverParts {
             shard,
             port,
@@ -464,6 +480,7 @@ impl Made {
             kept,
             metrics,
             pulse,
+            quiet,
         }
     }
 }
@@ -514,6 +531,7 @@ fn driver_limits(settings: &Settings) -> DriverLimits {
         refusal_delay: settings.refusal_delay,
         stuck_timeout: settings.stuck_timeout,
         stanzas_per_turn_max: settings.limits.stanzas_per_turn_max,
+        stop_sessions_per_second: settings.limits.stop_sessions_per_second,
         pace: settings.limits.pace,
         scan: settings.limits.after_auth,
         newcomers: settings.newcomers,

@@ -24,6 +24,7 @@ use tracing::{debug, info, warn};
 use crate::cert::{Tls, TlsSnapshot};
 use crate::cli::Failure;
 use crate::config::{Settings, TlsMode};
+use crate::driver;
 use crate::metrics::ShardMetrics;
 use crate::server::{AccountChange, Broker, BrokerConfig, StartError};
 use crate::sockets::Sockets;
@@ -51,8 +52,8 @@ pub use reload::Source;
 use things::Things;
 use watchdog::Stalls;
 
-/// Time beyond the deadline that the shards may take to end before the process goes without them.
-const STOP_GRACE: Duration = Duration::from_secs(2);
+/// Time beyond what the shards may take to end after which the process goes without them.
+const STOP_GRACE: Duration = driver::STOP_GRACE.saturating_add(Duration::from_secs(1));
 
 /// How often archives are rid of what is too old: a message is kept for at most so much longer than it may be.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(3_600);
@@ -309,7 +310,7 @@ impl Running {
         let Some(broker) = self.broker.borrow_mut().take() else { return Ok(()) };
         let deadline = self.stop_deadline.get();
         broker.stop(deadline);
-        let joined = tokio::task::spawn_blocking(move || broker.join());
+        let joined = tokio::task::spawn_blocking(move || broker.join(deadline));
         tokio::select! {
             joined = joined => match joined {
                 Ok(Ok(())) => Ok(()),

@@ -10,9 +10,9 @@ use std::time::{Duration, Instant};
 
 use plaza_core::jid::Jid;
 use plaza_core::stanza::{Condition, StanzaError};
-use plaza_core::stream::{Inline, Need, Stream, Wish};
+use plaza_core::stream::{self, Inline, Need, Stream, Wish};
 
-use super::connection::{Phase, Reading};
+use super::connection::{Connection, Phase, Reading};
 use super::tls::Tls;
 use super::{Driver, Listener, entropy};
 use crate::admission::{Layer, Refusal, Seat, Source};
@@ -71,6 +71,13 @@ impl Driver {
         let direct_without_tls = plan.direct && tls.is_none();
         let source = source.map(Source::from).unwrap_or_default();
         let key = self.insert(Slot(slot), index as u16, phase, tls.map(Box::new), (source, seat));
+        if self.stopping.is_some()
+            && let Some(Connection { phase: Phase::Negotiating(stream), out, .. }) = self.connection_mut(key)
+        {
+            // It came as the accepts were being cancelled.
+            stream.handle_abort(stream::Condition::SystemShutdown, out);
+            return self.finish(key);
+        }
         if self.stopping.is_some() || direct_without_tls {
             self.shard.counters.accept_errors += 1;
             return self.close(key);

@@ -13,6 +13,7 @@ mod memory;
 mod negotiate;
 mod pace;
 mod reading;
+mod stopping;
 mod time;
 pub mod tls;
 mod writing;
@@ -52,6 +53,9 @@ use crate::wheel::Wheel;
 pub use connection::Migrant;
 use connection::{Carry, Connection, Counted, Flags, Phase, Reading};
 pub use pace::Pace;
+pub use stopping::Quiet;
+use stopping::Stop;
+pub(crate) use stopping::{SETTLE_GRACE, STOP_GRACE};
 use tls::Tls;
 
 /// What passes between shards.
@@ -77,6 +81,8 @@ pub enum Command {
     Memory(Level, u64),
     /// Stop: no new connections, `system-shutdown` to all, until then.
     Stop(Instant),
+    /// No shard has anything left to do: keep the sessions that may be resumed, and end.
+    Finish,
 }
 
 /// Limits as all shards have them, made once for all.
@@ -124,6 +130,8 @@ pub struct DriverLimits {
     pub stuck_timeout: Duration,
     /// Stanzas of one session in one turn.
     pub stanzas_per_turn_max: u16,
+    /// Sessions told in a second that the broker stops; 0 for all at once.
+    pub stop_sessions_per_second: u32,
     /// How fast a session is read.
     pub pace: Pace,
     /// After authentication.
@@ -175,6 +183,8 @@ pub struct DriverParts {
     pub metrics: Arc<ShardMetrics>,
     /// Where it is said what the shard does.
     pub pulse: Arc<Pulse>,
+    /// Where it shows that it has nothing to do any more, when it stops.
+    pub quiet: Arc<Quiet>,
 }
 
 /// What a task brought.
@@ -252,7 +262,7 @@ pub struct Driver {
     lookups: HashMap<Key, (Jid, Need)>,
     tasks: Tasks,
     outcomes: Rc<RefCell<VecDeque<Outcome>>>,
-    stopping: Option<Instant>,
+    stopping: Option<Stop>,
     /// The wheel will arm the listeners again.
     rearms: bool,
     /// No connection is accepted, for want of memory.
@@ -319,6 +329,7 @@ struct Rest {
     server_secret: [u8; 32],
     metrics: Arc<ShardMetrics>,
     pulse: Arc<Pulse>,
+    quiet: Arc<Quiet>,
 }
 
 static NO_NAMESPACES: StreamNamespaces = StreamNamespaces::NONE;
@@ -342,6 +353,7 @@ impl Driver {
         let parts_kept = parts.kept;
         let (helpers, services, errands) = (parts.helpers, parts.services, parts.errands);
         let (server_secret, metrics, pulse) = (parts.server_secret, parts.metrics, parts.pulse);
+        let quiet = parts.quiet;
         pulse.settle();
         let parts = Rest {
             sources,
@@ -359,6 +371,7 @@ impl Driver {
             server_secret,
             metrics,
             pulse,
+            quiet,
         };
         let mut driver = Self {
             ring,
@@ -407,6 +420,7 @@ impl Driver {
         };
         driver.shard.set_presences_per_second(limits.newcomers.presences);
         driver.arm_listeners();
+        driver.shard.set_time(unix_millis());
         for kept in parts_kept {
             let until = driver.due(kept.seconds);
             if let Some(id) = driver.shard.restore(kept, until) {
@@ -428,9 +442,9 @@ impl Driver {
     pub fn run(&mut self) -> std::io::Result<()> {
         loop {
             self.turn()?;
-            if let Some(deadline) = self.stopping
-                && (self.is_done() || Instant::now() >= deadline)
-            {
+            if self.has_stopped() {
+                // Last words reach the kernel.
+                self.ring.enter(false, None)?;
                 self.publish();
                 self.at(Step::Ended);
                 return Ok(());
@@ -441,11 +455,6 @@ impl Driver {
     /// Says what the shard does from here on.
     fn at(&self, step: Step) {
         self.parts.pulse.at(self.shard.counters.turns, step);
-    }
-
-    /// Whether a stop has nothing more to wait for.
-    fn is_done(&self) -> bool {
-        self.connections.is_empty() && !self.shard.is_storing() && !self.keeping.get()
     }
 
     /// One turn.
@@ -471,6 +480,7 @@ impl Driver {
         self.shard.set_time(unix_millis());
         self.shard.set_nanos(self.nanos);
         let began = self.tick;
+        let (was_quiet, sent) = (self.begin_quietly(), self.shard.counters.handoff_batches_out);
         while let Some(completion) = self.ring.next_completion() {
             self.on_completion(completion);
             self.hand_over_full();
@@ -487,6 +497,7 @@ impl Driver {
         self.feed_ready();
         self.at(Step::Timers);
         self.on_time();
+        self.go_on_stopping();
         self.go_on_ending();
         self.admit_newcomers();
         self.at(Step::Fanning);
@@ -499,6 +510,7 @@ impl Driver {
         if self.tick > self.shown_at {
             self.show();
         }
+        self.end_quietly(was_quiet, self.shard.counters.handoff_batches_out - sent);
         if self.now_tick() > began + 1 {
             self.shard.counters.late_turns += 1;
         }
@@ -537,8 +549,11 @@ impl Driver {
             // The mesh had no room: its reader does not ring, so look again soon.
             return Some(Duration::from_millis(1));
         }
+        if self.stopping.is_some() {
+            return Some(TICK);
+        }
         let incomplete = self.carrying > 0 || self.partial_records;
-        let watched = !self.hot.is_empty() || self.sends > 0 || incomplete || self.stopping.is_some();
+        let watched = !self.hot.is_empty() || self.sends > 0 || incomplete;
         let sweep = watched.then_some(u64::from(self.sweep_at.max(self.tick)));
         let next = match (self.wheel.next_tick(), sweep) {
             (Some(wheel), Some(sweep)) => wheel.min(sweep),

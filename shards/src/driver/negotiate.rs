@@ -11,7 +11,8 @@ use plaza_core::sasl::{SaslFailure, scram};
 use plaza_core::sm::SmId;
 use plaza_core::stanza::StanzaError;
 use plaza_core::stream::{
-    Action, Claimed, Credentials, Entropy, Inline, IssuedToken, Need, Stream, TlsFacts, Wish, part_for, tagged,
+    Action, Claimed, Condition, Credentials, Entropy, Inline, IssuedToken, Need, Stream, TlsFacts, Wish, part_for,
+    tagged,
 };
 use plaza_core::xml::Scanner;
 use plaza_registry::store::StoreError;
@@ -37,7 +38,7 @@ impl Driver {
             let out = &mut connection.out;
             let Some(count) = guarded(|| stream.handle_bytes(scanner, rest, out)) else {
                 self.shard.counters.panics += 1;
-                self.end_stream(key, plaza_core::stream::Condition::InternalServerError);
+                self.end_stream(key, Condition::InternalServerError);
                 return bytes.len();
             };
             used += count;
@@ -391,7 +392,12 @@ impl Driver {
         let left = arrival.deadline.saturating_duration_since(Instant::now());
         self.set_deadline(key, left.max(Duration::from_millis(100)));
         if self.stopping.is_some() {
-            return self.close(key);
+            if let Some(connection) = self.connection_mut(key)
+                && let Phase::Negotiating(stream) = &mut connection.phase
+            {
+                stream.handle_abort(Condition::SystemShutdown, &mut connection.out);
+            }
+            return self.finish(key);
         }
         self.look_up(key, arrival.account, arrival.need);
     }

@@ -1,11 +1,9 @@
 //! Time and commands: deadlines, the sweep over slow connections, what the control thread asks for.
 
-use std::rc::Rc;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use plaza_core::stream;
-use plaza_registry::resumables;
 
 use super::connection::{Phase, Reading};
 use super::{ASKS, Command, Driver, DriverLimits, HELD, NewLimits, QUIET_TICKS, REARM, SESSION, TICK};
@@ -143,40 +141,6 @@ impl Driver {
         (self.parts.limits.stuck_timeout.as_millis() / TICK.as_millis()) as u32
     }
 
-    /// Sessions that may be resumed are kept for the next start; their streams end like all others.
-    fn keep_resumables(&mut self) {
-        let mut kept = Vec::new();
-        let mut streams = Vec::new();
-        for (index, connection) in &self.connections {
-            if let Phase::Session(id) = connection.phase
-                && self.shard.is_resumable(id)
-            {
-                streams.push(Key { index: index as u32, generation: connection.generation });
-            }
-        }
-        for id in self.shard.all_sessions() {
-            kept.extend(self.shard.retire(id));
-        }
-        for key in streams {
-            let Some(connection) = self.connection_mut(key) else { continue };
-            connection.phase = Phase::Closing;
-            stream::write_error(&mut connection.out, stream::Condition::SystemShutdown, "");
-            self.finish(key);
-        }
-        if kept.is_empty() {
-            return;
-        }
-        let (store, keeping) = (self.parts.store.clone(), Rc::clone(&self.keeping));
-        keeping.set(true);
-        let shard = self.parts.id.0;
-        self.tasks.spawn(async move {
-            if let Err(error) = resumables::store(&store, &kept).await {
-                tracing::error!(shard, %error, "sessions could not be kept for the next start");
-            }
-            keeping.set(false);
-        });
-    }
-
     pub(super) fn on_command(&mut self, command: Command) {
         match command {
             Command::AccountChanged(bare, condition) => {
@@ -189,6 +153,7 @@ impl Driver {
             Command::Limits(limits) => self.limit(&limits),
             Command::Memory(level, excess) => self.press(level, excess),
             Command::Stop(deadline) => self.stop(deadline),
+            Command::Finish => self.keep_resumables(),
         }
     }
 
@@ -203,38 +168,6 @@ impl Driver {
         self.shard.set_presences_per_second(new.driver.newcomers.presences);
         for (listener, stream) in self.listeners.iter_mut().zip(&new.streams) {
             listener.plan.stream = Arc::clone(stream);
-        }
-    }
-
-    /// Graceful stop: no new connections, `system-shutdown` to every stream (RFC 6120 §4.9.3.20).
-    fn stop(&mut self, deadline: Instant) {
-        if self.stopping.is_some() {
-            return;
-        }
-        self.stopping = Some(deadline);
-        self.release_all_held();
-        for index in 0..self.accepting.len() {
-            self.ring.cancel_accept(index as u32);
-        }
-        self.keep_resumables();
-        for id in self.shard.all_sessions() {
-            self.shard.terminate(id, stream::Condition::SystemShutdown);
-        }
-        let keys: Vec<Key> = self
-            .connections
-            .iter()
-            .map(|(index, connection)| Key { index: index as u32, generation: connection.generation })
-            .collect();
-        for key in keys {
-            let Some(connection) = self.connection_mut(key) else { continue };
-            match &mut connection.phase {
-                Phase::Negotiating(stream) => {
-                    stream.handle_abort(stream::Condition::SystemShutdown, &mut connection.out);
-                    self.finish(key);
-                }
-                Phase::Handshake(_) => self.close(key),
-                Phase::Session(_) | Phase::Closing | Phase::Leaving(..) => {}
-            }
         }
     }
 }

@@ -96,6 +96,9 @@ pub(super) struct Managed {
     pub(super) place: u64,
     /// When it was cut off, on the wall.
     lost: u64,
+    /// It was cut off since the broker stopped, or is back since: it could not be resumed meanwhile, and may have as much
+    /// for it as one that is connected.
+    stopped: bool,
     /// Somebody waits for its acknowledgements.
     watch: Watch,
 }
@@ -165,7 +168,7 @@ impl Managed {
     }
 
     fn is_over(&self, limits: &ManagedLimits) -> bool {
-        let times = if self.is_hibernated() { 1 } else { PATIENCE };
+        let times = if self.is_hibernated() && !self.stopped { 1 } else { PATIENCE };
         let (stanzas_max, bytes_max) = (limits.stanzas_max as usize, limits.bytes_max as usize);
         self.unacked.len() > times * stanzas_max || self.waiting().len() > times * bytes_max
     }
@@ -374,15 +377,23 @@ impl Shard {
 
     // ---- cut off, resumed, given up ----------------------------------------------------------------------------
 
-    /// A session's connection was cut off. Whether the session waits to be resumed, and for how many seconds; else it has
-    /// to be ended.
-    pub fn hibernate(&mut self, id: SessionId, until: impl FnOnce(u32) -> u64) -> bool {
+    /// The broker stops: a session that may be resumed has no connection any more, and what comes for it waits until it is
+    /// kept ([`Shard::retire`]). However many of its account do so. Whether it may be resumed.
+    pub fn suspend(&mut self, id: SessionId) -> bool {
+        let managed = self.get_mut(id).and_then(|session| session.managed.as_mut());
+        let Some(managed) = managed.filter(|managed| managed.id.is_some()) else { return false };
+        managed.stopped = true;
+        self.cut_off(id, |_| u64::MAX).is_some()
+    }
+
+    /// A session's connection is gone, and the session waits until a moment; its account, if it may be resumed.
+    fn cut_off(&mut self, id: SessionId, until: impl FnOnce(u32) -> u64) -> Option<u32> {
         self.give_held(id);
         let lost = self.unix_millis;
-        let Some(session) = self.get_mut(id).filter(|session| !session.flags.ended) else { return false };
+        let session = self.get_mut(id).filter(|session| !session.flags.ended)?;
         session.flags.inactive = false;
         let account = session.account;
-        let Some(managed) = session.managed.as_mut().filter(|managed| managed.id.is_some()) else { return false };
+        let managed = session.managed.as_mut().filter(|managed| managed.id.is_some())?;
         managed.hibernated = Some(until(managed.seconds));
         managed.lost = lost;
         managed.requested = false;
@@ -392,6 +403,13 @@ impl Shard {
         self.counters.hibernated += 1;
         self.release_waiters(id);
         self.falls_asleep(id);
+        Some(account)
+    }
+
+    /// A session's connection was cut off. Whether the session waits to be resumed, and for how many seconds; else it has
+    /// to be ended.
+    pub fn hibernate(&mut self, id: SessionId, until: impl FnOnce(u32) -> u64) -> bool {
+        let Some(account) = self.cut_off(id, until) else { return false };
         // The account's oldest makes room.
         let most = usize::from(self.config.managed.hibernated_max);
         let sessions = self.accounts.get(account).map(|account| account.sessions.clone()).unwrap_or_default();
@@ -519,6 +537,7 @@ impl Shard {
         managed.requested_at = None;
         (managed.asked, managed.asked_again) = (None, false);
         managed.watch = Watch::None;
+        managed.stopped = false;
         let resumed = Resumed { jid, h: managed.handled };
         self.recount(id);
         if hibernated {
@@ -566,6 +585,7 @@ impl Shard {
         self.accounts.unlink(account, id.index, self.facts_bytes_max());
         self.sessions.remove(id.index as usize);
         self.memory.asleep.remove(&managed.place);
+        self.counters.hibernated = self.counters.hibernated.saturating_sub(u64::from(managed.is_hibernated()));
         let own = managed.id?;
         self.resumables.remove(&own.session);
         let mut rest = managed.waiting();
@@ -590,14 +610,8 @@ impl Shard {
     }
 
     /// Brings a session back that was kept while the broker was restarted: it waits until the moment given. `None` if its
-    /// address is taken already.
+    /// address is taken already, or its account may have no further session: then what it did not acknowledge goes on.
     pub fn restore(&mut self, kept: Resumable, until: u64) -> Option<SessionId> {
-        let bare = kept.jid.bare();
-        let resource = kept.jid.as_jid().resource()?.to_owned();
-        if self.session_of(self.homes.hash(bare.as_jid()), kept.jid.as_jid()).is_some() {
-            return None;
-        }
-        let (id, _) = self.bind(NO_CONNECTION, &bare, Some(&resource), 0).ok()?;
         let own = SmId { secret: kept.secret, session: kept.number };
         let acked = kept.sent.wrapping_sub(kept.unacked.len() as u32);
         let mut managed = Managed {
@@ -606,8 +620,8 @@ impl Shard {
             handled: kept.handled,
             sent: acked,
             acked,
-            hibernated: Some(until),
             lost: self.unix_millis,
+            stopped: true,
             ..Managed::default()
         };
         for (stanza, kept) in &kept.unacked {
@@ -616,6 +630,15 @@ impl Shard {
                 last.kept = *kept;
             }
         }
+        let bare = kept.jid.bare();
+        let resource = kept.jid.as_jid().resource()?.to_owned();
+        let taken = self.session_of(self.homes.hash(bare.as_jid()), kept.jid.as_jid()).is_some();
+        let bound = (!taken).then(|| self.bind(NO_CONNECTION, &bare, Some(&resource), 0));
+        let Some(Ok((id, _))) = bound else {
+            self.hand_on(&kept.jid, managed);
+            return None;
+        };
+        managed.hibernated = Some(until);
         let session = self.get_mut(id)?;
         session.managed = Some(Box::new(managed));
         session.priority = kept.priority;

@@ -288,6 +288,56 @@ mod tests {
     }
 
     #[test]
+    fn while_the_broker_is_restarted_a_session_may_have_as_much_for_it_as_if_it_was_connected() {
+        let mut world = World::new();
+        let (owner, lamp) = (world.account("owner", 0), world.account("lamp", 0));
+        let mut config = (*world.shard(&lamp).config).clone();
+        config.managed.stanzas_max = 4;
+        world.shard(&lamp).set_config(config.into());
+        let desk = world.bind(&owner, "desk");
+        let (id, name) = managed(&mut world, &lamp, "lamp");
+        assert!(world.shard(&lamp).suspend(id));
+        assert!(!world.shard(&owner).suspend(desk), "it can't be resumed");
+        let say = |world: &mut World, text: &str| {
+            world.say(&owner, desk, &message(&format!("{lamp}/lamp"), text));
+            world.settle();
+        };
+        for number in 0..10 {
+            say(&mut world, &format!("n{number}"));
+        }
+        let kept = world.shard(&lamp).retire(id).unwrap();
+        assert_eq!(kept.unacked.len(), 11, "its own presence, and all that came");
+        let id = world.shard(&lamp).restore(kept, 100).unwrap();
+        say(&mut world, "after");
+        let key = crate::ring::Key { index: 1, generation: 1 };
+        let (resumed, _) = world.shard(&lamp).resume_session(key, &lamp, &name, 1).unwrap();
+        assert_eq!(resumed, id);
+        // From here on it is cut off like any other.
+        assert!(world.shard(&lamp).hibernate(id, |_| 100));
+        say(&mut world, "too much");
+        let shard = world.shard(&lamp);
+        assert!(shard.get(id).is_none());
+        assert_eq!(shard.counters.offline_kept, 12);
+    }
+
+    #[test]
+    fn what_is_for_a_session_that_cannot_come_back_goes_to_its_account() {
+        let mut world = World::new();
+        let (owner, lamp) = (world.account("owner", 0), world.account("lamp", 0));
+        let desk = world.bind(&owner, "desk");
+        let (id, _) = managed(&mut world, &lamp, "lamp");
+        assert!(world.shard(&lamp).suspend(id));
+        world.say(&owner, desk, &message(&format!("{lamp}/lamp"), "hello"));
+        world.settle();
+        let kept = world.shard(&lamp).retire(id).unwrap();
+        world.bind(&lamp, "lamp");
+        assert!(world.shard(&lamp).restore(kept, 100).is_none());
+        world.settle();
+        let counters = &world.shard(&lamp).counters;
+        assert_eq!((counters.offline_kept, counters.hibernated), (1, 0));
+    }
+
+    #[test]
     fn while_memory_is_short_messages_for_who_is_away_are_refused() {
         let mut world = World::new();
         let (owner, lamp) = (world.account("owner", 0), world.account("lamp", 0));
