@@ -2,26 +2,28 @@
 
 use std::fmt;
 use std::io::{self, Write as _};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
+use plaza_registry::store::embedded::SCHEMA;
 use plaza_tuning::{Finding, Severity};
 use serde_json::json;
 
 use crate::cert::{CertError, TlsSnapshot};
 use crate::config::{Config, ConfigError, SAMPLE, Settings, TlsMode};
-use crate::control::Control;
 use crate::control::command::{AccountCommand, Answer, ApiKeyCommand, Command, Refusal, Reply, ThingCommand};
 use crate::control::data::DataDir;
 use crate::control::socket::Client;
 use crate::control::subject::SubjectVerb;
+use crate::control::{Control, listen_without_ipv6};
 use crate::label::{self, LabelArgs};
 use crate::log;
 
 mod import;
 mod manage;
+mod upgrade;
 
 use manage::{account, apikey, backup, subject, thing};
 
@@ -68,6 +70,20 @@ pub struct ServeArgs {
     pub domain: Vec<String>,
 }
 
+/// Options of `check`.
+#[derive(Debug, Clone, Default, Args)]
+pub struct CheckArgs {
+    /// Those that `serve` would get.
+    #[command(flatten)]
+    pub serve: ServeArgs,
+    /// Version of the data of the broker whose place is to be taken
+    #[arg(long, hide = true, value_name = "VERSION")]
+    pub upgrade_from: Option<u32>,
+    /// An address whose socket that broker will hand over; may be given several times
+    #[arg(long, hide = true, value_name = "ADDRESS")]
+    pub held: Vec<SocketAddr>,
+}
+
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Verb {
@@ -91,9 +107,12 @@ pub enum Verb {
         directory: PathBuf,
     },
     /// Check configuration, certificate and host, without starting anything
-    Check(ServeArgs),
+    Check(CheckArgs),
     /// Show how the running broker is doing, shard by shard
     Status,
+    /// Let the program that is at the running broker's path now take its place: no connection is refused meanwhile, and
+    /// sessions can be resumed. It is tried first, and refused if it is not fit
+    Upgrade,
     /// Show or check configuration
     #[command(subcommand)]
     Config(ConfigVerb),
@@ -128,6 +147,8 @@ pub enum Failure {
     Failed(String),
     /// No broker runs, or another has the data: 69 (`EX_UNAVAILABLE`).
     Unavailable(String),
+    /// The broker ended itself: 70 (`EX_SOFTWARE`).
+    Ended(String),
     /// A file can't be created, an address not be listened on: 73 (`EX_CANTCREAT`).
     CantCreate(String),
     /// Configuration or host are not fit: 78 (`EX_CONFIG`).
@@ -140,6 +161,7 @@ impl Failure {
         match self {
             Self::Failed(_) => 1,
             Self::Unavailable(_) => 69,
+            Self::Ended(_) => 70,
             Self::CantCreate(_) => 73,
             Self::Config(_) => 78,
         }
@@ -162,9 +184,11 @@ impl Failure {
 impl fmt::Display for Failure {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Failed(text) | Self::Unavailable(text) | Self::CantCreate(text) | Self::Config(text) => {
-                out.write_str(text)
-            }
+            Self::Failed(text)
+            | Self::Unavailable(text)
+            | Self::Ended(text)
+            | Self::CantCreate(text)
+            | Self::Config(text) => out.write_str(text),
         }
     }
 }
@@ -241,6 +265,7 @@ pub fn run(verb: Verb, options: &Options) -> Result<(), Failure> {
         Verb::Backup { directory } => backup(&directory, options),
         Verb::Check(args) => check(&args, options),
         Verb::Status => status(options),
+        Verb::Upgrade => upgrade::run(options),
         Verb::Config(ConfigVerb::Defaults) if options.json => print(&json!(Config::default()), ""),
         Verb::Config(ConfigVerb::Defaults) => print(&(), SAMPLE.trim_end()),
         Verb::Config(ConfigVerb::Validate { file }) => {
@@ -358,8 +383,8 @@ fn connect(socket: &Path) -> Result<Option<Client>, Failure> {
 }
 
 /// `plaza check`: everything that can be known before a start.
-fn check(args: &ServeArgs, options: &Options) -> Result<(), Failure> {
-    let settings = options.settings(args)?;
+fn check(args: &CheckArgs, options: &Options) -> Result<(), Failure> {
+    let mut settings = options.settings(&args.serve)?;
     plaza_tuning::raise_limits();
     let mut findings = vec![Finding::info(
         "configuration",
@@ -370,9 +395,20 @@ fn check(args: &ServeArgs, options: &Options) -> Result<(), Failure> {
     )];
     findings.extend(plaza_tuning::preflight(&settings.needs()));
     findings.extend(certificate_findings(&settings));
+    if let Some(version) = args.upgrade_from {
+        listen_without_ipv6(&mut settings);
+        findings.extend(address_findings(&settings, &args.held));
+        if version > SCHEMA {
+            let found = format!("of version {version}, this broker knows {SCHEMA}");
+            findings.push(Finding::fatal("data", found, "run a newer one"));
+        }
+        let fatal = findings.iter().filter(|finding| finding.severity == Severity::Fatal);
+        let fatal: Vec<String> = fatal.map(Finding::to_string).collect();
+        return if fatal.is_empty() { Ok(()) } else { Err(Failure::Config(fatal.join("; "))) };
+    }
     match connect(&settings.data.join("control.sock"))? {
         Some(_) => findings.push(Finding::info("broker", format!("runs on {}", settings.data.display()))),
-        None => findings.extend(address_findings(&settings)),
+        None => findings.extend(address_findings(&settings, &[])),
     }
     findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     let lines: Vec<String> = findings.iter().map(Finding::to_string).collect();
@@ -409,15 +445,17 @@ fn certificate_findings(settings: &Settings) -> Vec<Finding> {
     }
 }
 
-/// Whether the addresses can be had; asked only while no broker has them.
-fn address_findings(settings: &Settings) -> Vec<Finding> {
+/// Whether the addresses can be had, but for those that are held already; asked only while no broker has them.
+fn address_findings(settings: &Settings, held: &[SocketAddr]) -> Vec<Finding> {
     let listeners = settings.listeners.iter().map(|listener| ("listener", listener.address));
     let all = listeners.chain(settings.metrics.map(|address| ("metrics", address)));
-    all.map(|(subject, address)| match TcpListener::bind(address) {
-        Ok(_) => Finding::info(subject, format!("{address} is free")),
-        Err(error) => Finding::fatal(subject, format!("{address}: {error}"), "stop what has it, or choose another"),
-    })
-    .collect()
+    let wanted = all.filter(|(_, address)| !held.contains(address));
+    wanted
+        .map(|(subject, address)| match TcpListener::bind(address) {
+            Ok(_) => Finding::info(subject, format!("{address} is free")),
+            Err(error) => Finding::fatal(subject, format!("{address}: {error}"), "stop what has it, or choose another"),
+        })
+        .collect()
 }
 
 #[cfg(test)]

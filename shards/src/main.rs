@@ -30,7 +30,10 @@ fn run(options: &Options, args: &ServeArgs) -> Result<(), Failure> {
     cli::preflight(&settings)?;
     let control = Control::start(source, settings)?;
     cli::greet(&control, options.json);
-    control.wait()
+    match control.wait()? {
+        None => Ok(()),
+        Some(successor) => Err(successor.take_over()),
+    }
 }
 
 /// Logs to standard error, panics too; `RUST_LOG` goes before the configuration.

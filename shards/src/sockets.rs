@@ -1,9 +1,13 @@
-//! Listening sockets: opened here, or handed over by a service manager (sd_listen_fds(3)). What waits in their queues is never
-//! lost, whoever has them.
+//! Listening sockets: opened here, or handed over by a service manager, or by the broker whose place this one takes
+//! (sd_listen_fds(3)). What waits in their queues is never lost, whoever has them.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::net::{SocketAddr, TcpListener};
-use std::os::fd::AsRawFd as _;
+use std::os::fd::{AsRawFd, RawFd};
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
+use std::process::Command;
 use std::sync::Arc;
 
 use socket2::{SockRef, Socket, Type};
@@ -80,6 +84,17 @@ impl Sockets {
     }
 }
 
+/// Has a program take this process's place, with these sockets and no other descriptors. Returns only if it cannot.
+pub fn hand_over(program: &Path, arguments: &[OsString], sockets: &[RawFd]) -> io::Error {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env("LISTEN_PID", std::process::id().to_string())
+        .env("LISTEN_FDS", sockets.len().to_string())
+        .env("LISTEN_FDNAMES", vec!["plaza"; sockets.len()].join(":"));
+    sys::exec_with(sockets, || command.exec())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -93,8 +108,7 @@ mod tests {
     }
 
     fn distinct(given: &[Vec<Arc<TcpListener>>]) -> usize {
-        let all: std::collections::HashSet<std::os::fd::RawFd> =
-            given.iter().flatten().map(|socket| socket.as_raw_fd()).collect();
+        let all: std::collections::HashSet<RawFd> = given.iter().flatten().map(|socket| socket.as_raw_fd()).collect();
         all.len()
     }
 

@@ -1,5 +1,5 @@
 //! The few system calls no crate of ours wraps: an eventfd, mapped memory that the kernel shares with us, and descriptors
-//! that were handed to this process.
+//! that pass from one program to the next.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -121,6 +121,9 @@ pub fn descriptors_max() -> u32 {
     u32::try_from(limit.rlim_cur).unwrap_or(u32::MAX)
 }
 
+/// First descriptor of those that are handed over (sd_listen_fds(3)).
+const HANDED_FIRST: RawFd = 3;
+
 /// Descriptors that were handed to this process, closed when another program takes its place. The first call has them all.
 ///
 /// # Errors
@@ -132,6 +135,74 @@ pub fn inherited() -> io::Result<Vec<OwnedFd>> {
     }
     // SAFETY: whoever started this process says that they are its own, and they are taken once.
     Ok(sd_notify::listen_fds()?.map(|fd| unsafe { OwnedFd::from_raw_fd(fd) }).collect())
+}
+
+/// SIGTERM and SIGINT end this process, as they would had it never looked for them.
+pub fn end_at_signals() {
+    for signal in [libc::SIGTERM, libc::SIGINT] {
+        // SAFETY: SIG_DFL is no function of ours.
+        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    }
+}
+
+/// Has a program take this process's place, with descriptors where it looks for them, which alone stay open. Signals that
+/// would end a program which has just begun are ignored until it knows better. Returns only if `exec` does; then all is as
+/// it was.
+pub fn exec_with(descriptors: &[RawFd], exec: impl FnOnce() -> io::Error) -> io::Error {
+    let displaced = match place(descriptors) {
+        Ok(displaced) => displaced,
+        Err(error) => return error,
+    };
+    let begins_to_die_at = [libc::SIGHUP, libc::SIGUSR2];
+    // SAFETY: SIG_IGN is no function of ours, and the others are what was there.
+    let before = begins_to_die_at.map(|signal| unsafe { libc::signal(signal, libc::SIG_IGN) });
+    let error = exec();
+    for (signal, before) in begins_to_die_at.into_iter().zip(before) {
+        // SAFETY: see above.
+        unsafe { libc::signal(signal, before) };
+    }
+    // SAFETY: see above. The standard library has it ignored in every program, but for the next one.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+    for (place, fd) in displaced {
+        match fd {
+            // SAFETY: no memory is passed; what has been in this place is put there again.
+            Some(fd) => _ = unsafe { libc::dup3(fd.as_raw_fd(), place, libc::O_CLOEXEC) },
+            // SAFETY: nothing was in this place but what we put there.
+            None => _ = unsafe { libc::close(place) },
+        }
+    }
+    error
+}
+
+/// Puts descriptors in their places; what was there before.
+fn place(descriptors: &[RawFd]) -> io::Result<Vec<(RawFd, Option<OwnedFd>)>> {
+    let count = RawFd::try_from(descriptors.len()).map_err(io::Error::other)?;
+    // Out of the way of what is put there.
+    let copy = |fd: RawFd| {
+        // SAFETY: no memory is passed; the result is checked before it is owned.
+        let copy = unsafe { libc::fcntl(fd, libc::F_DUPFD_CLOEXEC, HANDED_FIRST + count) };
+        // SAFETY: `copy` was just made and nobody else owns it.
+        if copy < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(copy) }) }
+    };
+    let copies = descriptors.iter().map(|&fd| copy(fd)).collect::<io::Result<Vec<_>>>()?;
+    let mut displaced = Vec::with_capacity(copies.len());
+    for place in HANDED_FIRST..HANDED_FIRST + count {
+        displaced.push((
+            place,
+            match copy(place) {
+                Ok(fd) => Some(fd),
+                Err(error) if error.raw_os_error() == Some(libc::EBADF) => None,
+                Err(error) => return Err(error),
+            },
+        ));
+    }
+    for (place, fd) in (HANDED_FIRST..).zip(&copies) {
+        // SAFETY: no memory is passed. Whoever owns the descriptor in this place does not use it until it is there again.
+        if unsafe { libc::dup2(fd.as_raw_fd(), place) } < 0 {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(displaced)
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ mod damage;
 pub use backup::{BackupError, Copied, Snapshot};
 
 /// The layout of keys and records this broker reads and writes.
-const SCHEMA: u32 = 1;
+pub const SCHEMA: u32 = 1;
 /// Key of the schema version in [`Table::Broker`].
 const SCHEMA_KEY: &[u8] = b"schema";
 

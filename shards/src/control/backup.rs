@@ -52,12 +52,17 @@ impl Backups {
         }
     }
 
+    /// Whether a backup was begun that has not ended.
+    pub fn is_making_one(&self) -> bool {
+        self.latest().is_some_and(|state| !state.done)
+    }
+
     fn latest(&self) -> Option<BackupState> {
         self.latest.borrow().as_ref().map(|state| state.lock().unwrap_or_else(PoisonError::into_inner).clone())
     }
 
     async fn begin(&self, directory: PathBuf) -> Result<BackupState, Refusal> {
-        if self.latest().is_some_and(|state| !state.done) {
+        if self.is_making_one() {
             return Err(Refusal { code: RefusalCode::Busy, text: "a backup is being made already".into() });
         }
         prepare(&directory)?;

@@ -39,6 +39,8 @@ pub enum Command {
     Backup(BackupCommand),
     /// How it is doing.
     Status,
+    /// Let the program that is at the broker's path now take its place.
+    Upgrade,
 }
 
 /// What came of a command.
@@ -173,6 +175,11 @@ pub enum Reply {
     Backup(BackupState),
     /// How the broker is doing.
     Status(Status),
+    /// Another program was tried and is about to take the broker's place.
+    Upgrading {
+        /// The process, which stays the same.
+        pid: u32,
+    },
 }
 
 /// What the command line prints.
@@ -243,6 +250,7 @@ impl Display for Reply {
             }
             Self::Backup(state) => state.fmt(out),
             Self::Status(status) => status.fmt(out),
+            Self::Upgrading { pid } => write!(out, "process {pid} is being upgraded"),
         }
     }
 }
@@ -275,7 +283,9 @@ mod tests {
         let key = Command::ApiKey(key);
         let accounts = [add(Some("secret")), add(None), Command::Account(list)];
         let backup = Command::Backup(BackupCommand::Begin { directory: "/backup".into() });
-        for command in accounts.into_iter().chain([things, show, enforce, key, backup, Command::Status]) {
+        for command in
+            accounts.into_iter().chain([things, show, enforce, key, backup, Command::Status, Command::Upgrade])
+        {
             let line = serde_json::to_string(&command).unwrap();
             assert_eq!(serde_json::from_str::<Command>(&line).unwrap(), command, "{line}");
         }
@@ -293,6 +303,7 @@ mod tests {
         check(r#"{"account":{"add":{"address":"lamp@localhost","password":"secret"}}}"#, add(Some("secret")));
         check(r#""status""#, Command::Status);
         check(r#"{"backup":"progress"}"#, Command::Backup(BackupCommand::Progress));
+        check(r#""upgrade""#, Command::Upgrade);
         let disown = ThingCommand::Disown { address: "lamp".into(), node: Node::default() };
         check(r#"{"thing":{"disown":{"address":"lamp"}}}"#, Command::Thing(disown));
         let show = Command::ApiKey(ApiKeyCommand::Show { key: "4d5a".into() });

@@ -18,6 +18,7 @@ use plaza_registry::things::{Config as ThingsConfig, index};
 use sd_notify::NotifyState;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::task::LocalSet;
 use tracing::{debug, info, warn};
 
@@ -41,6 +42,7 @@ mod reload;
 pub mod socket;
 pub mod subject;
 pub mod things;
+mod upgrade;
 pub(crate) mod watchdog;
 
 use accounts::{Accounts, Done};
@@ -50,8 +52,12 @@ use command::{Answer, Command, Refusal, Reply, Status};
 use data::{DataDir, FirstStart};
 pub use reload::Source;
 use things::Things;
+use upgrade::Program;
+pub use upgrade::Successor;
 use watchdog::Stalls;
 
+/// How long it takes at most until a signal that came is seen.
+const LAST_SIGNALS: Duration = Duration::from_millis(2);
 /// Time beyond what the shards may take to end after which the process goes without them.
 const STOP_GRACE: Duration = driver::STOP_GRACE.saturating_add(Duration::from_secs(1));
 
@@ -72,6 +78,7 @@ pub struct Control {
     socket: std::os::unix::net::UnixListener,
     metrics: Option<std::net::TcpListener>,
     broker: Broker,
+    program: Program,
     first_start: Option<FirstStart>,
 }
 
@@ -83,6 +90,7 @@ impl Control {
     /// [`Failure`], with its exit status.
     pub fn start(source: Source, mut settings: Settings) -> Result<Self, Failure> {
         listen_without_ipv6(&mut settings);
+        let program = Program::of_this_process();
         let handed = |error| Failure::Config(format!("can't take the sockets that were handed over: {error}"));
         let mut handed = Sockets::inherit().map_err(handed)?;
         let data = DataDir::create(&settings.data)?;
@@ -128,6 +136,7 @@ impl Control {
             socket,
             metrics,
             broker,
+            program,
             first_start,
         })
     }
@@ -152,11 +161,11 @@ impl Control {
         self.metrics.as_ref()?.local_addr().ok()
     }
 
-    /// Serves until a signal says to stop, then stops in order.
+    /// Serves until a signal says to stop, then stops in order. If it was to be upgraded, who is to take its place.
     ///
     /// # Errors
     /// [`Failure::Failed`] if a shard or the store ended badly.
-    pub fn wait(self) -> Result<(), Failure> {
+    pub fn wait(self) -> Result<Option<Successor>, Failure> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
         let runtime = runtime.map_err(|error| Failure::Failed(format!("can't start the control thread: {error}")))?;
         let store = self.store.clone();
@@ -167,11 +176,15 @@ impl Control {
         served
     }
 
-    async fn serve(self) -> Result<(), Failure> {
+    async fn serve(self) -> Result<Option<Successor>, Failure> {
         let broken = |what: &str, error: io::Error| Failure::Failed(format!("{what}: {error}"));
         let mut signals = Signals::install().map_err(|error| broken("can't receive signals", error))?;
         let metrics_address = self.metrics_address();
         let socket = UnixListener::from_std(self.socket).map_err(|error| broken("control socket", error))?;
+        let mut sockets = self.broker.sockets().to_vec();
+        if let Some(metrics) = &self.metrics {
+            sockets.push(Arc::new(metrics.try_clone().map_err(|error| broken("metrics", error))?));
+        }
         let metrics = self.metrics.map(TcpListener::from_std).transpose();
         let metrics = metrics.map_err(|error| broken("metrics", error))?;
         let watched = self.broker.watched().to_vec();
@@ -192,6 +205,10 @@ impl Control {
             reloads_failed: Cell::new(0),
             stalls: Rc::default(),
             memory: memory::Watch::default(),
+            program: self.program,
+            sockets,
+            upgrading: Cell::new(false),
+            upgrade: Notify::new(),
         });
         running.memory.set_marks(running.settings.memory);
         tokio::task::spawn_local(answer_commands(socket, running.clone()));
@@ -206,9 +223,14 @@ impl Control {
         running.log_start(metrics_address);
         notify(&[NotifyState::Ready]);
 
-        signals.until_stop(&running).await;
-        notify(&[NotifyState::Stopping]);
-        info!(deadline = ?running.stop_deadline.get(), "stopping");
+        let upgrade = signals.until_stop(&running).await;
+        if upgrade {
+            running.notify_reloading();
+        } else {
+            running.upgrading.set(false);
+            notify(&[NotifyState::Stopping]);
+        }
+        info!(deadline = ?running.stop_deadline.get(), upgrade, "stopping");
         let mut stopped = running.stop(&mut signals).await;
         if stopped.is_ok() {
             // Whoever asked something was answered, or knows that its stream ended.
@@ -217,7 +239,10 @@ impl Control {
         }
         self.data.remove_socket();
         info!("stopped");
-        stopped
+        if stopped.is_ok() && running.upgrading.get() {
+            signals.last(&running).await;
+        }
+        stopped.map(|()| running.successor())
     }
 }
 
@@ -243,6 +268,13 @@ struct Running {
     reloads_failed: Cell<u64>,
     stalls: Rc<Stalls>,
     memory: memory::Watch,
+    program: Program,
+    /// What clients connect to, and the metrics' socket.
+    sockets: Vec<Arc<std::net::TcpListener>>,
+    /// Another program is being tried, or is to take this one's place.
+    upgrading: Cell<bool>,
+    /// It was tried, and is fit.
+    upgrade: Notify,
 }
 
 impl Running {
@@ -250,6 +282,10 @@ impl Running {
     async fn execute(&self, command: Command) -> Answer {
         match command {
             Command::Status => Answer::Ok(Reply::Status(self.status())),
+            Command::Upgrade => match self.upgrade().await {
+                Ok(reply) => Answer::Ok(reply),
+                Err(refusal) => Answer::Error(refusal),
+            },
             Command::Subject(command) => match self.accounts.subject(command).await {
                 Ok((part, changes)) => {
                     if let Some(broker) = self.broker.borrow().as_ref() {
@@ -294,7 +330,7 @@ impl Running {
             version: env!("CARGO_PKG_VERSION").into(),
             pid: std::process::id(),
             uptime_seconds: self.started.elapsed().as_secs(),
-            stopping: self.is_stopping(),
+            stopping: self.is_stopping() || self.upgrading.get(),
             domains: self.settings.domains.iter().map(|domain| domain.as_str().to_owned()).collect(),
             shards: self.shards.iter().map(|shard| shard.read().to_json()).collect(),
         }
@@ -311,16 +347,25 @@ impl Running {
         let deadline = self.stop_deadline.get();
         broker.stop(deadline);
         let joined = tokio::task::spawn_blocking(move || broker.join(deadline));
-        tokio::select! {
-            joined = joined => match joined {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(StartError(text))) => Err(Failure::Failed(text)),
-                Err(panic) => Err(Failure::Failed(format!("a shard panicked: {panic}"))),
-            },
-            () = tokio::time::sleep(deadline + STOP_GRACE) => {
-                Err(Failure::Failed("the shards did not stop in time".into()))
-            }
-            () = signals.stop() => Err(Failure::Failed("stopped by a second signal, without draining".into())),
+        let late = tokio::time::sleep(deadline + STOP_GRACE);
+        tokio::pin!(joined, late);
+        loop {
+            return tokio::select! {
+                joined = &mut joined => match joined {
+                    Ok(Ok(())) => Ok(()),
+                    Ok(Err(StartError(text))) => Err(Failure::Failed(text)),
+                    Err(panic) => Err(Failure::Failed(format!("a shard panicked: {panic}"))),
+                },
+                () = &mut late => Err(Failure::Failed("the shards did not stop in time".into())),
+                () = signals.stop() => {
+                    if self.upgrading.replace(false) {
+                        info!("stopping for good");
+                        notify(&[NotifyState::Stopping]);
+                        continue;
+                    }
+                    Err(Failure::Failed("stopped by a second signal, without draining".into()))
+                }
+            };
         }
     }
 
@@ -350,6 +395,7 @@ struct Signals {
     terminate: Signal,
     interrupt: Signal,
     hangup: Signal,
+    user: Signal,
 }
 
 impl Signals {
@@ -358,6 +404,7 @@ impl Signals {
             terminate: signal(SignalKind::terminate())?,
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
+            user: signal(SignalKind::user_defined2())?,
         })
     }
 
@@ -369,16 +416,26 @@ impl Signals {
         }
     }
 
-    /// Reloads at each SIGHUP, until it is time to stop.
-    async fn until_stop(&mut self, running: &Running) {
+    /// Nobody looks for signals any more until the next program does: from here on one that says to stop ends the process by
+    /// itself, and if one came before, the broker stops for good.
+    async fn last(&mut self, running: &Running) {
+        crate::sys::end_at_signals();
+        tokio::select! {
+            () = self.stop() => running.upgrading.set(false),
+            () = tokio::time::sleep(LAST_SIGNALS) => {}
+        }
+    }
+
+    /// Reloads at each SIGHUP, until it is time to stop; whether another program is to take this one's place.
+    async fn until_stop(&mut self, running: &Rc<Running>) -> bool {
         loop {
             tokio::select! {
-                _ = self.terminate.recv() => return,
-                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return false,
+                _ = self.interrupt.recv() => return false,
+                () = running.upgrade.notified() => return true,
+                _ = self.user.recv() => running.upgrade_by_signal(),
                 _ = self.hangup.recv() => {
-                    if let Ok(now) = NotifyState::monotonic_usec_now() {
-                        notify(&[NotifyState::Reloading, now]);
-                    }
+                    running.notify_reloading();
                     running.reload();
                     notify(&[NotifyState::Ready]);
                 }
@@ -451,7 +508,7 @@ fn listen_for_metrics(address: SocketAddr, handed: &mut Sockets) -> Result<std::
 }
 
 /// On a host without IPv6, `[::]` means all IPv4 addresses.
-fn listen_without_ipv6(settings: &mut Settings) {
+pub(crate) fn listen_without_ipv6(settings: &mut Settings) {
     if socket2::Socket::new(socket2::Domain::IPV6, socket2::Type::STREAM, None).is_ok() {
         return;
     }

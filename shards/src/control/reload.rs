@@ -3,6 +3,7 @@
 //! All of it is read and checked before anything is applied; from then on nothing can fail, so that what was read holds
 //! everywhere or nowhere.
 
+use std::ffi::OsString;
 use std::fmt::Display;
 
 use tracing::{error, info, warn};
@@ -28,6 +29,19 @@ impl Source {
         let in_force = options.read(serve)?;
         let settings = in_force.check()?;
         Ok((Self { options: options.clone(), serve: serve.clone(), in_force }, settings))
+    }
+
+    /// The arguments that name it.
+    pub(super) fn arguments(&self) -> Vec<OsString> {
+        let mut arguments = Vec::new();
+        for (name, path) in [("--config", &self.options.config), ("--data", &self.options.data)] {
+            arguments.extend(path.iter().flat_map(|path| [name.into(), path.into()]));
+        }
+        if self.serve.dev {
+            arguments.push("--dev".into());
+        }
+        arguments.extend(self.serve.domain.iter().flat_map(|name| ["--domain".into(), name.into()]));
+        arguments
     }
 
     /// Reads it again, beside what is in force.

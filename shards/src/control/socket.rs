@@ -151,7 +151,8 @@ mod tests {
                     | Command::ApiKey(_)
                     | Command::Subject(_)
                     | Command::Backup(_)
-                    | Command::Status => Answer::Error(Refusal::busy()),
+                    | Command::Status
+                    | Command::Upgrade => Answer::Error(Refusal::busy()),
                 }
             }));
             let client = thread::spawn(move || client(&path));

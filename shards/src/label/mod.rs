@@ -253,7 +253,9 @@ fn batch(args: &LabelArgs, format: Format) -> Result<u64, Failure> {
         let (claim, uri) = label?;
         output.put(args, labels + 1, &claim, &uri).map_err(|failure| match failure {
             Failure::Failed(text) => at_row(labels + 2, &text),
-            failure @ (Failure::Unavailable(_) | Failure::CantCreate(_) | Failure::Config(_)) => failure,
+            failure @ (Failure::Unavailable(_) | Failure::Ended(_) | Failure::CantCreate(_) | Failure::Config(_)) => {
+                failure
+            }
         })?;
         if let Some(table) = &mut table {
             let cells = row.iter().map(String::as_str).chain([&*claim.key, &*uri]);

@@ -1,13 +1,13 @@
 //! The binary under test: a process on free loopback ports and a temporary data directory.
 
-use std::ffi::OsString;
+use std::ffi::{OsStr, OsString};
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::os::fd::OwnedFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -62,11 +62,27 @@ impl Broker {
         Self::start_in(TempDir::new().unwrap(), 2, limits, variables, Some(log))
     }
 
+    /// The same from a copy of the binary, which may be replaced by another.
+    pub(crate) fn start_copy(limits: &str) -> Self {
+        let data = TempDir::new().unwrap();
+        let copied =
+            Command::new("cp").args([env!("CARGO_BIN_EXE_plaza"), "plaza"]).current_dir(&data).status().unwrap();
+        assert!(copied.success());
+        Self::start_in(data, 2, limits, Vec::new(), None)
+    }
+
     /// The same with its plain listener's socket handed over, as a service manager does (sd_listen_fds(3)).
     pub(crate) fn start_handed(limits: &str) -> Self {
         let data = TempDir::new().unwrap();
         File::create(data.path().join("handed")).unwrap();
         Self::start_in(data, 2, limits, Vec::new(), None)
+    }
+
+    /// Puts another program where it was started from, in one piece.
+    pub(crate) fn replace(&self, program: impl FnOnce(&Path)) {
+        let new = self.data.path().join("plaza.new");
+        program(&new);
+        fs::rename(new, self.data.path().join("plaza")).unwrap();
     }
 
     fn start_in(
@@ -182,6 +198,10 @@ impl Broker {
         let file = || File::options().create(true).append(true).open(data.path().join("log")).unwrap();
         let log = log.map_or_else(|| Stdio::from(file()), Stdio::from);
         let mut command = Self::command(data);
+        let copy = data.path().join("plaza");
+        if copy.exists() {
+            command = Self::command_of(copy.as_os_str(), data);
+        }
         command.envs(variables.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).spawn().unwrap()
     }
@@ -198,7 +218,11 @@ impl Broker {
     }
 
     fn command(data: &TempDir) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_plaza"));
+        Self::command_of(OsStr::new(env!("CARGO_BIN_EXE_plaza")), data)
+    }
+
+    fn command_of(program: &OsStr, data: &TempDir) -> Command {
+        let mut command = Command::new(program);
         command.arg("--config").arg(data.path().join("plaza.toml")).env_remove("RUST_LOG");
         command
     }
@@ -329,6 +353,16 @@ impl Broker {
     /// SIGTERM, without waiting.
     pub(crate) fn terminate(&self) {
         self.signal("-TERM");
+    }
+
+    /// SIGUSR2: be upgraded.
+    pub(crate) fn upgrade(&self) {
+        self.signal("-USR2");
+    }
+
+    /// Its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     fn signal(&self, name: &str) {

@@ -240,6 +240,14 @@ impl Wire {
         std::mem::take(&mut self.seen)
     }
 
+    /// What has come by now, or comes in the time that one read waits, and whether the connection is still open.
+    pub(crate) fn take(&mut self) -> (String, bool) {
+        let open = self.read();
+        let whole = std::str::from_utf8(&self.seen).map_or_else(|error| error.valid_up_to(), str::len);
+        let rest = self.seen.split_off(whole);
+        (String::from_utf8(std::mem::replace(&mut self.seen, rest)).expect("UTF-8"), open)
+    }
+
     /// Reads what there is; whether the connection is still open.
     fn read(&mut self) -> bool {
         let mut buffer = [0; 16 * 1024];

@@ -32,6 +32,8 @@ pub enum RefusalCode {
     Busy,
     /// The store can't.
     StoreFailed,
+    /// The program that is to take over is not fit.
+    NotFit,
 }
 
 impl Refusal {
@@ -43,6 +45,11 @@ impl Refusal {
     /// Too much to do.
     pub fn busy() -> Self {
         Self { code: RefusalCode::Busy, text: "the broker is busy; try again".into() }
+    }
+
+    /// The program that is to take over is not fit.
+    pub fn not_fit(text: String) -> Self {
+        Self { code: RefusalCode::NotFit, text }
     }
 
     /// What the registry says about an account.
