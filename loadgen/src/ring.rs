@@ -504,10 +504,18 @@ pub(crate) fn pin(cpu: Option<usize>) -> io::Result<()> {
     }
 }
 
-/// Gives the process the lowest priority there is: it takes what CPU others leave.
-pub(crate) fn yield_to_others() {
-    // SAFETY: plain integers; 0 is the calling process.
-    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, 19) };
+/// Gives the calling thread, and those it starts, the lowest priority there is (`SCHED_IDLE`): it takes what CPU others leave.
+/// Unlike one that is merely nice, it does not finish its slice, which is milliseconds, once somebody else is woken.
+///
+/// # Errors
+/// The system's.
+pub(crate) fn yield_to_others() -> io::Result<()> {
+    let parameters = libc::sched_param { sched_priority: 0 };
+    // SAFETY: 0 is the calling thread; `parameters` is valid for the read.
+    match unsafe { libc::sched_setscheduler(0, libc::SCHED_IDLE, &raw const parameters) } {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
 }
 
 /// CPU time of the calling thread so far, in ns.

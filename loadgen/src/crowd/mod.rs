@@ -97,7 +97,7 @@ const NAP: Duration = Duration::from_millis(2);
 /// # Errors
 /// In words: it cannot begin.
 pub(crate) fn run(abuse: Abuse, plan: &mut Plan, first: u32) -> Result<(), String> {
-    ring::yield_to_others();
+    ring::yield_to_others().map_err(|error| format!("the crowd's priority: {error}"))?;
     let count = plan.sessions;
     plan.accounts = first.saturating_add(count);
     let stop = Arc::new(AtomicBool::new(false));
