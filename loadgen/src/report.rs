@@ -10,7 +10,7 @@ use crate::stats::{self, LatencySummary};
 
 mod page;
 
-pub(crate) use page::{HEAD, escape, html, push, table};
+pub(crate) use page::{HEAD, escape, host_rows, html, push, table};
 
 /// What was asked for.
 #[derive(Debug, Clone, Serialize)]

@@ -7,7 +7,7 @@ use super::Cost;
 use super::funnel::{Funnel, Step, Trouble};
 use super::town::{Kind, Town};
 use crate::host::Host;
-use crate::report::{HEAD, escape, latencies, mib, push, table};
+use crate::report::{HEAD, escape, host_rows, latencies, mib, push, table};
 use crate::stats::LatencySummary;
 
 /// A report.
@@ -138,17 +138,7 @@ pub(crate) fn html(report: &Report) -> String {
     table(&mut page, "Figures", &report.figures());
     let mut rows: Vec<(String, String)> =
         report.settings.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect();
-    let host = &report.host;
-    for (name, value) in [
-        ("cpu", format!("{} × {}", host.cpus, host.cpu)),
-        ("memory", mib(host.memory)),
-        ("kernel", host.kernel.clone()),
-        ("commit", host.commit.clone().unwrap_or_else(|| "unknown".to_owned())),
-        ("time", host.time.clone()),
-        ("command", host.command.clone()),
-    ] {
-        rows.push((name.to_owned(), value));
-    }
+    rows.extend(host_rows(&report.host));
     table(&mut page, "Settings", &rows);
     page.push_str(
         "<p>Everybody comes, pings and reads on schedule: times count from when something was due. Who asks first is \

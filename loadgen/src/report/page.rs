@@ -6,6 +6,7 @@ use plotters::prelude::*;
 
 use super::{Report, mib};
 use crate::conductor::{Outcome, Sample};
+use crate::host::Host;
 use crate::plan::TlsMode;
 use crate::stats::LatencySummary;
 
@@ -153,17 +154,7 @@ pub(crate) fn html(report: &Report) -> Result<String, String> {
         .filter(|(_, value)| !value.is_null())
         .map(|(name, value)| (name.replace('_', " "), value.as_str().map_or(value.to_string(), str::to_owned)))
         .collect();
-    let host = &report.host;
-    for (name, value) in [
-        ("cpu", format!("{} × {}", host.cpus, host.cpu)),
-        ("memory", mib(host.memory)),
-        ("kernel", host.kernel.clone()),
-        ("commit", host.commit.clone().unwrap_or_else(|| "unknown".to_owned())),
-        ("time", host.time.clone()),
-        ("command", host.command.clone()),
-    ] {
-        rows.push((name.to_owned(), value));
-    }
+    rows.extend(host_rows(&report.host));
     table(&mut page, "Settings", &rows);
     if settings.tls != TlsMode::None && !settings.verified {
         page.push_str("<p>Certificates were not verified (no <code>--ca</code>).</p>");
@@ -202,6 +193,19 @@ body{font:15px/1.5 system-ui,sans-serif;max-width:800px;margin:2em auto;padding:
 table{border-collapse:collapse;width:100%}td{padding:.2em .6em;border-bottom:1px solid #ddd;vertical-align:top;\
 overflow-wrap:anywhere}td:first-child{color:#666;white-space:nowrap}figure{margin:1.5em 0}svg{max-width:100%;height:auto}\
 .ok{color:#176b2c}.bad{color:#a11;font-weight:bold}</style><body>";
+
+/// Where a run was made, and how.
+pub(crate) fn host_rows(host: &Host) -> impl Iterator<Item = (String, String)> {
+    let rows = [
+        ("cpu", format!("{} × {}", host.cpus, host.cpu)),
+        ("memory", mib(host.memory)),
+        ("kernel", host.kernel.clone()),
+        ("commit", host.commit.clone().unwrap_or_else(|| "unknown".to_owned())),
+        ("time", host.time.clone()),
+        ("command", host.command.clone()),
+    ];
+    rows.into_iter().map(|(name, value)| (name.to_owned(), value))
+}
 
 /// Appends a table with a title.
 pub(crate) fn table(page: &mut String, title: &str, rows: &[(String, String)]) {
