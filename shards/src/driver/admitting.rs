@@ -14,7 +14,7 @@ use plaza_core::stream::{self, Inline, Need, Stream, Wish};
 
 use super::connection::{Connection, Phase, Reading};
 use super::tls::Tls;
-use super::{Driver, Listener, entropy};
+use super::{Driver, entropy};
 use crate::admission::{Layer, Refusal, Seat, Source};
 use crate::ring::{Completion, Key, Slot};
 use crate::shard::SessionId;
@@ -58,7 +58,7 @@ impl Driver {
             }
         };
         self.shard.counters.admitted[Layer::Accept] += 1;
-        let Some(Listener { plan, .. }) = self.listeners.get(index as usize) else { return };
+        let Some(plan) = self.listeners.get(index as usize) else { return };
         let tls = match (&plan.tls, plan.direct) {
             (Some(tls), true) => Tls::new(tls, true).ok(),
             _ => None,

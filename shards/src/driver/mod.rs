@@ -228,7 +228,7 @@ pub struct Driver {
     ring: Ring,
     shard: Shard,
     parts: Rest,
-    listeners: Vec<Listener>,
+    listeners: Vec<ListenerPlan>,
     accepting: Vec<Accepting>,
     connections: Slab<Connection>,
     generation: u32,
@@ -284,11 +284,6 @@ pub struct Driver {
     expired: VecDeque<u64>,
     /// Sessions that may yet end in this turn.
     ends_left: u32,
-}
-
-/// A listener.
-struct Listener {
-    plan: ListenerPlan,
 }
 
 /// A socket of a listener's. It stays open when the shard ends: whoever connects meanwhile waits in its queue.
@@ -347,7 +342,6 @@ impl Driver {
             let accept = |socket| Accepting { socket, listener, idle: (0..ACCEPTS).collect() };
             accepting.extend(sockets.into_iter().map(accept));
         }
-        let open = listeners.into_iter().map(|plan| Listener { plan }).collect();
         ring.watch(&event);
         let tasks = Tasks::new(Arc::clone(&bell));
         let parts_kept = parts.kept;
@@ -377,7 +371,7 @@ impl Driver {
             ring,
             shard,
             parts,
-            listeners: open,
+            listeners,
             accepting,
             connections: Slab::new(),
             generation: 0,

@@ -210,7 +210,7 @@ impl Driver {
         let timeout = self.parts.limits.handshake_timeout;
         let Some(connection) = self.connections.get_mut(key.index as usize) else { return };
         let listener = self.listeners.get(usize::from(connection.listener));
-        let tls = listener.and_then(|listener| listener.plan.tls.as_deref());
+        let tls = listener.and_then(|listener| listener.tls.as_deref());
         let Some(mut tls) = tls.and_then(|tls| Tls::new(tls, false).ok()) else { return self.close(key) };
         tls.raw_out = std::mem::take(&mut connection.out);
         connection.tls = Some(Box::new(tls));
@@ -235,7 +235,7 @@ impl Driver {
             }
             None => {
                 let Some(listener) = self.listeners.get(usize::from(connection.listener)) else { return };
-                Box::new(Stream::new(Arc::clone(&listener.plan.stream), Some(facts), entropy()))
+                Box::new(Stream::new(Arc::clone(&listener.stream), Some(facts), entropy()))
             }
         };
         connection.phase = Phase::Negotiating(stream);

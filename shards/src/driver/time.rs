@@ -167,7 +167,7 @@ impl Driver {
         self.buckets.set(&new.driver.newcomers);
         self.shard.set_presences_per_second(new.driver.newcomers.presences);
         for (listener, stream) in self.listeners.iter_mut().zip(&new.streams) {
-            listener.plan.stream = Arc::clone(stream);
+            listener.stream = Arc::clone(stream);
         }
     }
 }
