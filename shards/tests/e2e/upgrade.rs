@@ -301,8 +301,13 @@ fn a_program_that_is_gone_when_it_is_to_take_over_ends_the_broker_and_sessions_w
     assert!(broker.log().contains("can't be upgraded any more"), "{}", broker.log());
     assert!(TcpStream::connect(("127.0.0.1", broker.plain)).is_err(), "its sockets are closed");
     broker.replace(copy);
+    resumes_after_a_start(broker, &name);
+}
+
+/// The broker is started again, and a session of anna's is there; then it is stopped.
+fn resumes_after_a_start(mut broker: Broker, name: &str) {
     broker.try_start_again().unwrap();
-    let (mut wire, said) = resume(&broker, "anna", &name, 1, "/>");
+    let (mut wire, said) = resume(&broker, "anna", name, 1, "/>");
     assert!(said.contains("<resumed "), "{said}");
     wire.send("</stream:stream>");
     wire.drain();
@@ -322,12 +327,7 @@ fn a_signal_to_stop_during_an_upgrade_stops_for_good() {
     let status = broker.ended(PATIENCE);
     broker.check_end(status);
     assert!(!broker.log().contains("handing over"), "{}", broker.log());
-    broker.try_start_again().unwrap();
-    let (mut wire, said) = resume(&broker, "anna", &name, 1, "/>");
-    assert!(said.contains("<resumed "), "{said}");
-    wire.send("</stream:stream>");
-    wire.drain();
-    broker.stop();
+    resumes_after_a_start(broker, &name);
 }
 
 #[test]
