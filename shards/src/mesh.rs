@@ -2,9 +2,9 @@
 //! shard.
 //!
 //! Called by the shard loop: once per turn it hands over a batch for each shard it has something for, and drains what
-//! the others sent. Store completions and the control thread reach a shard through an [`Inbox`], which rings the same
-//! [`Bell`]. The mesh never blocks and never buffers without bound: when a queue is full the sender keeps its batch and
-//! decides there and then. It knows nothing of what the batches hold.
+//! the others sent. The control thread reaches a shard through an [`Inbox`], which rings the same [`Bell`]. The mesh never
+//! blocks and never buffers without bound: when a queue is full the sender keeps its batch and decides there and then. It
+//! knows nothing of what the batches hold.
 //!
 //! # Who sleeps
 //!
@@ -25,7 +25,7 @@ use std::sync::OnceLock;
 
 use crossbeam::utils::CachePadded;
 
-use crate::sync::{Arc, ArrayQueue, AtomicBool, Ordering, fence};
+use crate::sync::{Arc, ArrayQueue, AtomicBool, Ordering, SegQueue, fence};
 
 /// A shard, by its number from 0.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -211,31 +211,26 @@ impl Bell {
     }
 }
 
-/// A bounded queue into one shard from any number of threads that are not shards: store completions, the control
-/// thread. Shared; the shard alone takes from it.
+/// A queue into one shard from threads that are not shards and must not wait for it: the control thread. Shared; the shard
+/// alone takes from it.
+///
+/// It has no bound of its own, since a shard that stalls must hold up neither its watchdog nor what the others are told: what
+/// it holds is what operators asked for meanwhile.
 pub struct Inbox<T> {
-    items: ArrayQueue<T>,
+    items: SegQueue<T>,
     bell: Arc<Bell>,
 }
 
 impl<T> Inbox<T> {
-    /// An inbox for at most `capacity` items, whose shard is woken by `bell`.
-    ///
-    /// # Panics
-    /// If `capacity` is 0.
-    pub fn new(capacity: usize, bell: Arc<Bell>) -> Self {
-        assert!(capacity > 0, "an inbox of no items takes none");
-        Self { items: ArrayQueue::new(capacity), bell }
+    /// An inbox whose shard is woken by `bell`.
+    pub fn new(bell: Arc<Bell>) -> Self {
+        Self { items: SegQueue::new(), bell }
     }
 
-    /// Appends `item`, and wakes the shard if it sleeps. Never blocks.
-    ///
-    /// # Errors
-    /// The item itself, if the inbox is full.
-    pub fn push(&self, item: T) -> Result<(), T> {
-        self.items.push(item)?;
+    /// Appends `item`, and wakes the shard if it sleeps. Never waits.
+    pub fn push(&self, item: T) {
+        self.items.push(item);
         self.bell.ring();
-        Ok(())
     }
 
     /// Takes the oldest item.
@@ -246,11 +241,6 @@ impl<T> Inbox<T> {
     /// Whether nothing waits: the look to take between [`Bell::prepare_sleep`] and waiting.
     pub fn is_empty(&self) -> bool {
         self.items.is_empty()
-    }
-
-    /// How many items wait.
-    pub fn len(&self) -> usize {
-        self.items.len()
     }
 }
 
@@ -342,12 +332,11 @@ mod tests {
     fn only_a_sleeper_is_woken_and_only_once() {
         let (wake, calls) = counting();
         let bell = Arc::new(Bell::new(wake));
-        let inbox = Inbox::new(2, Arc::clone(&bell));
-        inbox.push('a').unwrap();
+        let inbox = Inbox::new(Arc::clone(&bell));
+        inbox.push('a');
         assert_eq!(calls.load(Ordering::Relaxed), 0);
         bell.prepare_sleep();
-        inbox.push('b').unwrap();
-        assert_eq!(inbox.push('c'), Err('c'));
+        inbox.push('b');
         bell.ring();
         assert_eq!(calls.load(Ordering::Relaxed), 1);
         bell.awake();

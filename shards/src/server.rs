@@ -204,8 +204,6 @@ pub(crate) fn services_of(domains: &[Jid]) -> Vec<Component> {
 
 /// Batches in the queue of one ordered pair of shards.
 const MESH_BATCHES: usize = 8;
-/// Commands waiting for one shard.
-const COMMANDS: usize = 1024;
 /// Input of a connection that has not bound, beyond one element: what frames it, or comes behind it.
 const UNAUTHENTICATED_SPARE: usize = 4 * 1024;
 /// A shard accepts this many descriptors less than the process may have, for the store and the rest.
@@ -278,7 +276,7 @@ impl Broker {
             let ringer = Arc::clone(&event);
             let port = mesh.port(id, Box::new(move || ringer.signal()));
             let bell = Arc::clone(port.bell());
-            let inbox = Arc::new(Inbox::new(COMMANDS, Arc::clone(&bell)));
+            let inbox = Arc::new(Inbox::new(Arc::clone(&bell)));
             let metrics = Arc::new(ShardMetrics::default());
             broker.inboxes.push(Arc::clone(&inbox));
             broker.metrics.push(Arc::clone(&metrics));
@@ -385,13 +383,13 @@ impl Broker {
         let held: Vec<u64> = held.collect();
         let all = held.iter().sum();
         for (inbox, own) in self.inboxes.iter().zip(held) {
-            push(inbox, Command::Memory(level, part(excess, own, all)));
+            inbox.push(Command::Memory(level, part(excess, own, all)));
         }
     }
 
     fn tell(&self, command: &Command) {
         for inbox in &self.inboxes {
-            push(inbox, command.clone());
+            inbox.push(command.clone());
         }
     }
 
@@ -425,13 +423,6 @@ impl Broker {
             }
         }
         Ok(())
-    }
-}
-
-fn push(inbox: &Inbox<Command>, mut command: Command) {
-    while let Err(back) = inbox.push(command) {
-        command = back;
-        std::thread::sleep(Duration::from_millis(1));
     }
 }
 

@@ -200,6 +200,8 @@ enum Outcome {
 
 /// A tick: the wheel's and the deadlines' unit.
 const TICK: Duration = Duration::from_millis(100);
+/// Commands carried out in a turn: more wait after a stall, if operators were busy meanwhile.
+const COMMANDS_PER_TURN: usize = 1_024;
 /// Recipients of services' messages told in a turn, so that an event for many does not hold up what else there is.
 const FANNED_PER_TURN: usize = 256;
 /// Presences told in a turn that had been withheld for want of memory.
@@ -481,7 +483,8 @@ impl Driver {
         }
         self.at(Step::Taking);
         self.drain_mesh();
-        while let Some(command) = self.parts.inbox.pop() {
+        for _ in 0..COMMANDS_PER_TURN {
+            let Some(command) = self.parts.inbox.pop() else { break };
             self.on_command(command);
         }
         self.at(Step::Tasks);
