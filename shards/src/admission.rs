@@ -100,7 +100,8 @@ pub struct NewcomerLimits {
     pub binds: u32,
     /// [`Layer::Presence`]. Default 5 000.
     pub presences: u32,
-    /// Of each turn of a shard's loop newcomers get so much time while others may wait. Default 2 ms.
+    /// Of each turn of a shard's loop newcomers get so much time while others may wait, and a step at least: as long as
+    /// that takes is what a session may have to wait for them. Default 100 µs, less than a handshake.
     pub turn: Duration,
     /// Failed logins of one account from one source.
     pub failures: FailureLimits,
@@ -115,7 +116,7 @@ impl Default for NewcomerLimits {
             passwords: 1_000,
             binds: 5_000,
             presences: 5_000,
-            turn: Duration::from_millis(2),
+            turn: Duration::from_micros(100),
             failures: FailureLimits::default(),
         }
     }

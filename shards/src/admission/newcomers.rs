@@ -22,12 +22,15 @@ pub struct Newcomers<T> {
     step: u64,
     /// Of those who have not begun, how many came since [`Self::held`] was asked.
     came: usize,
+    /// Steps since one was of those who have not begun.
+    since_fresh: u32,
 }
 
-/// In each turn one step in so many is of those who have not begun, if there are any: they are never starved.
+/// One step in so many is of those who have not begun, if there are any: they are never starved.
 const FRESH_EVERY: u32 = 4;
-/// Steps of a turn, whatever they take: newcomers get on even if a single step takes longer than a turn's share.
-const STEPS_MIN: u32 = 4;
+/// Steps of a turn, whatever they take: newcomers get on even if a single step takes longer than a turn's share, as that of a
+/// handshake does.
+const STEPS_MIN: u32 = 1;
 /// Steps of a turn, however little they take.
 const STEPS_MAX: u32 = 64;
 /// A step weighs one in so many in the mean.
@@ -36,7 +39,7 @@ const MEAN_OF: u64 = 16;
 impl<T> Default for Newcomers<T> {
     fn default() -> Self {
         // What a handshake takes, until it is known better.
-        Self { fresh: VecDeque::new(), begun: VecDeque::new(), step: 150_000, came: 0 }
+        Self { fresh: VecDeque::new(), begun: VecDeque::new(), step: 150_000, came: 0, since_fresh: 0 }
     }
 }
 
@@ -59,15 +62,14 @@ impl<T> Newcomers<T> {
         u32::try_from(steps).unwrap_or(STEPS_MAX).clamp(STEPS_MIN, STEPS_MAX)
     }
 
-    /// Whose turn it is, and whether it had begun. `left`: steps left of this turn's share. A handshake takes a token.
-    pub fn next(&mut self, left: u32, handshakes: &mut Bucket, now: u64) -> Option<(T, bool)> {
-        if left == 0 {
-            return None;
-        }
-        let fresh_first = left.is_multiple_of(FRESH_EVERY) || self.begun.is_empty();
+    /// Whose turn it is, and whether it had begun. A handshake takes a token.
+    pub fn next(&mut self, handshakes: &mut Bucket, now: u64) -> Option<(T, bool)> {
+        let fresh_first = self.since_fresh + 1 >= FRESH_EVERY || self.begun.is_empty();
         if fresh_first && !self.fresh.is_empty() && handshakes.take(now) {
+            self.since_fresh = 0;
             return self.fresh.pop_front().map(|newcomer| (newcomer, false));
         }
+        self.since_fresh = self.since_fresh.saturating_add(1);
         self.begun.pop_front().map(|newcomer| (newcomer, true))
     }
 
@@ -106,8 +108,8 @@ mod tests {
 
     fn turn(newcomers: &mut Newcomers<u32>, share: u32, handshakes: &mut Bucket, now: u64) -> Vec<(u32, bool)> {
         let mut taken = Vec::new();
-        for left in (1..=share).rev() {
-            taken.extend(newcomers.next(left, handshakes, now));
+        for _ in 0..share {
+            taken.extend(newcomers.next(handshakes, now));
         }
         taken
     }
@@ -122,7 +124,8 @@ mod tests {
         assert_eq!(first, (0..13).map(|number| (number, false)).collect::<Vec<_>>());
         assert_eq!(newcomers.len(), 987);
         (0..200).for_each(|_| newcomers.took(1_000_000));
-        assert_eq!(newcomers.share(2_000_000), STEPS_MIN, "slower, but never none");
+        assert_eq!(newcomers.share(2_000_000), 2);
+        assert_eq!(newcomers.share(100_000), STEPS_MIN, "slower, but never none");
         (0..200).for_each(|_| newcomers.took(1_000));
         assert_eq!(newcomers.share(2_000_000), STEPS_MAX, "there is an end to it");
     }
@@ -132,7 +135,8 @@ mod tests {
         let mut newcomers = Newcomers::default();
         (0..100).for_each(|number| newcomers.wait(number, false));
         (100..200).for_each(|number| newcomers.wait(number, true));
-        let taken = turn(&mut newcomers, 12, &mut Bucket::new(0, 0), 0);
+        // However few steps a turn has.
+        let taken: Vec<_> = (0..12).flat_map(|_| turn(&mut newcomers, 1, &mut Bucket::new(0, 0), 0)).collect();
         assert_eq!(taken.iter().filter(|(_, begun)| *begun).count(), 9);
         assert_eq!(taken.iter().filter(|(number, _)| *number < 3).count(), 3, "in order");
     }
@@ -145,7 +149,7 @@ mod tests {
         (5..7).for_each(|number| newcomers.wait(number, true));
         let now = 1_000_000_000;
         let taken = turn(&mut newcomers, 12, &mut handshakes, now);
-        assert_eq!(taken, [(0, false), (5, true), (6, true)]);
+        assert_eq!(taken, [(5, true), (6, true), (0, false)]);
         assert_eq!(newcomers.due(&handshakes, now), Some(100_000_000));
         assert!(turn(&mut newcomers, 12, &mut handshakes, now + 99_999_999).is_empty());
         // One in a tenth of a second, until all had their turn.

@@ -1,5 +1,7 @@
 //! `[admission]`: how many connections a source may open, and how fast newcomers get on.
 
+use std::time::Duration;
+
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
@@ -102,8 +104,9 @@ impl Checks {
             ..NewcomerLimits::default()
         };
         let back_off = self.seconds("admission.failures_back_off", table.failures_back_off, 1..=604_800);
+        let turn = Duration::from_micros(10)..=Duration::from_secs(1);
         NewcomerLimits {
-            turn: self.millis("admission.newcomers_per_turn", table.newcomers_per_turn, 1..=1_000),
+            turn: self.time("admission.newcomers_per_turn", table.newcomers_per_turn, turn),
             failures: FailureLimits {
                 count_max: self.within("admission.failures_max", table.failures_max, 0..=1_000_000),
                 back_off_seconds: u32::try_from(back_off.as_secs()).unwrap_or(u32::MAX),

@@ -50,17 +50,16 @@ impl Checks {
     }
 
     pub(super) fn seconds(&mut self, key: &str, value: Span, range: RangeInclusive<u64>) -> Duration {
-        if !(Duration::from_secs(*range.start())..=Duration::from_secs(*range.end())).contains(&value.0) {
-            let (least, most) = (Span::seconds(*range.start()), Span::seconds(*range.end()));
-            self.refuse(key, value, format_args!("between {least} and {most}"));
-        }
-        value.0
+        self.time(key, value, Duration::from_secs(*range.start())..=Duration::from_secs(*range.end()))
     }
 
     pub(super) fn millis(&mut self, key: &str, value: Span, range: RangeInclusive<u64>) -> Duration {
-        if !(Duration::from_millis(*range.start())..=Duration::from_millis(*range.end())).contains(&value.0) {
-            let (least, most) = (Duration::from_millis(*range.start()), Duration::from_millis(*range.end()));
-            self.refuse(key, value, format_args!("between {} and {}", Span(least), Span(most)));
+        self.time(key, value, Duration::from_millis(*range.start())..=Duration::from_millis(*range.end()))
+    }
+
+    pub(super) fn time(&mut self, key: &str, value: Span, range: RangeInclusive<Duration>) -> Duration {
+        if !range.contains(&value.0) {
+            self.refuse(key, value, format_args!("between {} and {}", Span(*range.start()), Span(*range.end())));
         }
         value.0
     }

@@ -24,8 +24,9 @@ impl Span {
 
 /// Units of size, the largest first.
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
-/// Units of time in milliseconds, the largest first.
-const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+/// Units of time in microseconds, the largest first.
+const TIMES: [(&str, u64); 6] =
+    [("d", 86_400_000_000), ("h", 3_600_000_000), ("m", 60_000_000), ("s", 1_000_000), ("ms", 1_000), ("us", 1)];
 
 /// Splits `15s` or `64 KiB` and scales the number; `None` if there is no number, no such unit, or too much of it.
 fn scaled(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -52,9 +53,9 @@ impl FromStr for Span {
     type Err = &'static str;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let milliseconds =
+        let microseconds =
             scaled(text, &TIMES).ok_or("a time is text with a unit: \"500ms\", \"15s\", \"10m\", \"1h\"")?;
-        Ok(Self(Duration::from_millis(milliseconds)))
+        Ok(Self(Duration::from_micros(microseconds)))
     }
 }
 
@@ -70,9 +71,9 @@ impl Display for ByteSize {
 
 impl Display for Span {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match u64::try_from(self.0.as_millis()).unwrap_or(u64::MAX) {
+        match u64::try_from(self.0.as_micros()).unwrap_or(u64::MAX) {
             0 => out.write_str("0s"),
-            milliseconds => write(out, milliseconds, &TIMES, ""),
+            microseconds => write(out, microseconds, &TIMES, ""),
         }
     }
 }
@@ -165,9 +166,9 @@ mod tests {
             assert_eq!(text.parse(), Ok(ByteSize(bytes)), "{text}");
             assert_eq!(ByteSize(bytes).to_string().parse().unwrap_or(ByteSize(bytes)), ByteSize(bytes));
         }
-        for (text, milliseconds) in [("500ms", 500), ("15s", 15_000), ("2m", 120_000), ("1h", 3_600_000)] {
-            assert_eq!(text.parse(), Ok(Span(Duration::from_millis(milliseconds))), "{text}");
-            assert_eq!(Span(Duration::from_millis(milliseconds)).to_string(), text);
+        for (text, microseconds) in [("100us", 100), ("500ms", 500_000), ("15s", 15_000_000), ("1h", 3_600_000_000)] {
+            assert_eq!(text.parse(), Ok(Span(Duration::from_micros(microseconds))), "{text}");
+            assert_eq!(Span(Duration::from_micros(microseconds)).to_string(), text);
         }
         assert_eq!(ByteSize(10_000).to_string(), "10000");
         assert_eq!(Span::seconds(0).to_string(), "0s");

@@ -150,8 +150,8 @@ impl Driver {
         self.shard.go_on_arriving(ARRIVED_PER_TURN);
         self.bind_those_who_waited();
         let share = self.newcomers.share(self.parts.limits.newcomers.turn.as_nanos() as u64);
-        for left in (1..=share).rev() {
-            let Some((key, begun)) = self.newcomers.next(left, &mut self.buckets.handshakes, self.nanos) else { break };
+        for _ in 0..share {
+            let Some((key, begun)) = self.newcomers.next(&mut self.buckets.handshakes, self.nanos) else { break };
             self.read_newcomer(key, begun);
         }
         self.shard.counters.held[Layer::Handshake] += self.newcomers.held();
