@@ -233,6 +233,9 @@ pub enum Effect {
     AccountRemoved,
     /// There is such an account now.
     AccountCreated(Jid),
+    /// An account was asked for, and there is none: the answer, which says why, is given late, and who asked goes on
+    /// meanwhile.
+    NotRegistered(Condition),
     /// Tell all whom these concern, in order, a bounded number of them at a time.
     Pubsub(Box<Outgoing>),
     /// The things of these accounts changed, or what others may do with them: where they are at home, bare JIDs are loaded

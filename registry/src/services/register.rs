@@ -65,8 +65,12 @@ pub(super) async fn answer<S: Store>(
             let to = request.addressed.then(|| asked.as_str());
             let unsigned = config.registration.config().unsigned;
             let registration = claim.check(domain, to, offer, unsigned)?;
-            config.registration.register(store, &registration, request.unix_millis).await?;
-            effects.push(Effect::AccountCreated(registration.account));
+            let registered = config.registration.register(store, &registration, request.unix_millis).await;
+            effects.push(match &registered {
+                Ok(()) => Effect::AccountCreated(registration.account),
+                Err(error) => Effect::NotRegistered(error.condition),
+            });
+            registered?;
         }
     }
     Ok(Vec::new())
@@ -180,6 +184,17 @@ mod tests {
         // Without a signature there is none.
         let (answer, effects) = owner.ask(IqType::Set, "", &password("third", "pencil"));
         assert!(answer.contains("<not-allowed ") && effects.is_empty(), "{answer}");
+    }
+
+    #[test]
+    fn what_is_signed_with_a_wrong_secret_is_refused_late() {
+        let owner = owner();
+        api_key(&owner.store, &owner.config.registration, "other", |_| ());
+        owner.get("things.example", GET);
+        let fields = fill_in(&Offer::new(&[7; 32]), |fields| fields).with(signed::CONSUMER_KEY, "other");
+        let (answer, effects) = owner.ask(IqType::Set, "things.example", &submission(&fields));
+        assert!(answer.contains("<bad-request "), "{answer}");
+        assert_eq!(effects, [Effect::NotRegistered(Condition::BadRequest)]);
     }
 
     #[test]

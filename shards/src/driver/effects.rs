@@ -80,6 +80,7 @@ impl Driver {
                     self.shard.watch_until(id, due);
                     self.wheel.insert(due, SESSION | id.to_token());
                 }
+                Effect::Late(id) => self.answer_late(id),
                 Effect::Tokens(key, kept) => self.on_tokens(key, kept),
                 Effect::Inquire(device, after) => self.inquire(device, after),
                 Effect::AskUntil(number) => {

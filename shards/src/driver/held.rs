@@ -2,15 +2,17 @@
 //! who guesses guesses slowly and learns nothing from how long it took.
 //!
 //! The answer waits in the connection's own buffer, and what the peer says meanwhile in the kernel's. Nobody else waits: there
-//! is one timer for all, since all wait equally long. The deadline of the negotiation stays as it is.
+//! is one timer for all, since all wait equally long. The deadline of the negotiation stays as it is. A session is told as
+//! late that it registered in vain, and goes on meanwhile ([`crate::shard`], which keeps the answer).
 
 use std::time::Duration;
 
 use plaza_core::sasl::SaslFailure;
 
 use super::connection::Phase;
-use super::{Driver, HELD, LINGER, TICK};
+use super::{Driver, HELD, LINGER, SESSION, TICK};
 use crate::ring::Key;
+use crate::shard::SessionId;
 
 /// Whether a failure says something of credentials, rather than of how they were put.
 pub(super) const fn tells_of_credentials(failure: SaslFailure) -> bool {
@@ -48,6 +50,17 @@ impl Driver {
         if self.held.len() == 1 {
             self.wheel.insert(u64::from(due), HELD);
         }
+    }
+
+    /// Lets a session wait for its late answer, but for nothing else.
+    pub(super) fn answer_late(&mut self, id: SessionId) {
+        let ticks = ticks(self.parts.limits.refusal_delay);
+        if ticks == 0 || self.stopping.is_some() {
+            return self.shard.answer_late(id, u64::MAX);
+        }
+        let due = u64::from(self.tick.saturating_add(ticks));
+        self.shard.late_until(id, due);
+        self.wheel.insert(due, SESSION | id.to_token());
     }
 
     /// Lets those go on whose time has come.

@@ -73,6 +73,9 @@ impl Driver {
             return;
         }
         self.release_all_held();
+        for id in self.shard.all_sessions() {
+            self.shard.answer_late(id, u64::MAX);
+        }
         for index in 0..self.accepting.len() {
             self.ring.cancel_accept(index as u32);
         }

@@ -431,12 +431,13 @@ impl Shard {
         true
     }
 
-    /// A moment of the driver's has come: a session that waits no longer than it is given up, and so is one whose client has
-    /// acknowledged nothing while others waited for it. One that is connected and over its bounds ends at once (`now` is
-    /// `None`).
+    /// A moment of the driver's has come: a session is given its late answer; one that waits no longer to be resumed is given
+    /// up, and so is one whose client has acknowledged nothing while others waited for it. One that is connected and over its
+    /// bounds ends at once (`now` is `None`).
     pub fn expire(&mut self, id: SessionId, now: Option<u64>) {
-        if now.is_none() {
-            self.thin_out();
+        match now {
+            Some(now) => self.answer_late(id, now),
+            None => self.thin_out(),
         }
         let Some(session) = self.get(id) else { return };
         let Some(managed) = &session.managed else { return };

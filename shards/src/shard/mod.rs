@@ -19,6 +19,7 @@ mod fanning;
 mod forged;
 mod interest;
 mod kept;
+mod late;
 mod managed;
 mod memory;
 mod outbox;
@@ -153,6 +154,9 @@ pub enum Effect {
     /// Others wait for the session's client to acknowledge: set a time ([`Shard::watch_until`]), and bring the session to
     /// [`Shard::expire`] then.
     Watch(SessionId),
+    /// The session is to be answered late: set a time ([`Shard::late_until`]), and bring the session to [`Shard::expire`]
+    /// then; or answer it at once ([`Shard::answer_late`]).
+    Late(SessionId),
     /// The facts a login waits for ([`Shard::login`]) are there, or cannot be had.
     Login(Key, Result<(), StoreError>),
     /// The device of this address was answered: let its owner be asked what is undecided, how it speaks be noted, and tokens
@@ -563,6 +567,11 @@ impl Shard {
             payload_name: child.name.into(),
             unix_millis: 0,
         };
+        if let ReplyTo::Session(id) = reply_to
+            && self.is_early(id, &request)
+        {
+            return self.refuse(id, stanza, from, late::NOT_YET);
+        }
         self.note_nodes(&request);
         let mut waits = false;
         let in_order = work::changes_facts(&request);
@@ -582,7 +591,7 @@ impl Shard {
 
     /// A service's reply: its effects, then the answer, then the caller may go on.
     pub fn reply(&mut self, caller: &Jid, reply_to: ReplyTo, reply: Reply) {
-        let mut removed = false;
+        let (mut removed, mut late) = (false, false);
         for effect in reply.effects {
             match effect {
                 ServiceEffect::PasswordChanged => {
@@ -593,6 +602,10 @@ impl Shard {
                 ServiceEffect::AccountCreated(account) => {
                     self.counters.registered += 1;
                     self.account_created(account.as_jid());
+                }
+                ServiceEffect::NotRegistered(condition) => {
+                    self.counters.not_registered[condition] += 1;
+                    late = true;
                 }
                 ServiceEffect::RosterInterested => self.flag(caller.as_jid(), |flags| flags.interested = true),
                 ServiceEffect::RosterPush { payload } => self.push(caller.as_jid(), &payload, |flags| flags.interested),
@@ -635,7 +648,9 @@ impl Shard {
                 };
                 session.flags.awaits = false;
                 // A message that was taken has no answer, and nothing is no stanza to be acknowledged.
-                if !reply.stanza.is_empty() {
+                if late {
+                    self.keep_late(id, reply.stanza);
+                } else if !reply.stanza.is_empty() {
                     self.write(id, |out| out.extend_from_slice(&reply.stanza));
                 }
                 self.resume(id);

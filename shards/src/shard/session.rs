@@ -6,6 +6,7 @@ use plaza_core::xml::StreamNamespaces;
 use plaza_registry::directory::Nodes;
 
 use super::caps::Learning;
+use super::late::Late;
 use super::managed::Managed;
 use super::things::Unanswered;
 use crate::ring::Key;
@@ -52,6 +53,8 @@ pub(super) struct Extras {
     pub(super) unanswered: Vec<Unanswered>,
     /// Presence held while its user looks away: sender and stanza.
     pub(super) held: Vec<(Box<str>, Box<[u8]>)>,
+    /// An answer that it is given late.
+    pub(super) late: Option<Late>,
 }
 
 /// Who waits for room.
@@ -164,6 +167,7 @@ impl Session {
                 + extras.presence.as_ref().map_or(0, |text| text.len())
                 + extras.directed.capacity() * size_of::<Jid>()
                 + extras.waiters.capacity() * size_of::<Waiter>()
+                + extras.late.as_ref().map_or(0, Late::heap_bytes)
         });
         self.jid.as_str().len() + 16 + extras
     }

@@ -231,6 +231,7 @@ impl World {
                 shard.inquired(&device, reply);
             }
             Effect::AskUntil(number) => shard.ask_until(number, 1),
+            Effect::Late(id) => shard.late_until(id, 10),
             Effect::Asked(ask, reply_to, acknowledged) => {
                 let caller = ask.caller().clone();
                 let services = Arc::clone(&self.config.services);

@@ -199,6 +199,7 @@ mod tests {
                     | Effect::LastItems(_)
                     | Effect::Expire(_)
                     | Effect::Watch(_)
+                    | Effect::Late(_)
                     | Effect::Inquire(..)
                     | Effect::AskUntil(_)
                     | Effect::Asked(..)

@@ -9,6 +9,7 @@ use plaza_core::signed::{self, Fields, sign};
 use plaza_core::xml::read::Node;
 
 use crate::broker::{Broker, PASSWORD, USERS};
+use crate::managed::{managed, resume};
 use crate::scene::Scene;
 use crate::tls::any;
 use crate::wire::{Wire, auth, nonce};
@@ -99,6 +100,12 @@ pub(crate) fn filled_at(wire: &mut Wire, key: &Key, name: &str, now: i64) -> Fie
     wire.send(GET);
     let answer = wire.until("</iq>");
     signed(fill_in_at(&answer, key, name, "pencil", u64::try_from(now).unwrap()), key)
+}
+
+/// A session asks for a form for a lamp, fills it in and signs it.
+fn filled_in_session(wire: &mut Wire, key: &Key) -> Fields {
+    let form = wire.ask("get", "localhost", "<query xmlns='jabber:iq:register'/>");
+    signed(fill_in(&form, key, "lamp", "pencil"), key)
 }
 
 /// Registers on a stream that has not logged in; the answer.
@@ -335,6 +342,53 @@ fn whoever_is_refused_hears_it_late_whatever_was_wrong_and_nobody_else_waits() {
     scene.note("103 refused too often", &said, "<policy-violation ");
     drop(wire);
     scene.close();
+}
+
+#[test]
+fn whoever_has_logged_in_hears_as_late_that_an_account_is_refused_and_goes_on_meanwhile() {
+    let mut broker = Broker::start("refusal_delay = '2s'");
+    let key = Key::create(&broker, 9, &[]);
+    let forged = Key { id: key.id.clone(), secret: "guessed".to_owned() };
+    let guess = |wire: &mut Wire, id: &str| {
+        let fields = filled_in_session(wire, &forged);
+        wire.send(format!("<iq type='set' id='{id}' to='localhost'>{}</iq>", query(&fields)));
+        Instant::now()
+    };
+    let refused = |wire: &mut Wire, id: &str| wire.until(&format!("id='{id}'")) + &wire.until("</iq>");
+    let least = Duration::from_secs(2);
+
+    let (mut wire, name) = managed(&broker, "anna", "r");
+    let begun = guess(&mut wire, "first");
+    assert!(!wire.ping().contains("<iq"), "it is not told yet");
+    let fields = filled_in_session(&mut wire, &key);
+    let early = wire.ask("set", "localhost", &query(&fields));
+    assert!(early.contains("<error type='wait'><resource-constraint ") && !early.contains("'first'"), "{early}");
+    assert!(begun.elapsed() < least, "{:?}", begun.elapsed());
+    assert!(refused(&mut wire, "first").contains("<bad-request "));
+    assert!((least..least * 3).contains(&begun.elapsed()), "{:?}", begun.elapsed());
+    // The form was not looked at.
+    assert!(wire.ask("set", "localhost", &query(&fields)).contains("type='result'"));
+
+    // It is told wherever the session goes on.
+    guess(&mut wire, "second");
+    wire.ping();
+    drop(wire);
+    let (mut wire, _) = resume(&broker, "anna", &name, 1, "<resumed ");
+    assert!(refused(&mut wire, "second").contains("<bad-request "));
+    guess(&mut wire, "third");
+    wire.ping();
+    let mut other = Wire::login(&broker, "bert", "r");
+    guess(&mut other, "third");
+    other.ping();
+    broker.restart_in_order();
+    let said = other.drain();
+    assert!(said.find("<bad-request ") < said.find("<system-shutdown "), "{said}");
+    let (mut wire, _) = resume(&broker, "anna", &name, 1, "<resumed ");
+    assert!(refused(&mut wire, "third").contains("<bad-request "));
+    wire.send("</stream:stream>");
+    wire.drain();
+    assert_eq!(key.count(&broker), (1, 1));
+    broker.stop();
 }
 
 #[test]

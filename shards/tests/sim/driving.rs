@@ -243,6 +243,7 @@ impl World {
                 Effect::Login(key, Ok(())) => self.logged_in(key.index as usize),
                 Effect::Login(_, Err(_)) => {}
                 Effect::Tokens(..) | Effect::Challenged(..) => panic!("nobody has tokens here"),
+                Effect::Late(_) => panic!("nobody registers here"),
                 Effect::Inquire(device, after) => self.inquire(shard, device, after),
                 Effect::AskUntil(number) => self.ask_until(shard, number),
                 Effect::Asked(ask, reply_to, acknowledged) => self.go_on_asked(shard, *ask, reply_to, acknowledged),
