@@ -105,6 +105,20 @@ fn slixmpp_runs_the_commands_of_owners() {
 }
 
 #[test]
+fn slixmpp_resumes_while_the_broker_is_upgraded() {
+    let mut broker = Broker::start_copy("");
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/clients/slix_upgrade.py");
+    for (one, other) in broker.pairs() {
+        let mut command = Command::new(python());
+        command.arg(&script).arg(broker.starttls.to_string()).args([PASSWORD, one, other]);
+        command.arg(env!("CARGO_BIN_EXE_plaza")).arg("--config").arg(broker.scratch().join("plaza.toml"));
+        run(command.arg("upgrade"));
+    }
+    assert_eq!(broker.log().matches("handing over").count(), 4);
+    broker.stop();
+}
+
+#[test]
 fn libstrophe_is_at_home() {
     let broker = Broker::start("");
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/e2e/clients/strophe.c");
