@@ -29,7 +29,7 @@ fn what_peers_send_is_read_within_its_bounds_and_written_as_the_same() {
 
 #[test]
 fn each_reader_has_a_fuzz_target() {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/fuzz");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../shards/fuzz");
     let manifest = std::fs::read_to_string(format!("{folder}/Cargo.toml")).expect("a manifest");
     for (target, _) in READERS {
         assert!(manifest.contains(&format!("name = \"{target}\"")), "{target}");

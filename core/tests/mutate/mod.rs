@@ -43,7 +43,7 @@ const ODD: [&str; 30] = [
 
 /// The seeds of a fuzz target.
 pub(crate) fn seeds(target: &str) -> Vec<String> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../core/fuzz/seeds").join(target);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../shards/fuzz/seeds").join(target);
     let mut files: Vec<_> =
         std::fs::read_dir(folder).expect("a folder").map(|file| file.expect("a file").path()).collect();
     files.sort();

@@ -1,7 +1,7 @@
 //! Any element as a request for a page: the page lies in the list and is no longer than it may be.
 #![no_main]
 
-#[path = "../../tests/peers/mod.rs"]
+#[path = "../../../core/tests/peers/mod.rs"]
 mod peers;
 
 use libfuzzer_sys::fuzz_target;

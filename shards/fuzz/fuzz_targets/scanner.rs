@@ -1,7 +1,7 @@
 //! The scanner agrees with rxml and quick-xml, and with itself however the bytes are split.
 #![no_main]
 
-#[path = "../../tests/oracle/mod.rs"]
+#[path = "../../../core/tests/oracle/mod.rs"]
 mod oracle;
 
 use libfuzzer_sys::fuzz_target;

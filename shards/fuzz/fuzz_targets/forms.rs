@@ -1,7 +1,7 @@
 //! Any element as a form filled in: what is understood is submitted again as the same.
 #![no_main]
 
-#[path = "../../tests/peers/mod.rs"]
+#[path = "../../../core/tests/peers/mod.rs"]
 mod peers;
 
 use libfuzzer_sys::fuzz_target;

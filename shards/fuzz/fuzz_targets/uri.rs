@@ -1,7 +1,7 @@
 //! Any text as a claim URI: what is understood is written as a text that reads as the same.
 #![no_main]
 
-#[path = "../../tests/peers/mod.rs"]
+#[path = "../../../core/tests/peers/mod.rs"]
 mod peers;
 
 use libfuzzer_sys::fuzz_target;

@@ -1,7 +1,7 @@
 //! Any element as a request of the Thing Registry: what is understood is told of as it was said.
 #![no_main]
 
-#[path = "../../tests/peers/mod.rs"]
+#[path = "../../../core/tests/peers/mod.rs"]
 mod peers;
 
 use libfuzzer_sys::fuzz_target;

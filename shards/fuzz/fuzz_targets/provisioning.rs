@@ -1,7 +1,7 @@
 //! Any element as what devices and owners ask of provisioning, and as what devices are asked.
 #![no_main]
 
-#[path = "../../tests/peers/mod.rs"]
+#[path = "../../../core/tests/peers/mod.rs"]
 mod peers;
 
 use libfuzzer_sys::fuzz_target;

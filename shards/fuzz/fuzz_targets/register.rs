@@ -1,7 +1,7 @@
 //! Any element as a registration: nothing passes for signed that is not, and what is signed verifies.
 #![no_main]
 
-#[path = "../../tests/peers/mod.rs"]
+#[path = "../../../core/tests/peers/mod.rs"]
 mod peers;
 
 use libfuzzer_sys::fuzz_target;
