@@ -1,6 +1,9 @@
 //! What peers send to the services, read as the services read it: nothing panics, every bound holds, and what was understood
 //! is written so that it is understood as the same. For the fuzz targets, and for the properties that run without them.
 
+use plaza_core::adhoc::{Answer, Command};
+use plaza_core::caps::{Caps, HashFunction, Info, Ver};
+use plaza_core::date::{Date, DateTime, Time};
 use plaza_core::forms::{Choice, Field, Form, FormKind, FormLimits, Kind, Submission};
 use plaza_core::iot::Generation;
 use plaza_core::jid::Jid;
@@ -11,6 +14,7 @@ use plaza_core::provisioning::{
 use plaza_core::register::{Asked, Offer};
 use plaza_core::rsm::{self, Page};
 use plaza_core::signed::{self, Fields};
+use plaza_core::sm::{self, Enable, Resume, SmId, acknowledged};
 use plaza_core::stanza::IqType;
 use plaza_core::thing::uri::{URI_BYTES_MAX, Uri, UriError};
 use plaza_core::thing::wire::{self, OPERATORS_MAX, Request, TAG_BYTES_MAX, TAGS_MAX, Tags};
@@ -23,13 +27,17 @@ pub(crate) type Reader = (&'static str, fn(&str));
 
 /// All of them.
 #[allow(dead_code, reason = "a fuzz target has one of them")]
-pub(crate) const READERS: [Reader; 6] = [
+pub(crate) const READERS: [Reader; 10] = [
     ("thing", thing),
     ("uri", uri),
     ("provisioning", provisioning),
     ("register", register),
     ("forms", forms),
     ("rsm", rsm),
+    ("date", date),
+    ("sm", sm),
+    ("caps", caps),
+    ("adhoc", adhoc),
 ];
 
 /// The text of an element that a stream lets through; `None` for anything else.
@@ -258,5 +266,98 @@ pub(crate) fn rsm(text: &str) {
             let told = |name| set.child(name, &set.ns).map(|child| child.text.as_str());
             assert_eq!(told("first").zip(told("last")), ends);
         }
+    }
+}
+
+/// Dates and times (XEP-0082): what is read is written as what reads as the same.
+pub(crate) fn date(text: &str) {
+    if let Some(moment) = DateTime::parse(text) {
+        let written = moment.to_string();
+        assert_eq!((written.len(), DateTime::parse(&written)), (24, Some(moment)));
+    }
+    if let Some(date) = Date::parse(text) {
+        assert_eq!(Date::parse(&date.to_string()), Some(date));
+    }
+    if let Some(time) = Time::parse(text) {
+        assert_eq!(Time::parse(&time.to_string()), Some(time));
+    }
+}
+
+/// Stream management (XEP-0198): an element says the same by itself and within another, an id has one spelling, and nothing is
+/// acknowledged that was not sent.
+pub(crate) fn sm(text: &str) {
+    let (mut scanner, ns) = (Scanner::new(), StreamNamespaces::default());
+    let scanned = scanner.next(&ScanLimits::AFTER_AUTH, &ns, text.as_bytes());
+    let Ok(Scanned::Element { element, .. }) = scanned else { return };
+    let Ok(Some(request)) = sm::Request::read(&element) else { return };
+    let node = node(text).expect("an element");
+    match request {
+        sm::Request::Enable(enable) => {
+            assert_eq!(Enable::read(&node), Ok(enable));
+            assert_ne!(enable.max, Some(0));
+        }
+        sm::Request::Resume(resume) => {
+            assert_eq!(Resume::read(&node).as_ref(), Ok(&resume));
+            if let Some(id) = SmId::parse(&resume.previd) {
+                assert_eq!(id.to_string(), resume.previd);
+            }
+        }
+        sm::Request::Handled(h) => {
+            for (acked, sent) in [(0, 0), (0, 100), (u32::MAX - 5, 5), (h, h), (h.wrapping_sub(3), h.wrapping_add(2))] {
+                if let Ok(fresh) = acknowledged(acked, sent, h) {
+                    assert_eq!(acked.wrapping_add(fresh), h);
+                    assert!(fresh <= sent.wrapping_sub(acked));
+                }
+            }
+        }
+        sm::Request::Count => {}
+    }
+}
+
+/// Capabilities (XEP-0115): those of a presence are written as they were read, and an answer's hash does not depend on its order.
+pub(crate) fn caps(text: &str) {
+    let (mut scanner, ns) = (Scanner::new(), StreamNamespaces::default());
+    let scanned = scanner.next(&ScanLimits::AFTER_AUTH, &ns, text.as_bytes());
+    let Ok(Scanned::Element { element, .. }) = scanned else { return };
+    let said: Vec<Caps> = element.children().filter_map(|child| Caps::read(&child)).collect();
+    for caps in said {
+        let mut out = b"<presence>".to_vec();
+        caps.write(&mut out);
+        out.extend_from_slice(b"</presence>");
+        let scanned = scanner.next(&ScanLimits::AFTER_AUTH, &ns, &out);
+        let Ok(Scanned::Element { element, .. }) = scanned else { panic!("{caps:?} is not written well") };
+        assert_eq!(element.first_child().and_then(|child| Caps::read(&child)).as_ref(), Some(&caps));
+        if let Some(ver) = caps.ver() {
+            assert_eq!(ver.to_string(), *caps.ver);
+        }
+    }
+    let Some(mut query) = node(text) else { return };
+    let Ok(info) = Info::read(&query) else { return };
+    for hash in [HashFunction::Sha1, HashFunction::Sha256] {
+        let ver = info.ver(hash);
+        assert_eq!(Ver::parse(hash.name(), &ver.to_string()), Some(ver));
+    }
+    assert!(info.notified().iter().map(|node| node.len()).sum::<usize>() <= info.verification_string().len());
+    query.children.reverse();
+    assert_eq!(Info::read(&query), Ok(info));
+}
+
+/// Commands (XEP-0050): what is answered names the command that was asked for, and its session.
+pub(crate) fn adhoc(text: &str) {
+    let Some(payload) = node(text) else { return };
+    let Ok(command) = Command::read(&payload) else { return };
+    let _ = command.stage();
+    let form = form();
+    let values = match payload.children.iter().find_map(|x| form.read(x, &FormLimits::DEFAULT).ok()) {
+        Some(Submission::Submitted(submitted)) => submitted.values,
+        Some(Submission::Cancelled) | None => Default::default(),
+    };
+    for answer in [Answer::Asks(&form, &values), Answer::Completed(Some((&form, &values)), text), Answer::Canceled] {
+        let written = again(&command.answer(7, &answer));
+        assert_eq!(written.attr("node"), Some(command.node));
+        let session = written.attr("sessionid");
+        assert!(if command.session.is_some() { session == command.session } else { session.is_some() });
+        let next = Command::read(&written).expect("an answer names its command");
+        assert_eq!((next.node, next.session), (command.node, session));
     }
 }
