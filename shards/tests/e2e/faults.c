@@ -4,6 +4,8 @@
  *   stall   they wait until the fault is over
  *   full    writes to the store's files fail with ENOSPC
  *   tables  writes to and syncs of the store's table files alone fail, with ENOSPC
+ *   merge-reads, merge-writes
+ *           the same fails with EIO where the engine merges its tables: of those it reads, or of those it writes
  *   noring  there is no io_uring for this process: EPERM
  *   wedge-shard-N  the thread of that shard waits in its next read until the fault is over
  *   clock   the clock on the wall is so many seconds ahead as the file says */
@@ -58,22 +60,43 @@ static int hits(int fd, const char *fault) {
     return 1;
 }
 
-/* Of the engine's tables, which its own threads write, and not of its journal. */
-static int table_fails(int fd) {
+static int named(int fd, const char *part) {
     char link[64], path[PATH_MAX];
     ssize_t len;
-    if (!there("tables")) return 0;
     snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
     len = readlink(link, path, sizeof path - 1);
     if (len < 0) return 0;
     path[len] = 0;
-    if (strstr(path, "/data/store/keyspaces/") == NULL) return 0;
-    note("tables");
-    errno = ENOSPC;
+    return strstr(path, part) != NULL;
+}
+
+#define TABLES "/data/store/keyspaces/"
+
+/* Whether this thread of the engine merges tables: it has read of one, and not synced the journal since, as it does before it
+ * writes a table of what is in memory. */
+static __thread int merges;
+
+static int table_read_fails(int fd) {
+    char name[16] = "";
+    if (prctl(PR_GET_NAME, name) != 0 || strcmp(name, "fjall:worker") != 0 || !named(fd, TABLES)) return 0;
+    merges = 1;
+    if (!there("merge-reads")) return 0;
+    note("merge-reads");
+    errno = EIO;
+    return 1;
+}
+
+/* Of the engine's tables, which its own threads write, and not of its journal. */
+static int table_fails(int fd) {
+    const char *fault = there("tables") ? "tables" : merges && there("merge-writes") ? "merge-writes" : NULL;
+    if (fault == NULL || !named(fd, TABLES)) return 0;
+    note(fault);
+    errno = strcmp(fault, "tables") == 0 ? ENOSPC : EIO;
     return 1;
 }
 
 static int sync_fails(int fd) {
+    if (merges && named(fd, ".jnl")) merges = 0;
     if (table_fails(fd)) return 1;
     while (hits(fd, "stall")) usleep(50000);
     if (!hits(fd, "sync")) return 0;
@@ -125,6 +148,7 @@ static int wedged(void) {
 
 ssize_t read(int fd, void *bytes, size_t len) {
     while (wedged()) usleep(50000);
+    if (table_read_fails(fd)) return -1;
     return REAL(read)(fd, bytes, len);
 }
 
