@@ -1,5 +1,7 @@
 //! Facts of the broker itself.
 
+#[cfg(any(test, fuzzing))]
+use crate::laws::Rewrite;
 use crate::record::{Reader, flag, put_count};
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write};
 
@@ -89,6 +91,11 @@ fn decode(record: &[u8]) -> Result<[u8; SECRET_BYTES], StoreError> {
     let secret = record.strip_prefix(&[SECRET_VERSION]).ok_or(StoreError::Corrupt)?;
     secret.try_into().map_err(|_| StoreError::Corrupt)
 }
+
+/// How its records are written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) const RECORDS: &[Rewrite] =
+    &[|record| decode(record).map(|_| record.to_vec()), |record| decode_run(record).map(|_| record.to_vec())];
 
 #[cfg(test)]
 mod tests {

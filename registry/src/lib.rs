@@ -14,6 +14,8 @@ pub mod directory;
 pub mod errands;
 pub mod facts;
 pub mod helpers;
+#[cfg(any(test, fuzzing))]
+pub mod laws;
 pub mod offline;
 pub mod owned;
 mod pace;

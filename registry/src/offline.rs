@@ -10,6 +10,8 @@ use plaza_core::ns;
 use plaza_core::stanza::with_child;
 use plaza_core::xml::write;
 
+#[cfg(any(test, fuzzing))]
+use crate::laws::Rewrite;
 use crate::record::{Reader, put_bytes, put_count};
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
 
@@ -184,6 +186,11 @@ fn is_delayed(stanza: &[u8], domain: &str) -> bool {
     let Some((children, _)) = last(stanza).and_then(|end| stanza.split_at_checked(end)) else { return false };
     last(children).and_then(|child| children.get(child..)).is_some_and(|child| child.starts_with(&start))
 }
+
+/// How its records are written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) const RECORDS: &[Rewrite] =
+    &[|record| OfflineHead::decode(record).map(OfflineHead::encode), |record| decode(record).map(|_| record.to_vec())];
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,8 @@ use plaza_core::sasl::ht::{HtMechanism, TOKEN_BYTES, Token, TokenSecret};
 use plaza_core::stream::{ClientId, IssuedToken, Proof, UsedToken};
 
 use crate::accounts::{self, Account};
+#[cfg(any(test, fuzzing))]
+use crate::laws::Rewrite;
 use crate::record::{Reader, flag, put_count};
 
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
@@ -279,6 +281,10 @@ pub async fn keep<S: Store>(
     store.commit(Batch { guards: vec![same, unchanged], writes: vec![write] }).await
 }
 
+/// How its records are written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) const RECORDS: &[Rewrite] = &[|record| Tokens::decode(record).map(|tokens| tokens.encode())];
+
 #[cfg(test)]
 mod tests {
     use plaza_core::jid::Jid;
@@ -471,13 +477,6 @@ mod tests {
             });
             let tokens = Tokens { clients: clients.collect() };
             prop_assert_eq!(Tokens::decode(&tokens.encode()), Ok(tokens));
-        }
-
-        #[test]
-        fn no_record_makes_decoding_panic(mut record: Vec<u8>) {
-            let _ = Tokens::decode(&record);
-            record.insert(0, VERSION);
-            let _ = Tokens::decode(&record);
         }
     }
 }

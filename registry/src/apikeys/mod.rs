@@ -15,6 +15,8 @@ use std::fmt;
 
 use plaza_core::jid::{Jid, JidRef};
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::record::RECORDS;
 pub(crate) use self::record::decode_moment;
 use self::record::{account_key, accounts_prefix, count_key, origin_key, settings_id, settings_key};
 pub use self::seal::{SEAL_NONCE_BYTES, Sealer};

@@ -12,11 +12,15 @@ mod prefs;
 mod query;
 
 pub use id::ArchiveId;
+#[cfg(any(test, fuzzing))]
+pub(crate) use prefs::RECORDS as PREFERENCES;
 pub use prefs::{Addresses, Mode, Modes, Prefs, load as load_prefs, save as save_prefs};
 pub use query::{Found, Item, Query, QueryError, ends, query};
 
 use plaza_core::jid::JidRef;
 
+#[cfg(any(test, fuzzing))]
+use crate::laws::Rewrite;
 use crate::owned::ATTEMPTS_MAX;
 use crate::record::{Reader, put_bytes, put_count};
 use crate::store::{Batch, CommitError, Guard, Lookup, Pair, Run, Store, StoreError, Table, Write, key};
@@ -377,6 +381,13 @@ fn item(owner: JidRef<'_>, (key, record): &Pair) -> Result<(ArchiveId, Entry), S
     let (with, stanza) = decode(record)?;
     Ok((ArchiveId(message_id(owner, key)?), Entry { with: with.into(), stanza: stanza.into() }))
 }
+
+/// How its records are written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) const RECORDS: &[Rewrite] = &[
+    |record| Head::decode(record).map(Head::encode),
+    |record| decode(record).map(|(with, stanza)| encode(&Entry { with: with.into(), stanza: stanza.into() })),
+];
 
 #[cfg(test)]
 mod tests;

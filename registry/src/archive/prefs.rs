@@ -3,6 +3,8 @@
 use plaza_core::jid::{Jid, JidRef};
 
 use crate::blocking::BlockList;
+#[cfg(any(test, fuzzing))]
+use crate::laws::Rewrite;
 use crate::record::{Reader, put_bytes, put_count};
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write, key};
 
@@ -157,6 +159,10 @@ pub async fn save<S: Store>(store: &S, owner: JidRef<'_>, prefs: &Prefs) -> Resu
     let put = Write::Put { table: Table::Archives, key: key::archive_prefs(owner), value: prefs.encode() };
     store.commit(Batch { guards: vec![head], writes: vec![put] }).await
 }
+
+/// How its records are written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) const RECORDS: &[Rewrite] = &[|record| Prefs::decode(record).map(|prefs| prefs.encode())];
 
 #[cfg(test)]
 mod tests {

@@ -41,10 +41,16 @@ pub(crate) use self::manage::forget_former;
 pub use self::manage::{forget, purge};
 pub use self::proofs::Proofs;
 pub use self::question::ask;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::record::RECORDS as QUESTIONS;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::rule::RECORDS as RULES;
 pub use self::rule::{Level, Rule};
 pub(crate) use self::serve::to_clear;
 pub use self::serve::{Tell, Told, serve};
 pub(crate) use self::subject::{prefix, tell_question, tell_rule};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::tokens::RECORDS as CERTIFICATES;
 pub use self::tokens::serve as serve_tokens;
 pub use self::verify::{Challenge, Unproven, Verified, challenge, challenged};
 use crate::helpers::Helpers;

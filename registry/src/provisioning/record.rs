@@ -10,6 +10,8 @@ use sha2::{Digest, Sha256};
 
 use super::answer::Inquiry;
 use super::home::node_key;
+#[cfg(any(test, fuzzing))]
+use crate::laws::Rewrite;
 use crate::record::{Reader, put_bytes, put_count};
 use crate::store::{StoreError, key};
 
@@ -161,6 +163,13 @@ pub(super) fn formers_key(owner: JidRef<'_>, device: JidRef<'_>) -> Vec<u8> {
 pub(super) fn former_key(owner: JidRef<'_>, device: JidRef<'_>, node: &NodeName) -> Vec<u8> {
     [&*formers_key(owner, device), node_key(node).as_bytes()].concat()
 }
+
+/// How its records are written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) const RECORDS: &[Rewrite] = &[
+    |record| Question::decode(record).map(|question| question.encode()),
+    |record| decode_head(record).map(encode_head),
+];
 
 #[cfg(test)]
 mod tests {

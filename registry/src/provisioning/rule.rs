@@ -4,6 +4,8 @@ use plaza_core::jid::JidRef;
 use plaza_core::provisioning::{Categories, Kind, Part};
 use plaza_core::thing::NodeName;
 
+#[cfg(any(test, fuzzing))]
+use crate::laws::Rewrite;
 use crate::record::{Reader, flag, put_bytes, put_count};
 use crate::store::{Pair, StoreError, Table, Write};
 use crate::things::rules_prefix;
@@ -149,6 +151,10 @@ pub(super) fn read<'a>(rest: &'a [u8], record: &[u8]) -> Result<(&'a str, Rule),
     let node = std::str::from_utf8(node).map_err(|_| StoreError::Corrupt)?;
     if *separator != [SEPARATOR] { Err(StoreError::Corrupt) } else { Ok((node, Rule::decode(number, record)?)) }
 }
+
+/// How its records are written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) const RECORDS: &[Rewrite] = &[|record| Rule::decode(1, record).map(|rule| rule.encode())];
 
 #[cfg(test)]
 mod tests {

@@ -15,6 +15,8 @@ use super::Config;
 use super::certificate::{BadCertificate, CERTIFICATE_BYTES_MAX, Certificate};
 use super::challenges::Challenge;
 use super::serve::Failure;
+#[cfg(any(test, fuzzing))]
+use crate::laws::Rewrite;
 use crate::owned::ATTEMPTS_MAX;
 use crate::record::{Reader, put_bytes, put_count};
 use crate::store::{Batch, CommitError, Guard, Store, StoreError, Table, Write};
@@ -254,6 +256,10 @@ impl<'a> Stored<'a> {
         now / 1_000 > self.expires
     }
 }
+
+/// How its records are written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) const RECORDS: &[Rewrite] = &[|record| Stored::decode(record).map(|stored| stored.encode())];
 
 fn decode(base64: &str) -> Option<Vec<u8>> {
     let text: Vec<u8> = base64.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();

@@ -47,6 +47,8 @@ pub use self::notify::{
 };
 use self::options::AccessModel;
 pub use self::options::Shows;
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::record::RECORDS;
 use self::turns::Turns;
 use crate::rosters;
 use crate::store::{Store, StoreError};

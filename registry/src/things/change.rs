@@ -9,6 +9,8 @@ use super::life::{Event, Next, Notice, Refused, Said, step};
 use super::record::count_key;
 use super::{Config, ThingRecord, claims, owned_key, thing_key};
 use crate::broker;
+#[cfg(any(test, fuzzing))]
+use crate::laws::Rewrite;
 use crate::owned::{self, ATTEMPTS_MAX};
 use crate::provisioning;
 use crate::record::{Reader, put_count};
@@ -295,6 +297,11 @@ fn decode_count(record: &[u8]) -> Result<(u64, u64), StoreError> {
     reader.close()?;
     Ok((things, told))
 }
+
+/// How its records are written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) const RECORDS: &[Rewrite] =
+    &[|record| decode_count(record).map(|(things, told)| encode_count(things, told))];
 
 /// Notes that a device has heard of something: as it was in that version of its record, so that what came between is told as
 /// well.

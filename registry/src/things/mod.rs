@@ -22,6 +22,8 @@ mod throttle;
 
 use std::sync::Arc;
 
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::change::RECORDS as COUNTS;
 pub use self::change::{acknowledged, asked_for_decision, settle};
 pub(crate) use self::change::{missed, none_registered, uncount};
 use self::guesses::Guesses;
@@ -29,6 +31,8 @@ pub use self::life::Notice;
 pub use self::notices::{Told, untold};
 pub use self::operate::{AssignError, assign, enforce, forget, release};
 pub(crate) use self::operate::{enforce_by, let_go};
+#[cfg(any(test, fuzzing))]
+pub(crate) use self::record::RECORDS;
 pub(crate) use self::record::read_thing;
 pub use self::record::{
     Pending, State, ThingRecord, key_hash, list, load, load_all, owned, owned_key, rules_prefix, thing_key,

@@ -6,6 +6,8 @@ use plaza_core::thing::wire::{Dialect, Style};
 use plaza_core::thing::{NodeName, Tag, TagValue};
 use sha2::{Digest, Sha256};
 
+#[cfg(any(test, fuzzing))]
+use crate::laws::Rewrite;
 use crate::record::{Reader, flag, put_bytes, put_count};
 use crate::store::{Guard, Pair, Store, StoreError, Table, Write, key};
 
@@ -352,6 +354,21 @@ pub(super) fn read_name(rest: &[u8]) -> Result<(Jid, NodeName), StoreError> {
     let jid = std::str::from_utf8(jid).ok().and_then(|jid| Jid::parse(jid).ok()).ok_or(StoreError::Corrupt)?;
     Ok((jid, read_node(node)?))
 }
+
+/// How its records are written again.
+#[cfg(any(test, fuzzing))]
+pub(crate) const RECORDS: &[Rewrite] = &[
+    |record| {
+        let jid = Jid::parse("lamp@things.example").expect("an address");
+        ThingRecord::decode(&jid, NodeName::default(), record).map(|thing| thing.encode())
+    },
+    |rest| {
+        let (jid, node) = read_name(rest)?;
+        let mut name = Vec::new();
+        put_name(&mut name, jid.as_jid(), &node);
+        Ok(name)
+    },
+];
 
 #[cfg(test)]
 mod tests {
