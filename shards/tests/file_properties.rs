@@ -1,13 +1,21 @@
 //! Files that operators and makers give to `plaza`, changed a little: each is read, or refused with a text, and never panics.
-#![expect(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test may panic"
+)]
+
+mod files;
 
 use std::fs;
 use std::path::Path;
 
-use plaza_core::sasl::scram::Hash;
 use plaza_shards::cert::TlsSnapshot;
 use plaza_shards::config::{CertificateFiles, Config, SAMPLE};
-use plaza_shards::control::import::{Format, read_keys, write_keys};
+use plaza_shards::control::command::Command;
+use plaza_shards::control::import::Format;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
@@ -87,29 +95,20 @@ fn changed(seeds: Vec<String>) -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A text for the operator is a line or a few, and has something to say.
-fn is_told(text: &str) {
-    assert!(!text.trim().is_empty());
+/// The seeds of a fuzz target.
+fn seeds(target: &str) -> Vec<String> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
+    let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
+    files.sort();
+    files.iter().map(|file| fs::read_to_string(file).unwrap()).collect()
 }
 
 fn configurations() -> Vec<String> {
-    let listener = "[[listeners]]\naddress = '127.0.0.1:5222'\nkind = 'c2s'\ntls = 'starttls'\nplain = true\n";
-    let limits =
-        "domains = ['localhost', 'b.example']\nshards = 2\n[limits]\nresume_max = '0s'\noffline_bytes_max = '1 GiB'\n";
-    let admission =
-        "[admission]\nunlimited = ['127.0.0.0/8', '::1/128']\n[archive]\nmodes = ['roster']\ndefault = 'never'\n";
-    vec![SAMPLE.to_owned(), listener.to_owned(), limits.to_owned(), admission.to_owned()]
+    std::iter::once(SAMPLE.to_owned()).chain(seeds("config")).collect()
 }
 
-/// Keys of the password `pencil` (RFC 5802 §5, RFC 7677 §3).
-const KEYS: &str = "SCRAM-SHA-1$4096:QSXCR+Q6sek8bf92$6dlGYMOdZcOPutkcNY8U2g7vK9Y=:D+CSWLOshSulAsxiupA+qs2/fTE=";
-const KEYS_256: &str = "SCRAM-SHA-256$4096:W22ZaJ0SNY7soEsUEjb6gQ==$WG5d8oPm3OtcPnkdi4Uo7BkeZkBFzpcXkuLmtbsT4qY=:wfPLwcE6nTWhTAmQ7tl2KeoiWGPlZqQxSrmfPwDl2dU=";
-
 fn accounts() -> Vec<String> {
-    let csv =
-        format!("jid,scram-sha-1,scram-sha-256\nlamp@localhost,{KEYS},{KEYS_256}\n\"a,b@localhost\",\"\"\"\",x\n");
-    let json = format!("{{\"jid\":\"a@b\",\"password\":\"p\"}}\n{{\"jid\":\"a@b\",\"scram-sha-1\":\"{KEYS}\"}}\n");
-    vec![csv, json, "a@localhost,secret\nb@localhost,\"se,cret\"\n".to_owned()]
+    seeds("accounts")
 }
 
 fn write(path: &Path, bytes: &[u8]) {
@@ -121,52 +120,40 @@ proptest! {
 
     #[test]
     fn a_configuration_is_read_or_refused(bytes in changed(configurations())) {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("plaza.toml");
-        write(&path, &bytes);
-        match Config::load(Some(&path)).and_then(|config| config.check().map(|_| ())) {
-            Ok(()) => {}
-            Err(error) => is_told(&error.to_string()),
-        }
+        files::config(&String::from_utf8_lossy(&bytes));
     }
 
     #[test]
     fn lines_of_accounts_are_read_or_refused(bytes in changed(accounts())) {
-        let text = String::from_utf8_lossy(&bytes);
-        let mut lines = text.lines();
-        match lines.next().map(Format::of) {
-            Some(Ok(format)) => {
-                for line in lines {
-                    match format.read(line).and_then(|row| row.map(|row| row.keys()).transpose()) {
-                        Ok(_) => {}
-                        Err(error) => is_told(&error),
-                    }
-                }
-            }
-            Some(Err(error)) => is_told(&error),
-            None => {}
-        }
+        files::accounts(&String::from_utf8_lossy(&bytes));
     }
 
     #[test]
-    fn keys_that_are_read_are_written_as_they_are(bytes in changed(vec![KEYS.to_owned(), KEYS_256.to_owned()])) {
-        let text = String::from_utf8_lossy(&bytes);
-        for hash in [Hash::Sha1, Hash::Sha256] {
-            if let Some(keys) = read_keys(hash, &text) {
-                let written = write_keys(&keys).0;
-                prop_assert!(read_keys(hash, &written) == Some(keys), "{written}");
-            }
-        }
+    fn tables_of_things_are_read_or_refused(bytes in changed(seeds("labels"))) {
+        files::labels(&String::from_utf8_lossy(&bytes));
+    }
+
+    #[test]
+    fn commands_are_read_or_refused(bytes in changed(seeds("command"))) {
+        files::command(&String::from_utf8_lossy(&bytes));
     }
 }
 
 #[test]
 fn the_seeds_are_what_they_should_be() {
-    assert!(read_keys(Hash::Sha1, KEYS).is_some() && read_keys(Hash::Sha256, KEYS_256).is_some());
-    let csv = &accounts()[0];
-    let mut lines = csv.lines();
-    let format = Format::of(lines.next().unwrap()).unwrap();
-    assert!(format.read(lines.next().unwrap()).unwrap().unwrap().keys().unwrap().is_some());
+    let keys = |text: &String| {
+        let mut lines = text.lines();
+        let format = Format::of(lines.next().unwrap()).unwrap();
+        let row = lines.find_map(|line| format.read(line).unwrap());
+        row.is_some_and(|row| row.keys().is_ok_and(|keys| keys.is_some()))
+    };
+    assert!(accounts().iter().any(keys));
+    for text in seeds("command") {
+        assert!(serde_json::from_str::<Command>(&text).is_ok(), "{text}");
+    }
+    for text in configurations() {
+        assert!(text.parse::<Config>().is_ok(), "{text}");
+    }
 }
 
 /// Certificates and keys in PEM: those that Plaza makes itself, changed.
@@ -195,7 +182,7 @@ fn a_certificate_is_read_or_refused() {
             write(&ca, certificate.as_bytes());
             write([&files.certificate, &files.key, &ca][which], &bytes);
             if let Err(error) = TlsSnapshot::read(&files, Some(&ca)) {
-                is_told(&error.to_string());
+                files::is_told(&error.to_string());
             }
             Ok(())
         })

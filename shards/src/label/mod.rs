@@ -20,7 +20,7 @@ use crate::control::accounts::random;
 
 mod code;
 mod sheet;
-mod table;
+pub mod table;
 
 use code::Code;
 pub use sheet::LabelSize;

@@ -5,8 +5,10 @@ use std::io::{self, BufRead, Read as _, Write};
 
 /// Why a table can't be read on.
 #[derive(Debug)]
-pub(super) enum TableError {
+pub enum TableError {
+    /// The system's.
     Io(io::Error),
+    /// It is no text.
     NotUtf8,
     /// A row is too long, with the bytes it may have; a quote that is not closed makes one.
     TooLong(usize),
@@ -14,7 +16,9 @@ pub(super) enum TableError {
     Quote,
     /// Another number of cells than the first row has.
     Cells {
+        /// Of this row.
         found: usize,
+        /// Of the first.
         wanted: usize,
     },
     /// There is no first row.
@@ -43,7 +47,8 @@ impl From<io::Error> for TableError {
 }
 
 /// The rows below the first.
-pub(super) struct Rows<R> {
+#[derive(Debug)]
+pub struct Rows<R> {
     input: R,
     row_bytes_max: usize,
     read: u64,
@@ -51,8 +56,11 @@ pub(super) struct Rows<R> {
 }
 
 impl<R: BufRead> Rows<R> {
-    /// Reads the first row.
-    pub(super) fn begin(input: R, row_bytes_max: usize) -> Result<Self, TableError> {
+    /// Reads the first row. No row may have more than `row_bytes_max` bytes.
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn begin(input: R, row_bytes_max: usize) -> Result<Self, TableError> {
         let mut rows = Self { input, row_bytes_max, read: 0, names: Vec::new() };
         let mut names = rows.cells()?.ok_or(TableError::Empty)?;
         if let Some(first) = names.first_mut()
@@ -65,12 +73,12 @@ impl<R: BufRead> Rows<R> {
     }
 
     /// The first row as it stands.
-    pub(super) fn names(&self) -> impl Iterator<Item = &str> {
+    pub fn names(&self) -> impl Iterator<Item = &str> {
         self.names.iter().map(String::as_str)
     }
 
     /// What each column is: whether of numbers, and of which name.
-    pub(super) fn columns(&self) -> impl Iterator<Item = (bool, &str)> {
+    pub fn columns(&self) -> impl Iterator<Item = (bool, &str)> {
         self.names().map(|name| match name.strip_prefix('#') {
             Some(name) => (true, name),
             None => (false, name),
@@ -78,12 +86,15 @@ impl<R: BufRead> Rows<R> {
     }
 
     /// Bytes read so far.
-    pub(super) const fn bytes_read(&self) -> u64 {
+    pub const fn bytes_read(&self) -> u64 {
         self.read
     }
 
     /// The cells of the next row; `None` at the end. Empty lines are none.
-    pub(super) fn next_row(&mut self) -> Result<Option<Vec<String>>, TableError> {
+    ///
+    /// # Errors
+    /// [`TableError`].
+    pub fn next_row(&mut self) -> Result<Option<Vec<String>>, TableError> {
         let Some(cells) = self.cells()? else { return Ok(None) };
         let (found, wanted) = (cells.len(), self.names.len());
         if found == wanted { Ok(Some(cells)) } else { Err(TableError::Cells { found, wanted }) }
@@ -166,7 +177,10 @@ fn split(text: &str) -> Result<Vec<String>, TableError> {
 }
 
 /// Writes a row, quoting what needs it: an only cell that is empty as well, since an empty line is no row.
-pub(super) fn write_row<'a>(out: &mut impl Write, cells: impl Iterator<Item = &'a str>) -> io::Result<()> {
+///
+/// # Errors
+/// Those of `out`.
+pub fn write_row<'a>(out: &mut impl Write, cells: impl Iterator<Item = &'a str>) -> io::Result<()> {
     let mut line = String::new();
     for (index, cell) in cells.enumerate() {
         if index > 0 {
