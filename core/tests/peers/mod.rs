@@ -352,7 +352,9 @@ pub(crate) fn adhoc(text: &str) {
         Some(Submission::Submitted(submitted)) => submitted.values,
         Some(Submission::Cancelled) | None => Default::default(),
     };
-    for answer in [Answer::Asks(&form, &values), Answer::Completed(Some((&form, &values)), text), Answer::Canceled] {
+    for answer in
+        [Answer::Asks(&form, &values), Answer::Completed(Some((&form, &values)), command.node), Answer::Canceled]
+    {
         let written = again(&command.answer(7, &answer));
         assert_eq!(written.attr("node"), Some(command.node));
         let session = written.attr("sessionid");
