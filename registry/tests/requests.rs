@@ -1,5 +1,5 @@
 //! What the fuzz targets check of the registry's services, on their seeds and on hundreds of texts that are nearly those.
-#![expect(clippy::expect_used, clippy::panic, reason = "a test may panic")]
+#![expect(clippy::expect_used, reason = "a test may panic")]
 
 mod asked;
 #[path = "../../core/tests/mutate/mod.rs"]
