@@ -28,7 +28,7 @@ use crate::cert::Tls;
 use crate::config::{Settings, TlsMode};
 use crate::control::watchdog::Watched;
 use crate::driver::{
-    Command, Driver, DriverLimits, DriverParts, ListenerPlan, NewLimits, Parcel, Quiet, SETTLE_GRACE, listener, random,
+    Command, Driver, DriverLimits, DriverParts, ListenerPlan, NewLimits, Parcel, Quiet, SETTLE_GRACE, random,
 };
 use crate::home::Homes;
 use crate::memory::{Level, Subsystem, part};
@@ -261,10 +261,6 @@ impl Broker {
         let mut all: Vec<Arc<TcpListener>> = sockets.iter().flatten().flatten().cloned().collect();
         all.sort_unstable_by_key(|socket| socket.as_raw_fd());
         all.dedup_by_key(|socket| socket.as_raw_fd());
-        for socket in &all {
-            listener::bound(socket, settings.limits.socket_bytes_max)
-                .map_err(|error| StartError(format!("can't bound what a socket holds: {error}")))?;
-        }
         // Before anybody can come back for them.
         let mut resumables = block_on(resumables::take(&config.store))
             .map_err(|error| StartError(format!("the sessions that wait to be resumed cannot be read: {error}")))?;
@@ -371,11 +367,6 @@ impl Broker {
     /// Lets other limits hold on all shards: each gets what was made once for all of them, in one message. The settings
     /// differ in nothing else from those that the broker was started with.
     pub fn limit(&self, settings: &Settings) {
-        for socket in &self.sockets {
-            if let Err(error) = listener::bound(socket, settings.limits.socket_bytes_max) {
-                tracing::error!(%error, "what a socket holds can't be bounded anew");
-            }
-        }
         self.tell(&Command::Limits(Arc::new(self.kept.limits(settings))));
     }
 

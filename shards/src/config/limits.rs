@@ -21,7 +21,6 @@ pub struct LimitsConfig {
     pub unauthenticated_per_shard_max: u32,
     pub sessions_per_account_max: u16,
     pub outbox_bytes_max: ByteSize,
-    pub socket_bytes_max: ByteSize,
     pub roster_items_max: u32,
     pub requests_max: u32,
     pub strangers_per_minute_max: u32,
@@ -94,9 +93,6 @@ pub struct Limits {
     /// Bytes waiting to be written to one session. Default 1 048 576. Senders wait from a sixteenth on; from a quarter on only
     /// what was under way then is taken, and the rest answered with `resource-constraint` or counted.
     pub outbox_bytes_max: u32,
-    /// Bytes of one connection that the kernel holds in each direction. Default 131 072. Beyond it the peer has to wait, or the
-    /// session's outbox fills.
-    pub socket_bytes_max: u32,
     /// Contacts in one roster. Default 2 000. Beyond it a roster set is answered with `resource-constraint`.
     pub roster_items_max: u32,
     /// SASL attempts per stream, 2 to 5 (RFC 6120 §6.4.5). Default 3. One more ends the stream with
@@ -153,7 +149,6 @@ impl Default for LimitsConfig {
             unauthenticated_per_shard_max: 1_024,
             sessions_per_account_max: 20,
             outbox_bytes_max: ByteSize(1024 * 1024),
-            socket_bytes_max: ByteSize(128 * 1024),
             roster_items_max: 2_000,
             requests_max: 100,
             strangers_per_minute_max: 100,
@@ -245,7 +240,6 @@ impl Checks {
                 1..=1_000,
             ),
             outbox_bytes_max: self.bytes_u32("limits.outbox_bytes_max", limits.outbox_bytes_max, 16 << 10..=1 << 30),
-            socket_bytes_max: self.bytes_u32("limits.socket_bytes_max", limits.socket_bytes_max, 16 << 10..=64 << 20),
             roster_items_max: self.within("limits.roster_items_max", limits.roster_items_max, 1..=100_000),
             requests_max: self.within("limits.requests_max", limits.requests_max, 1..=100_000),
             strangers_per_minute_max: self.within(

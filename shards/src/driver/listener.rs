@@ -30,17 +30,6 @@ pub(crate) fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
-/// Bounds what the kernel holds of each connection accepted from now on, in each direction: by itself it gives a peer whose
-/// session is read at its pace, or that reads nothing, megabytes of memory that nobody accounts for.
-///
-/// # Errors
-/// The system's.
-pub(crate) fn bound(socket: &TcpListener, bytes: u32) -> io::Result<()> {
-    let socket = SockRef::from(socket);
-    socket.set_recv_buffer_size(bytes as usize)?;
-    socket.set_send_buffer_size(bytes as usize)
-}
-
 /// Sets what accepted sockets inherit, and listens.
 ///
 /// # Errors

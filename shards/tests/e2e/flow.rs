@@ -1,7 +1,6 @@
 //! Floods, receivers that do not read, and the end of the broker under load.
 
 use std::collections::HashSet;
-use std::fs;
 use std::io::Write as _;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -60,44 +59,6 @@ fn a_session_that_sends_more_than_its_share_waits_and_no_other_does() {
     assert!(broker.metric("plaza_shaped_pauses_total", "") > 0, "nobody had to wait");
     drop(near);
     broker.stop();
-}
-
-#[test]
-fn what_the_kernel_holds_of_a_session_is_bounded_anew_at_a_reload() {
-    let limits = "inbound_bytes_per_second = '1 KiB'\ninbound_burst = '1s'\nsocket_bytes_max = '32 KiB'";
-    let mut broker = Broker::start(limits);
-    let mut loud = Wire::available(&broker, "anna", "loud");
-    let held = held_of_a_flood(&mut loud);
-    // The kernel takes as much again for its own.
-    assert!((1..=64 << 10).contains(&held), "25 white space: the kernel holds {held} bytes");
-    broker.reconfigure(|text| text.replace("'32 KiB'", "'128 KiB'"));
-    broker.hang_up();
-    broker.wait("for the reload", |broker| broker.log().contains("limits reloaded"));
-    let mut louder = Wire::available(&broker, "anna", "louder");
-    let held = held_of_a_flood(&mut louder);
-    assert!((64 << 10..=256 << 10).contains(&held), "25 white space: the kernel holds {held} bytes after the reload");
-    // So that they are read to their ends.
-    broker.reconfigure(|text| text.replace("'1 KiB'", "0"));
-    broker.hang_up();
-    drop((loud, louder));
-    broker.stop();
-}
-
-/// Sends more than is read, and says how much of it waits in the broker's socket.
-fn held_of_a_flood(wire: &mut Wire) -> u64 {
-    wire.socket.set_write_timeout(Some(Duration::from_millis(500))).unwrap();
-    let spaces = vec![b' '; 1 << 20];
-    while wire.socket.write(&spaces).is_ok() {}
-    let (own, peer) = (wire.socket.local_addr().unwrap().port(), wire.socket.peer_addr().unwrap().port());
-    let sockets = fs::read_to_string("/proc/net/tcp").unwrap();
-    let held = sockets.lines().find_map(|line| {
-        let mut fields = line.split_whitespace().skip(1);
-        let (local, remote) = (fields.next()?, fields.next()?);
-        let is_it = local.ends_with(&format!(":{peer:04X}")) && remote.ends_with(&format!(":{own:04X}"));
-        let (_, unread) = fields.nth(1).filter(|_| is_it)?.split_once(':')?;
-        u64::from_str_radix(unread, 16).ok()
-    });
-    held.expect("the broker's end of the connection")
 }
 
 fn flood(broker: &Broker, sender: &'static str, receiver: &'static str) {
