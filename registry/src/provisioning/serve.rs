@@ -145,12 +145,11 @@ impl<S: Store> Answering<'_, S> {
             let mut writes = self.rule(answer, &question, now).await?;
             writes.push(Write::Delete { table: Table::Questions, key: key.clone() });
             writes.push(to_clear(&thing).put());
+            // Behind the commit nothing may fail: the device's home has to hear of it.
+            let tells = self.recommend(answer, &question).await?;
             let guards = vec![thing.guard(), Guard::Equals { table: Table::Questions, key, value }];
             match self.store.commit(Batch { guards, writes }).await {
-                Ok(()) => {
-                    let tells = self.recommend(answer, &question).await?;
-                    return Ok(Told { payload: Vec::new(), changed: vec![answer.device.clone()], tells });
-                }
+                Ok(()) => return Ok(Told { payload: Vec::new(), changed: vec![answer.device.clone()], tells }),
                 Err(CommitError::Guard(_)) => {}
                 Err(CommitError::Store(error)) => return Err(error.into()),
             }

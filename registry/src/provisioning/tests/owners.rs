@@ -1,5 +1,10 @@
+use std::future::Future;
+use std::pin::pin;
+use std::task::{Context, Poll, Waker};
+
 use super::*;
 use crate::rosters;
+use crate::store::StoreError;
 
 #[test]
 fn an_answer_is_a_rule_from_the_next_question_on_and_voids_what_the_device_keeps() {
@@ -396,4 +401,36 @@ fn a_device_that_forgot_what_it_was_told_before_a_rule_has_to_forget_again() {
     };
     assert!(acknowledged(first), "it has not heard of the second");
     assert!(!acknowledged(second));
+}
+
+#[test]
+fn an_answer_that_fails_at_some_request_to_the_store_is_no_rule() {
+    for requests in 0.. {
+        let world = World::new();
+        let tell = only(world.can(LAMP, Kind::Friend, "", "").1);
+        let question = Node::parse(&tell.payload, "jabber:client").unwrap();
+        let (ns, key) = (&question.ns, question.attr("key").unwrap());
+        let rule =
+            format!("<isFriendRule xmlns='{ns}' jid='{LAMP}' remoteJid='{STRANGER}' key='{key}' result='false'/>");
+        let rule = Node::parse(&rule, "jabber:client").unwrap();
+        let (owner, component) = (jid(OWNER), jid(COMPONENT));
+        world.store.hold();
+        let caller = owner.as_jid();
+        let mut answer = pin!(serve(&world.config, &world.store, caller, &component, (IqType::Set, &rule), NOW));
+        let mut done = 0;
+        let told = loop {
+            if let Poll::Ready(told) = answer.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+                break told;
+            }
+            world.store.refuse((done == requests).then_some(StoreError::Busy));
+            world.store.release();
+            done = requests.min(done + 1);
+        };
+        world.store.refuse(None);
+        world.store.release_all();
+        assert_eq!(told.is_ok(), !world.all(Table::Rules).is_empty(), "{told:?} after {requests} requests");
+        if told.is_ok() {
+            return;
+        }
+    }
 }
