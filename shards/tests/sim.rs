@@ -10,6 +10,9 @@
 //! - a broker that is killed and started anew has lost nothing that it acknowledged, and gives what it kept with its time;
 //! - who is still there when its question or message fails hears so;
 //! - a thing has one owner, and who is told of it is told what is so, once; keys are told nobody (XEP-0347);
+//! - a device is told about strangers what its owner's rules say, also after a restart, and nothing is allowed that no owner
+//!   of the thing allowed; whoever is there is asked what is undecided of its own things, and of nobody else's; a device
+//!   whose rules changed is told to ask anew until it has heard, and no longer (XEP-0324);
 //! - with a key that is good for N accounts N are created, whoever tries at once (XEP-0348);
 //! - events of services reach whom they are for in the order they happened;
 //! - outboxes and batches stay within their bounds;
@@ -119,6 +122,11 @@ struct Happened {
     claims_refused: u64,
     things_given_up: u64,
     notices: u64,
+    decided: u64,
+    allowed: u64,
+    asked: u64,
+    ruled: u64,
+    answers_refused: u64,
 }
 
 impl Happened {
@@ -134,6 +142,11 @@ impl Happened {
         self.claims_refused += world.things.refused;
         self.things_given_up += world.things.disowned;
         self.notices += world.things.notices;
+        self.decided += world.owners.decided;
+        self.allowed += world.owners.allowed;
+        self.asked += world.owners.asked;
+        self.ruled += world.owners.ruled;
+        self.answers_refused += world.owners.refused;
     }
 
     fn enough(&self) {
@@ -143,6 +156,9 @@ impl Happened {
         let Self { things_claimed, claims_refused, things_given_up, notices, .. } = self;
         assert!(*things_claimed > 100 && *claims_refused > 1_000, "{self:?}");
         assert!(*things_given_up > 10 && *notices > 500, "{self:?}");
+        let Self { decided, allowed, asked, ruled, answers_refused, .. } = self;
+        assert!(*decided > 5_000 && *allowed > 300 && *asked > 500, "{self:?}");
+        assert!(*ruled > 100 && *answers_refused > 100, "{self:?}");
     }
 }
 

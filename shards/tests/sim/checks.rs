@@ -54,6 +54,7 @@ impl World {
         self.check_archives();
         if self.plan.things {
             self.check_things();
+            self.check_owners();
         }
     }
 

@@ -75,6 +75,7 @@ impl World {
             sending: None,
             flush: false,
             available: false,
+            priority: 0,
             directed: Vec::new(),
             latest: HashMap::new(),
             events: HashMap::new(),
@@ -102,12 +103,12 @@ impl World {
     /// Available, with a priority, and at times a long status.
     pub(super) fn appear(&mut self, client: usize) {
         let priority = if self.random.percent(10) { -1 } else { self.random.below(3) as i32 };
-        let payload = match self.random.below(3) {
-            0 => String::new(),
-            1 => format!("<priority>{priority}</priority>"),
-            _ => format!("<priority>{priority}</priority><status>{}</status>", self.body()),
+        let (priority, payload) = match self.random.below(3) {
+            0 => (0, String::new()),
+            1 => (priority, format!("<priority>{priority}</priority>")),
+            _ => (priority, format!("<priority>{priority}</priority><status>{}</status>", self.body())),
         };
-        self.clients[client].available = true;
+        (self.clients[client].available, self.clients[client].priority) = (true, priority);
         if self.plan.exact {
             self.send(client, "presence", "", "", &payload);
         } else {
@@ -137,6 +138,9 @@ impl World {
         }
         if self.plan.things && self.random.percent(60) {
             self.say_thing(client);
+        }
+        if self.plan.owners && self.random.percent(60) {
+            self.say_owner(client);
         }
         for _ in 0..=self.random.below(6) {
             match self.random.below(20) {

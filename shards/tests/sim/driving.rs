@@ -18,6 +18,7 @@ use plaza_shards::ring::Key;
 use plaza_shards::shard::{BATCH_BYTES_MAX, Effect, Flow, ReplyTo};
 
 use super::faults::Whose;
+use super::owners::number_of;
 use super::{FRAME_BYTES, World};
 
 impl World {
@@ -40,6 +41,7 @@ impl World {
         let Ok(Scanned::Element { element, .. }) = scanned else { panic!("not an element: {}", next.text) };
         let iq = element.name() == "iq";
         let enables = element.name() == "enable";
+        let decision = element.attr("id").and_then(|id| number_of(&id.value(), 'd'));
         let is_stanza = matches!(element.name(), "message" | "presence" | "iq");
         let shard = &mut self.shards[client.shard];
         let stale = shard.counters.drops[DropReason::Stale];
@@ -63,6 +65,9 @@ impl World {
                     client.said.push(number);
                 }
                 client.enabling |= enables;
+                if let Some(decision) = decision.filter(|_| iq) {
+                    self.decision_is_taken(index, decision);
+                }
                 if let Some(number) = number {
                     self.sent[number].taken = true;
                     if self.plan.killed && heard {
@@ -214,6 +219,7 @@ impl World {
             self.activity += 1;
             self.lanes[from][to].push_back(batch);
             self.shards[from].batch_sent(target);
+            self.owners.batch_sent(from, to);
         }
     }
 
@@ -222,6 +228,7 @@ impl World {
             if let Some(mut batch) = self.lanes[from][to].pop_front() {
                 self.activity += 1;
                 self.shards[to].handoff(ShardId(from as u16), &mut batch);
+                self.owners.batch_arrived(from, to);
                 assert!(batch.is_empty());
                 self.spares.push(batch);
             }
@@ -287,7 +294,8 @@ impl World {
         self.store.refuse(refused.then_some(StoreError::Busy));
         let brought = block_on(errands::run(&self.errand_config, &self.slow_store, &account, errand, 0));
         self.store.refuse(None);
-        self.things.happened(&Whose::Errand(account.clone(), None), self.slow_store.changes());
+        let (whose, changes) = (Whose::Errand(account.clone(), None), self.slow_store.changes());
+        self.owners.happened(&mut self.things, &self.store, &whose, changes, (self.activity, self.life));
         self.finish_errand(shard, &account, serves, brought);
     }
 

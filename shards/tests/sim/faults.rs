@@ -26,8 +26,13 @@ use super::{Random, World};
 /// Clients that note names: few, since a roster has its bound and subscriptions need room in it.
 const NOTING_CLIENTS: usize = 8;
 
-/// The record of a thing that was committed, by its key; `None` if it was deleted.
-pub(super) type Change = (Vec<u8>, Option<Vec<u8>>);
+/// What was committed.
+pub(super) enum Change {
+    /// The record of a thing, by its key; `None` if it was deleted.
+    Thing(Vec<u8>, Option<Vec<u8>>),
+    /// A question to an owner, by its key, and whether it is put or answered.
+    Question(Vec<u8>, bool),
+}
 
 /// A handle of the store whose requests wait for their turns, unless it is prompt.
 #[derive(Clone)]
@@ -37,7 +42,7 @@ pub(super) struct SlowStore {
     /// Commits are done in the order in which they were asked for.
     in_order: bool,
     turns: Arc<Mutex<Turns>>,
-    /// What became of things since that was asked for last.
+    /// What became of things and questions since that was asked for last.
     changes: Arc<Mutex<Vec<Change>>>,
 }
 
@@ -117,7 +122,7 @@ impl SlowStore {
         Some(refused)
     }
 
-    /// What became of things since this was asked for last.
+    /// What became of things and questions since this was asked for last.
     pub(super) fn changes(&self) -> Vec<Change> {
         std::mem::take(&mut *self.changes.lock().unwrap())
     }
@@ -198,19 +203,21 @@ impl Store for SlowStore {
         let (turn, store, changes) = (self.turn(true), self.store.clone(), Arc::clone(&self.changes));
         async move {
             turn.await?;
-            let of_things: Vec<Change> = batch.writes.iter().filter_map(of_thing).collect();
+            let committed: Vec<Change> = batch.writes.iter().filter_map(change).collect();
             store.commit(batch).await?;
-            changes.lock().unwrap().extend(of_things);
+            changes.lock().unwrap().extend(committed);
             Ok(())
         }
     }
 }
 
-/// What a write makes of a thing, if it is about one.
-fn of_thing(write: &Write) -> Option<Change> {
+/// What a write makes of a thing or a question, if it is about one.
+fn change(write: &Write) -> Option<Change> {
     match write {
-        Write::Put { table: Table::Things, key, value } => Some((key.clone(), Some(value.clone()))),
-        Write::Delete { table: Table::Things, key } => Some((key.clone(), None)),
+        Write::Put { table: Table::Things, key, value } => Some(Change::Thing(key.clone(), Some(value.clone()))),
+        Write::Delete { table: Table::Things, key } => Some(Change::Thing(key.clone(), None)),
+        Write::Put { table: Table::Questions, key, .. } => Some(Change::Question(key.clone(), true)),
+        Write::Delete { table: Table::Questions, key } => Some(Change::Question(key.clone(), false)),
         Write::DeletePrefix { table: Table::Things, .. } => panic!("no account goes here"),
         Write::Put { .. } | Write::Delete { .. } | Write::DeletePrefix { .. } => None,
     }
@@ -279,7 +286,8 @@ impl World {
         let mut at = 0;
         while let Some(running) = self.running.get_mut(at) {
             let polled = running.work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
-            self.things.happened(&running.whose, self.slow_store.changes());
+            let (changes, now) = (self.slow_store.changes(), (self.activity, self.life));
+            self.owners.happened(&mut self.things, &self.store, &running.whose, changes, now);
             match polled {
                 Poll::Pending => at += 1,
                 Poll::Ready(brought) => {
@@ -295,14 +303,24 @@ impl World {
             (Whose::Errand(account, serves), Brought::Return(brought)) => {
                 self.finish_errand(shard, &account, serves, *brought);
             }
-            (Whose::Service(caller, reply_to, _), Brought::Reply(reply)) => {
+            (Whose::Service(caller, reply_to, cause), Brought::Reply(reply)) => {
+                self.spread(shard, &reply, Some(&cause));
                 self.finish_service(shard, &caller, reply_to, reply);
             }
-            (Whose::Inquiry(device), Brought::Reply(reply)) => self.shards[shard].inquired(&device, reply),
+            (Whose::Inquiry(device), Brought::Reply(reply)) => {
+                self.spread(shard, &reply, None);
+                self.shards[shard].inquired(&device, reply);
+            }
             (Whose::Errand(..), Brought::Reply(_)) | (Whose::Service(..) | Whose::Inquiry(_), Brought::Return(_)) => {
                 panic!("it brought something else")
             }
         }
+    }
+
+    /// Homes of devices hear what some work on a shard brought.
+    fn spread(&mut self, shard: usize, reply: &Reply, cause: Option<&Cause>) {
+        let home = |device: &Jid| usize::from(self.shards[shard].home(device.as_jid()).0);
+        self.owners.spreads(shard, home, reply, cause);
     }
 
     /// A client notes a name in its roster.

@@ -47,6 +47,8 @@ pub(super) struct Plan {
     pub(super) newcomers: bool,
     /// Clients have things.
     pub(super) things: bool,
+    /// Their devices ask what others may do, and their owners decide.
+    pub(super) owners: bool,
     /// In which generation they speak of them.
     pub(super) generation: Generation,
     pub(super) config: ShardConfig,
@@ -74,6 +76,8 @@ impl Plan {
         let killed = matches!(seed % 13, 2 | 3 | 5 | 6 | 9);
         let exact = seed.is_multiple_of(3);
         let things = !exact && matches!(seed % 16, 2..=9 | 12 | 14);
+        // But for worlds that found a bug before there were these.
+        let owners = things && matches!(seed % 5, 1..=3);
         let outbox_bytes_max = if large { 262_144 } else { 1024 << random.below(5) };
         let store_refuses_percent = random.pick(&[0, 0, 5, 30]);
         Self {
@@ -82,6 +86,7 @@ impl Plan {
             store_refuses: store_refuses_percent > 0,
             newcomers: matches!(seed % 17, 3 | 7 | 11 | 15),
             things,
+            owners,
             generation: Generation::ALL[(seed / 16 % 4) as usize],
             managed_percent: random.pick(&[0, 50, 100]),
             acknowledged_percent: random.pick(&[50, 100]),
@@ -121,8 +126,8 @@ impl Plan {
                 managed_key: [7; 32],
                 offline: OfflineLimits {
                     // Where messages must not be lost, none is refused.
-                    messages_max: random.pick(&[0, 3, 100]).max(if killed { 10_000 } else { 0 }),
-                    bytes_max: random.pick(&[2_000, 512 * 1024]).max(if killed { 1 << 28 } else { 0 }),
+                    messages_max: random.pick(&[0, 3, 100]).max(if killed || owners { 10_000 } else { 0 }),
+                    bytes_max: random.pick(&[2_000, 512 * 1024]).max(if killed || owners { 1 << 28 } else { 0 }),
                     age_millis_max: 1_000_000,
                 },
                 tokens: plaza_registry::tokens::TokenLimits::default(),

@@ -19,9 +19,9 @@ use plaza_registry::wait::block_on;
 use plaza_shards::metrics::DropReason;
 use plaza_shards::shard::ReplyTo;
 
-use super::World;
 use super::faults::{Brought, Whose};
 use super::things::{Cause, What, node_id, secret};
+use super::{World, owners};
 
 pub(super) const REGISTRY: &str = "things.things.example";
 /// Accounts that have things, each one of these nodes: few, so that many want the same.
@@ -180,8 +180,9 @@ impl World {
 
     /// The registry begins to answer.
     pub(super) fn begin_service(&mut self, shard: usize, mut request: Request, reply_to: ReplyTo) {
-        request.unix_millis = self.activity;
-        let (cause, caller) = (self.things.begin(&request.id_raw), request.caller.clone());
+        request.unix_millis = self.unix_millis();
+        let (id, caller) = (&*request.id_raw, request.caller.clone());
+        let cause = self.owners.begin(id, self.things.now_is()).unwrap_or_else(|| self.things.begin(id));
         let answer = services::answer(Arc::clone(&self.errand_config.services), self.slow_store.clone(), request);
         let whose = Whose::Service(caller, reply_to, cause);
         self.begin_with_the_store(shard, whose, async move { Brought::Reply(answer.await) });
@@ -200,12 +201,16 @@ impl World {
     /// What follows from what a device was answered.
     pub(super) fn inquire(&mut self, shard: usize, device: Jid, after: plaza_registry::provisioning::After) {
         let (config, store) = (Arc::clone(&self.errand_config.services), self.slow_store.clone());
-        let now = self.activity;
+        let now = self.unix_millis();
         let inquiry = async move {
             let effects = services::inquire(&config, &store, after, now).await;
             Brought::Reply(Reply { effects, ..Reply::default() })
         };
         self.begin_with_the_store(shard, Whose::Inquiry(device), inquiry);
+    }
+
+    fn unix_millis(&self) -> u64 {
+        self.activity + self.owners.days * owners::DAY_MILLIS
     }
 
     /// Begins work that a prompt store may refuse as a whole; a slow one refuses as it goes on.
@@ -220,7 +225,9 @@ impl World {
         if !reply.stanza.is_empty() {
             let text = std::str::from_utf8(&reply.stanza).unwrap();
             let fails = self.plan.slow || self.plan.store_refuses;
-            self.things.answered(&Node::parse(text, plaza_core::ns::CLIENT).unwrap(), fails);
+            let stanza = Node::parse(text, plaza_core::ns::CLIENT).unwrap();
+            self.things.answered(&stanza, fails);
+            self.owners.answered(&self.things, &caller.bare(), &stanza, fails);
         }
         self.is_answered(shard, &reply_to);
         self.shards[shard].reply(caller, reply_to, reply);
@@ -259,7 +266,9 @@ impl World {
                 if let Some(asked) = self.things.hears(id, kind) {
                     assert_eq!(self.clients[asked].jid, self.clients[client].jid, "{stanza:?} is another's");
                 }
+                self.hear_answer(client, id, stanza);
             }
+            ("message", "") => self.hear_message(client, &stanza.children[0]),
             _ => panic!("nobody asked for {stanza:?}"),
         }
     }
@@ -279,6 +288,10 @@ impl World {
         if &*notice.name == "claimed" && !self.plan.store_refuses {
             let most = self.things.claimed_often(thing) + refused;
             assert!(often <= most, "{device} was told {often} times that it is claimed, which it was {most} times");
+        }
+        if &*notice.name == "clearCache" && !self.plan.store_refuses {
+            let most = self.things.cleared_often(&device) + refused;
+            assert!(often <= most, "{device} was told {often} times to ask anew, which it had to {most} times");
         }
         let answer = match self.random.below(10) {
             _ if self.registry.is_attentive => "result",
@@ -301,6 +314,7 @@ impl World {
             match &**name {
                 "disowned" => self.things.has_heard(*thing),
                 "claimed" => self.things.knows(*thing, told),
+                "clearCache" => self.things.clears(self.things.names[*thing].0.clone(), told),
                 _ => {}
             }
         }
@@ -336,7 +350,7 @@ impl World {
                 if !self.clients[client].ended {
                     self.hide(client);
                     self.queue(client, "<presence/>".into(), None);
-                    self.clients[client].available = true;
+                    (self.clients[client].available, self.clients[client].priority) = (true, 0);
                 }
             }
             self.settle();

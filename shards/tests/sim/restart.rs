@@ -90,6 +90,7 @@ impl World {
         unsure.extend(self.drop_errands());
         self.shards = start(&self.plan, &self.homes, self.life);
         self.forget_registry();
+        self.owners.start_anew();
         if let Some(newcomers) = &mut self.newcomers {
             newcomers.restart();
         }

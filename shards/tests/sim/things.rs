@@ -11,7 +11,7 @@ use plaza_core::thing::{KEY, NodeName, TagValue};
 use plaza_core::xml::read::Node;
 use plaza_registry::things::{State, ThingRecord, key_hash, thing_key};
 
-use super::faults::{Change, Whose};
+use super::faults::Whose;
 
 /// What is said of a thing: values by names.
 pub(super) type Says = BTreeMap<String, String>;
@@ -60,6 +60,8 @@ pub(super) enum Cause {
     Request(usize),
     /// Its owner gave it up, and its device was asked.
     Disowned { caller: Jid, device: Jid, acknowledged: bool },
+    /// An answer of that number, to a question about it.
+    Answered { number: usize, thing: usize, caller: Jid },
     /// Something is noted with it that makes it no other.
     Note,
 }
@@ -88,6 +90,8 @@ pub(crate) struct Things {
     heard: Vec<(usize, u64)>,
     /// Things whose device acknowledged that they are claimed, and when it was told.
     known: Vec<(usize, u64)>,
+    /// Devices that acknowledged that they have to ask anew, and when they were told.
+    cleared: Vec<(Jid, u64)>,
     /// Things that were given up, by whom and when.
     given_up: Vec<(usize, Jid, u64)>,
     /// Things that changed hands, claims that were refused, notices told, things given up.
@@ -157,19 +161,18 @@ impl Things {
         self.heard.push((thing, self.clock));
     }
 
-    /// Things were changed in the store.
-    pub(super) fn happened(&mut self, whose: &Whose, changes: Vec<Change>) {
+    /// A thing was changed in the store; which.
+    pub(super) fn happened(&mut self, whose: &Whose, key: &[u8], record: Option<&[u8]>) -> usize {
         let note = Cause::Note;
         let cause = match whose {
             Whose::Service(_, _, cause) => cause,
             Whose::Errand(..) | Whose::Inquiry(_) => &note,
         };
-        for (key, record) in changes {
-            let thing = self.keys[&key];
-            let (jid, node) = &self.names[thing];
-            let after = record.map(|record| ThingRecord::decode(jid, node.clone(), &record).unwrap());
-            self.becomes(thing, after, cause);
-        }
+        let thing = self.keys[key];
+        let (jid, node) = &self.names[thing];
+        let after = record.map(|record| ThingRecord::decode(jid, node.clone(), record).unwrap());
+        self.becomes(thing, after, cause);
+        thing
     }
 
     fn becomes(&mut self, thing: usize, after: Option<ThingRecord>, cause: &Cause) {
@@ -226,14 +229,26 @@ impl Things {
                 let forgets = before.pending.claimed && !after.pending.claimed;
                 let since = self.claimed_at(thing);
                 let knows = || self.known.iter().any(|(known, told)| *known == thing && *told >= since);
-                return is_same(before, after) && (!forgets || knows());
+                let is_clear = !before.pending.clear_cache || after.pending.clear_cache || self.has_cleared(thing);
+                return is_same(before, after) && (!forgets || knows()) && is_clear;
+            }
+            Cause::Answered { thing: about, caller, .. } => {
+                let (Some(before), Some(after)) = (before, after) else { return false };
+                // What the device was told is void.
+                let is_void = after.pending.clear_cache && after.pending.since == after.version;
+                return *about == thing && before.is_owned_by(caller.as_jid()) && is_same(before, after) && is_void;
             }
             Cause::Disowned { caller, device: asked, acknowledged } => {
-                let since = self.claimed_at(thing);
+                // What its owner claims anew meanwhile is given up as well.
+                let heard_since = |begun: u64| self.heard.iter().any(|(heard, at)| *heard == thing && *at > begun);
+                let is_it = |asked: &&Asked| {
+                    (&asked.what, asked.thing, &asked.caller) == (&What::Disown, thing, &caller.bare())
+                };
+                let mut requests = self.asked.iter().filter(is_it);
                 return *acknowledged
                     && asked == device
                     && before.is_some_and(|before| before.is_owned_by(caller.as_jid()))
-                    && self.heard.iter().any(|(heard, at)| *heard == thing && *at > since)
+                    && requests.any(|asked| asked.answer.is_none() && asked.begun.is_some_and(heard_since))
                     && after.is_some_and(|after| {
                         after.state == State::Unclaimed && after.tags.is_empty() && after.key.is_none()
                     });
@@ -310,6 +325,23 @@ impl Things {
         let is_owned = |moment: &Moment| moment.thing.as_ref().is_some_and(|thing| thing.owner().is_some());
         let life = self.lives[thing].iter().rev();
         life.take_while(|moment| is_owned(moment)).last().map_or(self.clock, |moment| moment.at)
+    }
+
+    /// Whether a device acknowledged that it has to ask anew, as it was told since its thing said so.
+    fn has_cleared(&self, thing: usize) -> bool {
+        let (device, life) = (&self.names[thing].0, &self.lives[thing]);
+        let pending = |moment: &Moment| moment.thing.as_ref().map(|thing| thing.pending);
+        let now = life.last().and_then(pending).map(|pending| pending.since);
+        let is_it = |moment: &&Moment| pending(moment).is_some_and(|pending| Some(pending.since) == now);
+        let since = life.iter().rev().take_while(is_it).last().map_or(0, |moment| moment.at);
+        self.cleared.iter().any(|(cleared, told)| cleared == device && *told >= since)
+    }
+
+    /// Whether a thing has just become another's, or nobody's.
+    pub(super) fn changed_hands(&self, thing: usize) -> bool {
+        let owner = |moment: &Moment| moment.thing.as_ref().and_then(ThingRecord::owner).cloned();
+        let mut life = self.lives[thing].iter().rev().map(owner);
+        life.next() != life.next()
     }
 
     /// What a thing was from a time on until now.
@@ -466,9 +498,25 @@ impl Things {
         often
     }
 
+    /// How often a device began to be told to ask anew, for any of its things.
+    pub(super) fn cleared_often(&self, device: &Jid) -> usize {
+        let own = self.names.iter().zip(&self.lives).filter(|((jid, _), _)| jid == device);
+        let often = |life: &Vec<Moment>| {
+            let things = life.iter().filter_map(|moment| moment.thing.as_ref());
+            let void = things.filter(|thing| thing.pending.clear_cache);
+            void.map(|thing| thing.pending.since).collect::<std::collections::BTreeSet<_>>().len()
+        };
+        own.map(|(_, life)| often(life)).sum()
+    }
+
     /// The time now, in things noted here.
     pub(super) const fn now_is(&self) -> u64 {
         self.clock
+    }
+
+    /// A device has acknowledged that it has to ask anew, which it was told at a time.
+    pub(super) fn clears(&mut self, device: Jid, told: u64) {
+        self.cleared.push((device, told));
     }
 
     /// A device has acknowledged that a thing is claimed, which it was told at a time.

@@ -12,6 +12,8 @@ mod driving;
 mod faults;
 #[path = "newcomers.rs"]
 mod newcomers;
+#[path = "owners.rs"]
+mod owners;
 #[path = "plan.rs"]
 mod plan;
 #[path = "registry.rs"]
@@ -43,6 +45,7 @@ use super::random::Random;
 use blocks::Blocks;
 use faults::{Notes, Running, SlowStore};
 use newcomers::Newcomers;
+use owners::Owners;
 use plan::{Plan, keys};
 use registry::{DEVICES, Listing, NODES, Registry};
 use things::Things;
@@ -99,6 +102,8 @@ struct Client {
     flush: bool,
     /// Its last own presence was available.
     available: bool,
+    /// Its priority, as it said last.
+    priority: i32,
     directed: Vec<String>,
     /// Highest number seen from an address.
     latest: HashMap<(String, String, bool), usize>,
@@ -176,6 +181,7 @@ pub(crate) struct World {
     /// Clients that log in: account, resource.
     logging_in: Vec<(Jid, String)>,
     pub(crate) things: Things,
+    pub(crate) owners: Owners,
     registry: Registry,
     newcomers: Option<Newcomers>,
     /// What strangers find.
@@ -242,6 +248,7 @@ impl World {
             blocks: Blocks::default(),
             logging_in: Vec::new(),
             things,
+            owners: Owners::default(),
             registry: Registry::default(),
             newcomers,
             listing,
@@ -337,6 +344,7 @@ impl World {
             self.make_up();
         }
         self.tell_all();
+        self.ask_anew();
         self.settle_newcomers();
         self.agree();
         // A pause nobody takes back shows only when something is said.
