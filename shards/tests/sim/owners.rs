@@ -303,7 +303,7 @@ impl Owners {
             (_, "resource-constraint" | "internal-server-error") => answer.done.is_none() && store_fails,
             (_, "item-not-found") => answer.done.is_none() && !was_open,
             (_, "forbidden") => {
-                answer.done.is_none() && !was_open && things.was_owned_by(answer.thing, answer.caller.as_str())
+                answer.done.is_none() && !was_open && things.was_one_owned_by(answer.thing, answer.caller.as_str())
             }
             _ => false,
         };

@@ -481,6 +481,12 @@ impl Things {
         self.lives[thing].iter().filter_map(|moment| moment.thing.as_ref()).any(is_owner)
     }
 
+    /// Whether somebody owned some thing of the same device, or owns it.
+    pub(super) fn was_one_owned_by(&self, thing: usize, owner: &str) -> bool {
+        let device = &self.names[thing].0;
+        (0..self.names.len()).any(|other| self.names[other].0 == *device && self.was_owned_by(other, owner))
+    }
+
     /// How often a thing began to be told that it is claimed.
     pub(super) fn claimed_often(&self, thing: usize) -> usize {
         let (mut often, mut last) = (0, None);
