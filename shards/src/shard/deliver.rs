@@ -10,7 +10,7 @@ use plaza_core::xml::StreamNamespaces;
 use smallvec::SmallVec;
 
 use super::batch::{BATCH_OWN_BYTES_MAX, Envelope, Handoff};
-use super::session::Waiter;
+use super::session::{Waiter, is_under_way};
 use super::{Flow, SessionId, Shard};
 use crate::mesh::ShardId;
 use crate::metrics::DropReason;
@@ -257,12 +257,12 @@ impl Shard {
         true
     }
 
-    /// Whether a full outbox takes a stanza still: its sender was asked to wait, and had it under way.
+    /// Whether a full outbox takes a stanza still: its sender had it under way.
     fn may_overfill(&self, recipient: SessionId, unsent: usize, origin: Origin) -> bool {
         let Origin::Remote(shard, sender) = origin else { return false };
         let extras = self.get(recipient).and_then(|session| session.extras.as_ref());
-        let asked = extras.is_some_and(|extras| extras.waiters.contains(&Waiter::Remote(shard, sender)));
-        asked && unsent < self.config.outbox_bytes_max as usize
+        let waiters = extras.map_or(&[][..], |extras| &extras.waiters);
+        unsent < self.config.outbox_bytes_max as usize && is_under_way(waiters, shard, sender)
     }
 
     fn pause_remote(&mut self, recipient: SessionId, shard: ShardId, sender: SessionId) {

@@ -9,6 +9,7 @@ use super::caps::Learning;
 use super::late::Late;
 use super::managed::Managed;
 use super::things::Unanswered;
+use crate::mesh::ShardId;
 use crate::ring::Key;
 
 /// Names a session of one shard; a reused slab index is told apart by the generation.
@@ -63,7 +64,17 @@ pub(super) enum Waiter {
     /// A session here; its stanza was not taken.
     Local(SessionId),
     /// A session of another shard; its stanza was taken, more should not come.
-    Remote(crate::mesh::ShardId, SessionId),
+    Remote(ShardId, SessionId),
+}
+
+/// Senders elsewhere that are taken from beyond a full outbox, for the moment until they have heard that they should wait.
+pub(super) const UNDER_WAY_MAX: usize = 64;
+
+/// Whether what comes from a sender elsewhere may have been under way before it could know of a full outbox: it was asked
+/// to wait, or is one of the few that still can be.
+pub(super) fn is_under_way(waiters: &[Waiter], shard: ShardId, sender: SessionId) -> bool {
+    let elsewhere = waiters.iter().filter(|waiter| matches!(waiter, Waiter::Remote(..))).count();
+    elsewhere < UNDER_WAY_MAX || waiters.contains(&Waiter::Remote(shard, sender))
 }
 
 /// Facts of a session that are true or not.

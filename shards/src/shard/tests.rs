@@ -1,5 +1,6 @@
 //! The shards whole: senders that wait, and homes that learn of accounts. With what other tests begin with.
 
+use super::session::UNDER_WAY_MAX;
 use super::*;
 
 /// Shards, and a session of each account at home on one of them.
@@ -140,12 +141,34 @@ fn what_a_sender_had_under_way_when_it_was_asked_to_wait_is_taken() {
     };
     // From high on it is asked to wait, and what comes until it has heard of that goes beyond full.
     assert_eq!(hand_over(&mut shards, first, 10), 0);
-    // Another one is asked too, and what it had under way by then is too much.
-    assert_eq!(hand_over(&mut shards, second, 1), 1);
+    // So it is with another that had never been asked when it was full.
+    assert_eq!(hand_over(&mut shards, second, 2), 0);
     // In the end there is a bound for all.
     assert!((10..20).contains(&hand_over(&mut shards, first, 20)));
     let mut answers = shards[1].take_batch(ShardId(0), Box::default()).unwrap();
     shards[0].handoff(ShardId(1), &mut answers);
     assert_eq!(feed(&mut shards[0], first, &message), Flow::Stalled);
     assert_eq!(feed(&mut shards[0], second, &message), Flow::Stalled);
+}
+
+#[test]
+fn a_full_outbox_is_full_for_a_crowd_that_was_never_asked_to_wait() {
+    let (mut shards, homes) = shards(2);
+    let home = |name: &str| homes.shard(homes.hash(Jid::parse(name).unwrap().as_jid()));
+    let mut names = (0..).map(|n| format!("a{n}@things.example"));
+    let stuck = names.find(|name| home(name) == ShardId(1)).unwrap();
+    bind(&mut shards[1], &stuck, "r");
+    let filling = format!("<message to='{stuck}/r'><body>{}</body></message>", "x".repeat(4096));
+    let message = format!("<message to='{stuck}/r'/>");
+    for name in names.filter(|name| home(name) == ShardId(0)).take(UNDER_WAY_MAX + 10) {
+        let sender = bind(&mut shards[0], &name, "r");
+        let first = shards[1].counters.backpressure_pauses == 0;
+        for text in first.then_some(&filling).into_iter().chain([&message]) {
+            assert_eq!(feed(&mut shards[0], sender, text), Flow::Continue);
+        }
+        let mut batch = shards[0].take_batch(ShardId(1), Box::default()).unwrap();
+        shards[1].handoff(ShardId(0), &mut batch);
+    }
+    assert_eq!(shards[1].counters.stanza_errors[Condition::ResourceConstraint], 10);
+    assert_eq!(shards[1].counters.backpressure_pauses, UNDER_WAY_MAX as u64 + 10, "all are asked");
 }

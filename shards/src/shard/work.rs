@@ -24,7 +24,7 @@ use super::archive::{Archived, Archiving, Sent};
 use super::batch::{Envelope, Handoff};
 use super::deliver::{Body, Origin};
 use super::presence::Later;
-use super::session::{SessionId, Waiter};
+use super::session::{SessionId, Waiter, is_under_way};
 use super::tokens::Keeping;
 use super::{Effect, Flow, ReplyTo, Shard};
 use crate::memory::{Shed, Subsystem};
@@ -216,14 +216,11 @@ impl Shard {
         let index = self.accounts.find_or_insert(envelope.hash, envelope.to);
         let work = self.accounts.get(index).and_then(|account| account.work.as_ref());
         let bytes = work.map_or(0, |work| work.bytes);
-        // What a sender had under way when it was asked to wait is taken still.
-        let asked = match origin {
-            Origin::Remote(shard, sender) => {
-                work.is_some_and(|work| work.waiters.contains(&Waiter::Remote(shard, sender)))
-            }
+        let under_way = match origin {
+            Origin::Remote(shard, sender) => is_under_way(work.map_or(&[][..], |work| &work.waiters), shard, sender),
             Origin::Local(_) | Origin::Broker | Origin::HandedOn => false,
         };
-        let most = if asked { self.config.outbox_bytes_max } else { self.config.outbox_bytes_full };
+        let most = if under_way { self.config.outbox_bytes_max } else { self.config.outbox_bytes_full };
         // A subscription request that is lost leaves two rosters that do not agree; each session has one under way at most.
         let request = matches!(envelope.class, Class::Presence(presence) if Subscribing::of(presence).is_some());
         if bytes >= self.config.outbox_bytes_high as usize {
