@@ -77,35 +77,50 @@ async fn each_page<S: Store>(
     which: Option<&Things>,
     deletes_rules: bool,
 ) -> Result<Told, Failure> {
-    let mut changed: BTreeSet<Jid> = BTreeSet::new();
-    if let Some(Things { device, node: Some(node) }) = which {
-        change(store, owner, &[(device.clone(), node.clone())], deletes_rules, &mut changed).await?;
-    } else {
-        let mut after = None::<(Jid, NodeName)>;
-        loop {
-            let page = match which {
-                Some(Things { device, .. }) => {
-                    let after = after.as_ref().map(|(_, node)| node);
-                    let all = things::load_all(store, device, after, PAGE).await?;
-                    all.into_iter().map(|thing| (thing.jid, thing.node)).collect()
-                }
-                None => {
-                    let after = after.as_ref().map(|(jid, node)| (jid, node));
-                    things::owned(store, owner.as_jid(), after, PAGE).await?
-                }
-            };
-            change(store, owner, &page, deletes_rules, &mut changed).await?;
-            if page.len() < PAGE {
-                break;
-            }
-            after = page.last().cloned();
+    let mut changed = BTreeSet::new();
+    let done = change_pages(store, owner, which, deletes_rules, &mut changed).await;
+    if changed.is_empty() {
+        done?;
+        // Of what is not the caller's nothing is said, not even that it is there.
+        if which.is_some() {
+            return Err(Condition::ItemNotFound.into());
         }
+        return Ok(Told::default());
     }
-    // Of what is not the caller's nothing is said, not even that it is there.
-    if which.is_some() && changed.is_empty() {
-        return Err(Condition::ItemNotFound.into());
+    // What was committed is for the devices' homes to hear, whatever became of the rest.
+    let failed = done.err().map(|error| Failure::Store(error).into());
+    Ok(Told { changed: changed.into_iter().collect(), failed, ..Told::default() })
+}
+
+async fn change_pages<S: Store>(
+    store: &S,
+    owner: &Jid,
+    which: Option<&Things>,
+    deletes_rules: bool,
+    changed: &mut BTreeSet<Jid>,
+) -> Result<(), StoreError> {
+    if let Some(Things { device, node: Some(node) }) = which {
+        return change(store, owner, &[(device.clone(), node.clone())], deletes_rules, changed).await;
     }
-    Ok(Told { changed: changed.into_iter().collect(), ..Told::default() })
+    let mut after = None::<(Jid, NodeName)>;
+    loop {
+        let page = match which {
+            Some(Things { device, .. }) => {
+                let after = after.as_ref().map(|(_, node)| node);
+                let all = things::load_all(store, device, after, PAGE).await?;
+                all.into_iter().map(|thing| (thing.jid, thing.node)).collect()
+            }
+            None => {
+                let after = after.as_ref().map(|(jid, node)| (jid, node));
+                things::owned(store, owner.as_jid(), after, PAGE).await?
+            }
+        };
+        change(store, owner, &page, deletes_rules, changed).await?;
+        if page.len() < PAGE {
+            return Ok(());
+        }
+        after = page.last().cloned();
+    }
 }
 
 /// Changes those of the things that are the owner's, all or none of them.

@@ -40,6 +40,8 @@ pub struct Told {
     pub changed: Vec<Jid>,
     /// Messages to devices.
     pub tells: Vec<Tell>,
+    /// Why it was not done to the end: the answer, beside what was.
+    pub failed: Option<Condition>,
 }
 
 /// Why a request failed: what a peer did, or the store.
@@ -149,7 +151,7 @@ impl<S: Store> Answering<'_, S> {
             let tells = self.recommend(answer, &question).await?;
             let guards = vec![thing.guard(), Guard::Equals { table: Table::Questions, key, value }];
             match self.store.commit(Batch { guards, writes }).await {
-                Ok(()) => return Ok(Told { payload: Vec::new(), changed: vec![answer.device.clone()], tells }),
+                Ok(()) => return Ok(Told { changed: vec![answer.device.clone()], tells, ..Told::default() }),
                 Err(CommitError::Guard(_)) => {}
                 Err(CommitError::Store(error)) => return Err(error.into()),
             }

@@ -45,7 +45,7 @@ pub(super) async fn answer<S: Store>(
                 effects.push(Effect::ThingsChanged(told.changed));
             }
             effects.extend(told.tells.into_iter().map(Effect::from));
-            Ok(told.payload)
+            told.failed.map_or(Ok(told.payload), Err)
         }
         Some((Interface::Discovery, _)) | None => Err(Condition::ServiceUnavailable),
     }

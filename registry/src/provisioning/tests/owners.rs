@@ -312,6 +312,21 @@ fn a_device_whose_rules_are_deleted_begins_anew() {
 }
 
 #[test]
+fn what_was_changed_before_the_store_failed_is_told() {
+    let world = World::new();
+    for n in 100..220 {
+        world.put(&thing(RACK, &format!("n{n}"), Some(OWNER)));
+    }
+    let Write::Put { table, key, .. } = thing(RACK, "n219", Some(OWNER)).put() else { panic!() };
+    let writes = vec![Write::Put { table, key, value: vec![0xFF] }];
+    block_on(world.store.commit(Batch { guards: Vec::new(), writes })).unwrap();
+    let told = world.own(OWNER, IqType::Set, "<deleteRules xmlns='urn:nf:iot:prov:o:1.0'/>").unwrap();
+    assert_eq!(told.changed, [jid(LAMP), jid(RACK)]);
+    assert_eq!(told.failed, Some(Condition::InternalServerError));
+    assert!(world.thing(RACK, "n110").pending.clear_cache && !world.thing(RACK, "n218").pending.clear_cache);
+}
+
+#[test]
 fn a_rule_that_is_stored_is_held_with_the_accounts_facts() {
     let store = crate::testing::store_with(&jid(LAMP));
     let world = World { store, ..World::new() };
