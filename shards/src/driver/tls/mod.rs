@@ -12,7 +12,7 @@ use std::sync::Arc;
 use plaza_core::stream::TlsFacts;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus};
-use rustls::{AlertDescription, KeyLog, ServerConfig, Tls13CipherSuite};
+use rustls::{AlertDescription, ContentType, KeyLog, ServerConfig, Tls13CipherSuite};
 
 use self::records::{Content, Records, SECRET_BYTES_MAX, Secret, expand_label, expander};
 use super::guarded;
@@ -83,6 +83,21 @@ impl From<rustls::Error> for TlsError {
     }
 }
 
+impl TlsError {
+    /// What a client that has heard nothing is told of it (RFC 8446 §6.2).
+    fn alert(&self) -> Option<AlertDescription> {
+        match self {
+            Self::Rustls(rustls::Error::AlertReceived(_)) => None,
+            Self::Rustls(rustls::Error::PeerMisbehaved(_)) => Some(AlertDescription::UnexpectedMessage),
+            Self::Rustls(rustls::Error::InvalidMessage(_)) | Self::MessageTooLarge => {
+                Some(AlertDescription::DecodeError)
+            }
+            Self::Rustls(_) => Some(AlertDescription::HandshakeFailure),
+            Self::Panicked => Some(AlertDescription::InternalError),
+        }
+    }
+}
+
 /// A connection's TLS.
 pub(super) struct Tls {
     state: State,
@@ -96,6 +111,8 @@ pub(super) struct Tls {
     pub(super) closed: bool,
     /// It ended with an error: all there is left to send is in `raw_out`.
     failed: bool,
+    /// rustls has said something to the client.
+    said: bool,
 }
 
 enum State {
@@ -158,14 +175,23 @@ impl Tls {
         let asks = snapshot.asks_clients();
         let rustls = Box::new(Rustls { connection, snapshot: Some(snapshot), secrets: None, untouched, asks, kept: 0 });
         let state = State::Rustls(rustls);
-        Ok(Self { state, partial: Vec::new(), raw_out: Vec::new(), established: false, closed: false, failed: false })
+        let (partial, raw_out) = (Vec::new(), Vec::new());
+        Ok(Self { state, partial, raw_out, established: false, closed: false, failed: false, said: false })
     }
 
     /// Takes bytes from the wire, in place, and passes on what they decrypt to, and once that the handshake is over.
     /// Both may come of one call, in either order: a client may send its first bytes with its last handshake message.
     pub(super) fn receive(&mut self, bytes: &mut [u8], mut event: impl FnMut(TlsEvent<'_>)) -> Result<(), TlsError> {
         let received = self.take_in(bytes, &mut event);
-        self.failed |= received.is_err();
+        if let Err(error) = &received {
+            self.failed = true;
+            // rustls has no alert for some hellos. Once it has said something, one in the clear may be out of place.
+            if !self.said
+                && let Some(alert) = error.alert()
+            {
+                self.raw_out.extend_from_slice(&[ContentType::Alert.into(), 3, 3, 0, 2, 2, alert.into()]);
+            }
+        }
         received
     }
 
@@ -232,7 +258,10 @@ impl Tls {
                         event(TlsEvent::Plaintext(record.payload));
                     }
                 }
-                Ok(ConnectionState::EncodeTlsData(mut data)) => encode(&mut data, &mut self.raw_out)?,
+                Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                    self.said = true;
+                    encode(&mut data, &mut self.raw_out)?;
+                }
                 Ok(ConnectionState::TransmitTlsData(data)) => data.done(),
                 Ok(ConnectionState::WriteTraffic(_)) => {
                     ended = !self.established;
@@ -245,7 +274,9 @@ impl Tls {
                 Ok(_) => done = true,
                 Err(error) => {
                     let rest = bytes.get_mut(used + discard..shown).unwrap_or_default();
+                    let start = self.raw_out.len();
                     rustls.flush_alert(rest, &mut self.raw_out);
+                    self.said |= self.raw_out.len() > start;
                     return Err(error.into());
                 }
             }
@@ -802,6 +833,19 @@ mod tests {
             let told = pair.client.process_new_packets().unwrap_err();
             assert_eq!(told, rustls::Error::AlertReceived(AlertDescription::BadRecordMac));
         }
+    }
+
+    #[test]
+    fn a_client_whose_hello_is_refused_is_told_why() {
+        let check = |hello: &[u8], alert| {
+            let mut pair = Pair::new(&server_side(), SUITES[0]);
+            assert!(pair.receive(hello).is_err());
+            assert_eq!(pair.server_writes(b""), [0x15, 3, 3, 0, 2, 2, u8::from(alert)]);
+        };
+        check(include_bytes!("../../../fuzz/seeds/handshake/unsigned"), AlertDescription::HandshakeFailure);
+        check(include_bytes!("../../../fuzz/seeds/handshake/interleaved"), AlertDescription::UnexpectedMessage);
+        check(include_bytes!("../../../fuzz/seeds/handshake/too_large"), AlertDescription::DecodeError);
+        check(&[&[0x16, 3, 1, 64, 0, 1, 0, 0x3f, 0xfc][..], &[0; 12_000]].concat(), AlertDescription::DecodeError);
     }
 
     #[test]
