@@ -12,7 +12,7 @@ use plaza_core::xml::read::Node;
 use super::{ComponentKind, Effect, Reply, Request, ServiceConfig, Target, disco, facts, finish, provisioning, read};
 use crate::pubsub::Refusal;
 use crate::store::Store;
-use crate::things::{self, Answer, Call};
+use crate::things::{self, Answer, Asks, Call};
 
 /// Something that a device has to hear before a request goes on.
 #[derive(Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub struct Ask {
     pub payload: String,
     /// The request that goes on.
     request: Request,
+    /// Which claim ends then.
+    claim: u64,
 }
 
 impl Ask {
@@ -80,11 +82,8 @@ pub(super) async fn answer<S: Store>(
 pub async fn asked<S: Store>(config: Arc<ServiceConfig>, store: S, ask: Ask, acknowledged: bool) -> Reply {
     let request = &ask.request;
     let mut reply = Reply::default();
-    let result = if acknowledged {
-        go_on(&config, &store, request, &mut reply.effects).await
-    } else {
-        Err(Condition::NotAllowed)
-    };
+    let result =
+        if acknowledged { go_on(&config, &store, &ask, &mut reply.effects).await } else { Err(Condition::NotAllowed) };
     finish(&mut reply, request, result.map_err(Refusal::from));
     reply
 }
@@ -92,11 +91,11 @@ pub async fn asked<S: Store>(config: Arc<ServiceConfig>, store: S, ask: Ask, ack
 async fn go_on<S: Store>(
     config: &ServiceConfig,
     store: &S,
-    request: &Request,
+    Ask { request, claim, .. }: &Ask,
     effects: &mut Vec<Effect>,
 ) -> Result<Vec<u8>, Condition> {
     let payload = read(request)?;
-    let answer = things::disowned(&config.things, store, call(config, request, &payload)).await?;
+    let answer = things::disowned(&config.things, store, call(config, request, &payload), *claim).await?;
     Ok(take(answer, request, effects))
 }
 
@@ -115,9 +114,9 @@ fn call<'a>(config: &ServiceConfig, request: &'a Request, payload: &'a Node) -> 
 
 fn take(answer: Answer, request: &Request, effects: &mut Vec<Effect>) -> Vec<u8> {
     effects.extend(answer.changed.map(|account| Effect::ThingsChanged(vec![account])));
-    if let (Some((device, payload)), Target::Service(from)) = (answer.ask, &request.target) {
+    if let (Some(Asks { device, payload, claim }), Target::Service(from)) = (answer.ask, &request.target) {
         let request = request.clone();
-        effects.push(Effect::Ask(Box::new(Ask { device, from: from.clone(), payload, request })));
+        effects.push(Effect::Ask(Box::new(Ask { device, from: from.clone(), payload, request, claim })));
     }
     answer.payload
 }

@@ -17,18 +17,18 @@ use super::{Pending, State, ThingRecord, key_hash};
 pub(super) enum Event<'a> {
     /// It registers, speaking so.
     Register { self_owned: bool, tags: &'a Tags, style: Style },
-    /// Somebody claims it by these tags.
-    Claim { owner: &'a Jid, public: bool, tags: &'a Tags },
-    /// The operator says whose it is, whatever is known of it.
-    Assign { owner: &'a Jid, public: bool },
+    /// Somebody claims it by these tags; `id` is of no other claim.
+    Claim { owner: &'a Jid, public: bool, tags: &'a Tags, id: u64 },
+    /// The operator says whose it is, whatever is known of it; `id` is of no other claim.
+    Assign { owner: &'a Jid, public: bool, id: u64 },
     /// It says what changed of it.
     Update { tags: &'a Tags, style: Style },
     /// Somebody who may be its owner does.
     UpdateBy { owner: JidRef<'a>, tags: &'a Tags },
     /// Somebody who may be its owner takes it out of the registry.
     Remove { owner: JidRef<'a> },
-    /// Somebody who may be its owner gives it up, and the thing has heard of it.
-    Disown { owner: JidRef<'a> },
+    /// Somebody who may be its owner gives it up, and the thing has heard of it; by this claim only, if one is named.
+    Disown { owner: JidRef<'a>, claim: Option<u64> },
     /// It leaves.
     Unregister,
     /// It has heard of something, as it was in a version of its record.
@@ -135,23 +135,23 @@ pub(super) fn step(
                 }
             }
         }
-        Event::Claim { owner, public, tags } => match &before.state {
+        Event::Claim { owner, public, tags, id } => match &before.state {
             State::Unclaimed if is_claimed_by(before, tags) => {
-                after.become_owned(owner, public);
+                after.become_owned(owner, public, id);
                 Said::Done
             }
             State::Claimed { owner: known, .. } if known == owner && before.claim == Some(tags_hash(&tags.list)) => {
-                after.become_owned(owner, public);
+                after.become_owned(owner, public, id);
                 Said::Done
             }
             State::Unclaimed | State::SelfOwned | State::Claimed { .. } => return Err(Refused::NotFound),
         },
-        Event::Assign { owner, public } => match &before.state {
+        Event::Assign { owner, public, id } => match &before.state {
             State::Claimed { owner: known, public, removed } if known != owner => {
                 Said::Owned { owner: known.clone(), public: *public && !removed }
             }
             State::Unclaimed | State::SelfOwned | State::Claimed { .. } => {
-                after.become_owned(owner, public);
+                after.become_owned(owner, public, id);
                 Said::Done
             }
         },
@@ -182,9 +182,9 @@ pub(super) fn step(
             }
             Said::Done
         }
-        Event::Disown { owner } if before.is_owned_by(owner) => {
+        Event::Disown { owner, claim } if before.is_owned_by(owner) && claim.is_none_or(|id| id == before.claim_id) => {
             after.state = State::Unclaimed;
-            (after.key, after.claim, after.enforced) = (None, None, false);
+            (after.key, after.claim, after.claim_id, after.enforced) = (None, None, 0, false);
             after.tags.clear();
             after.tell(|pending| *pending = Pending { claimed: false, removed: false, clear_cache: true, ..*pending });
             Said::Done
@@ -263,7 +263,7 @@ impl ThingRecord {
     }
 
     /// Makes it somebody's, or what it is to be found by others if it is already. Its key is of no use any more.
-    fn become_owned(&mut self, by: &Jid, public: bool) {
+    fn become_owned(&mut self, by: &Jid, public: bool, id: u64) {
         let state = State::Claimed { owner: by.clone(), public, removed: false };
         if self.state == state {
             return;
@@ -278,6 +278,7 @@ impl ThingRecord {
         if changes_hands {
             self.key = None;
             self.claim = Some(tags_hash(&self.tags));
+            self.claim_id = id;
         }
     }
 

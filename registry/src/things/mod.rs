@@ -21,6 +21,7 @@ mod tests;
 mod throttle;
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 #[cfg(any(test, fuzzing))]
 pub(crate) use self::change::RECORDS as COUNTS;
@@ -39,7 +40,7 @@ pub use self::record::{
 };
 pub use self::search::{Found, Noting, Query, Search, SearchError, Searching, Telling};
 pub use self::service::notices;
-pub(crate) use self::service::{Answer, Call, answer, disowned};
+pub(crate) use self::service::{Answer, Asks, Call, answer, disowned};
 use self::throttle::Throttle;
 
 /// Bounds of the registry.
@@ -80,7 +81,7 @@ impl Default for Limits {
     }
 }
 
-/// What the registry needs to know. Clones share who tried what how often, and the index.
+/// What the registry needs to know. Clones share who tried what how often, the index, and which claim was the last.
 #[derive(Debug, Clone)]
 pub struct Config {
     /// Bounds.
@@ -89,12 +90,20 @@ pub struct Config {
     index: Option<Arc<dyn Search>>,
     guesses: Guesses,
     searchers: Throttle,
+    last_claim: Arc<AtomicU64>,
 }
 
 impl Config {
     /// A configuration in which nobody tried anything yet.
     pub fn new(limits: Limits, index: Option<Arc<dyn Search>>) -> Self {
         let searchers = Throttle::new(limits.searches_per_second_max, 1_000);
-        Self { limits, index, guesses: Guesses::new(&limits), searchers }
+        Self { limits, index, guesses: Guesses::new(&limits), searchers, last_claim: Arc::default() }
+    }
+
+    /// An id for a claim in the millisecond `now`: no other claim has it, nor had it before a restart.
+    fn claim_id(&self, now: u64) -> u64 {
+        let next = |last: u64| now.max(last + 1);
+        let update = |last| Some(next(last));
+        self.last_claim.fetch_update(Ordering::Relaxed, Ordering::Relaxed, update).map_or(now, next)
     }
 }

@@ -70,7 +70,7 @@ pub async fn assign<S: Store>(
     public: bool,
     now: u64,
 ) -> Result<ThingRecord, AssignError> {
-    let event = Event::Assign { owner, public };
+    let event = Event::Assign { owner, public, id: config.claim_id(now) };
     let changed = change(config, store, Some(owner.as_jid()), (jid, node), event, now).await?;
     match changed.said {
         Said::Owned { owner, .. } => Err(AssignError::Owned(owner)),
@@ -89,8 +89,9 @@ pub async fn release<S: Store>(
     now: u64,
 ) -> Result<(), AssignError> {
     let thing = load(store, jid, node).await?;
-    let owner = thing.as_ref().and_then(ThingRecord::owner).ok_or(AssignError::NotFound)?;
-    change(config, store, None, (jid, node), Event::Disown { owner: owner.as_jid() }, now).await?;
+    let thing = thing.ok_or(AssignError::NotFound)?;
+    let owner = thing.owner().ok_or(AssignError::NotFound)?.as_jid();
+    change(config, store, None, (jid, node), Event::Disown { owner, claim: Some(thing.claim_id) }, now).await?;
     Ok(())
 }
 
@@ -105,7 +106,7 @@ pub(crate) async fn let_go<S: Store>(
     owner: JidRef<'_>,
     now: u64,
 ) -> Result<(), AssignError> {
-    match change(config, store, None, (jid, node), Event::Disown { owner }, now).await {
+    match change(config, store, None, (jid, node), Event::Disown { owner, claim: None }, now).await {
         // Somebody else was faster.
         Ok(_) | Err(NotChanged::Refused(_)) => Ok(()),
         Err(error) => Err(error.into()),

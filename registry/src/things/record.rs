@@ -12,6 +12,8 @@ use crate::record::{Reader, flag, put_bytes, put_count};
 use crate::store::{Guard, Pair, Store, StoreError, Table, Write, key};
 
 const VERSION: u8 = 1;
+/// The same, with the claim by which the thing is its owner's.
+const CLAIM_VERSION: u8 = 2;
 const SEPARATOR: u8 = 0;
 
 /// Where a thing is in its life.
@@ -66,6 +68,9 @@ pub struct ThingRecord {
     pub key: Option<[u8; 32]>,
     /// Hash of the tags that it was claimed by, but for its key, while it is claimed: its owner may claim it again by them.
     pub claim: Option<[u8; 32]>,
+    /// By which claim it is its owner's: that of no other, of whoever it may be. 0 if it is nobody's, or was claimed before
+    /// claims were told apart.
+    pub claim_id: u64,
     /// How it spoke to the registry last, in which it is told of what becomes of it.
     pub style: Style,
     /// In which generation it asked for a decision last, if it did.
@@ -99,6 +104,7 @@ impl ThingRecord {
             state: State::Unclaimed,
             key: None,
             claim: None,
+            claim_id: 0,
             style: Style::default(),
             device: None,
             enforced: false,
@@ -140,7 +146,7 @@ impl ThingRecord {
 
     /// The record.
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = vec![VERSION];
+        let mut out = vec![if self.claim_id == 0 { VERSION } else { CLAIM_VERSION }];
         let (owner, state) = match &self.state {
             State::Unclaimed => (None, 0),
             State::SelfOwned => (None, 1),
@@ -157,6 +163,9 @@ impl ThingRecord {
         put_bytes(&mut out, owner.map_or("", |owner| owner.as_str()).as_bytes());
         for number in [since, self.created, self.updated, self.version, self.tags.len() as u64] {
             put_count(&mut out, number);
+        }
+        if self.claim_id != 0 {
+            put_count(&mut out, self.claim_id);
         }
         for Tag { name, value } in &self.tags {
             put_bytes(&mut out, name.as_bytes());
@@ -179,7 +188,8 @@ impl ThingRecord {
     /// # Errors
     /// [`StoreError::Corrupt`].
     pub fn decode(jid: &Jid, node: NodeName, record: &[u8]) -> Result<Self, StoreError> {
-        let mut reader = Reader::open(record, VERSION)?;
+        let has_claim_id = record.first() == Some(&CLAIM_VERSION);
+        let mut reader = Reader::open(record, if has_claim_id { CLAIM_VERSION } else { VERSION })?;
         let (flags, pending, spoken) = (reader.u8()?, reader.u8()?, reader.u8()?);
         let dialect = if spoken & 8 == 0 { Dialect::Short } else { Dialect::Long };
         let style = Style { generation: Generation::from_number(spoken & 7).ok_or(StoreError::Corrupt)?, dialect };
@@ -203,6 +213,7 @@ impl ThingRecord {
         let (claimed, removed, clear_cache) = (pending & 1 != 0, pending & 2 != 0, pending & 4 != 0);
         let pending = Pending { claimed, removed, clear_cache, since: reader.count()? };
         let (created, updated, version, count) = (reader.count()?, reader.count()?, reader.count()?, reader.count()?);
+        let claim_id = if has_claim_id { reader.count()? } else { 0 };
         let mut tags = Vec::new();
         for _ in 0..count {
             let name = reader.text()?.into();
@@ -216,7 +227,22 @@ impl ThingRecord {
         reader.close()?;
         let enforced = flags & 32 != 0;
         let jid = jid.clone();
-        Ok(Self { jid, node, state, key, claim, style, device, enforced, pending, tags, created, updated, version })
+        Ok(Self {
+            jid,
+            node,
+            state,
+            key,
+            claim,
+            claim_id,
+            style,
+            device,
+            enforced,
+            pending,
+            tags,
+            created,
+            updated,
+            version,
+        })
     }
 }
 
@@ -397,6 +423,7 @@ mod tests {
             state,
             key: Some(key_hash("4857402340298342")),
             claim: Some([9; 32]),
+            claim_id: 300,
             style: Style::of(Generation::Xsf),
             device: Some(Generation::Nfi),
             enforced: true,
@@ -428,7 +455,8 @@ mod tests {
                 let (tags, device, style) = (vec![], None, Style::of(generation));
                 let pending = Pending::default();
                 let thing = thing(&lamp, node("a", "", ""), state.clone());
-                let thing = ThingRecord { key, claim, tags, device, style, pending, ..thing };
+                let claim_id = u64::from(claim.is_some());
+                let thing = ThingRecord { key, claim, claim_id, tags, device, style, pending, ..thing };
                 let record = thing.encode();
                 assert_eq!(ThingRecord::decode(&lamp, thing.node.clone(), &record), Ok(thing.clone()));
                 for len in 0..record.len() {

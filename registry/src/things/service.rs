@@ -37,8 +37,19 @@ pub(crate) struct Answer {
     pub(crate) payload: Vec<u8>,
     /// The account of things that changed.
     pub(crate) changed: Option<Jid>,
-    /// Nothing is answered before this device has heard this: bare JID, and payload of a set.
-    pub(crate) ask: Option<(Jid, String)>,
+    /// Nothing is answered before a device has heard this.
+    pub(crate) ask: Option<Asks>,
+}
+
+/// What a device has to hear before its thing is disowned.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Asks {
+    /// Bare JID.
+    pub(crate) device: Jid,
+    /// Payload of a set.
+    pub(crate) payload: String,
+    /// Which claim ends with it.
+    pub(crate) claim: u64,
 }
 
 impl Answer {
@@ -95,8 +106,9 @@ pub(crate) async fn answer<S: Store>(config: &Config, store: &S, call: Call<'_>)
         Request::Disown { jid, node } => {
             let thing = load(store, &jid, &node).await.map_err(|error| condition(&error))?;
             let thing = thing.filter(|thing| thing.is_owned_by(by)).ok_or(Condition::ItemNotFound)?;
-            let told = text(|out| wire::disowned(out, thing.style, &node));
-            Ok(Answer { payload: Vec::new(), changed: None, ask: Some((jid, told)) })
+            let payload = text(|out| wire::disowned(out, thing.style, &node));
+            let ask = Some(Asks { device: jid, payload, claim: thing.claim_id });
+            Ok(Answer { payload: Vec::new(), changed: None, ask })
         }
     }
 }
@@ -104,11 +116,16 @@ pub(crate) async fn answer<S: Store>(config: &Config, store: &S, call: Call<'_>)
 /// Goes on with a request to disown, when the thing has heard of it.
 ///
 /// # Errors
-/// `item-not-found` if it is not the caller's any more.
-pub(crate) async fn disowned<S: Store>(config: &Config, store: &S, call: Call<'_>) -> Result<Answer, Condition> {
+/// `item-not-found` if it is not the caller's any more, or by another claim.
+pub(crate) async fn disowned<S: Store>(
+    config: &Config,
+    store: &S,
+    call: Call<'_>,
+    claim: u64,
+) -> Result<Answer, Condition> {
     let (_, Request::Disown { jid, node }) = read(call)? else { return Err(Condition::BadRequest) };
     let caller = call.caller.bare();
-    let event = Event::Disown { owner: caller.as_jid() };
+    let event = Event::Disown { owner: caller.as_jid(), claim: Some(claim) };
     let changed = change(config, store, Some(caller.as_jid()), (&jid, &node), event, call.now).await?;
     Ok(Answer::said(Vec::new(), &changed, &jid))
 }
@@ -155,7 +172,7 @@ async fn mine<S: Store>(
 
     let found = first.filter(|_| may_be_known).or(again).filter(|_| guess.counts).ok_or(Condition::ItemNotFound)?;
     let (jid, node) = &found;
-    let event = Event::Claim { owner: caller, public, tags };
+    let event = Event::Claim { owner: caller, public, tags, id: config.claim_id(now) };
     let changed = change(config, store, Some(caller.as_jid()), (jid, node), event, now).await?;
     config.guesses.forgive(guess, caller.as_str(), maker.as_deref(), now);
     Ok(Answer::said(text_bytes(|out| wire::claimed(out, style, jid.as_jid(), Some(node), public)), &changed, jid))

@@ -71,7 +71,7 @@ fn every_event_in_every_state_has_its_outcome() {
     let (owner, other) = (people.owner.as_jid(), people.other.as_jid());
     let register = Event::Register { self_owned: false, tags: &set, style };
     let keep = Event::Register { self_owned: true, tags: &set, style };
-    let claim = |owner, public, tags| Event::Claim { owner, public, tags };
+    let claim = |owner, public, tags| Event::Claim { owner, public, tags, id: 1 };
     let change = tags(&[text("NAME", "x")], None);
     let events = [
         ("register", register),
@@ -80,14 +80,14 @@ fn every_event_in_every_state_has_its_outcome() {
         ("claim privately", claim(&people.owner, false, &set)),
         ("claim wrongly", claim(&people.other, true, &wrong)),
         ("claim as other", claim(&people.other, true, &set)),
-        ("assign", Event::Assign { owner: &people.owner, public: true }),
+        ("assign", Event::Assign { owner: &people.owner, public: true, id: 1 }),
         ("update", Event::Update { tags: &change, style }),
         ("owner updates", Event::UpdateBy { owner, tags: &change }),
         ("other updates", Event::UpdateBy { owner: other, tags: &change }),
         ("owner removes", Event::Remove { owner }),
         ("other removes", Event::Remove { owner: other }),
-        ("owner disowns", Event::Disown { owner }),
-        ("other disowns", Event::Disown { owner: other }),
+        ("owner disowns", Event::Disown { owner, claim: None }),
+        ("other disowns", Event::Disown { owner: other, claim: None }),
         ("unregister", Event::Unregister),
         ("enforce", Event::Enforce(true)),
         ("owner enforces", Event::EnforceBy { owner, enforced: true }),
@@ -101,7 +101,7 @@ fn every_event_in_every_state_has_its_outcome() {
         ("public", people.after(&claimed)),
         ("private", people.after(&[register, claim(&people.owner, false, &set)])),
         ("removed", people.after(&[&claimed[..], &[Event::Remove { owner }]].concat())),
-        ("disowned", people.after(&[&claimed[..], &[Event::Disown { owner }]].concat())),
+        ("disowned", people.after(&[&claimed[..], &[Event::Disown { owner, claim: None }]].concat())),
     ];
     // Rows are the events above, columns the states: what becomes of it, `=` if nothing, `-` if it is refused; and what is
     // said but that it is done, `o` for whose it is and `u` that it is nobody's.
@@ -161,14 +161,15 @@ fn a_claim_takes_the_key_away_and_leaves_what_to_tell() {
     let people = People::new();
     let set = tags(&[text("SN", "1"), number("V", 1.0)], Some("k"));
     let register = Event::Register { self_owned: false, tags: &set, style: Style::default() };
-    let claim = Event::Claim { owner: &people.owner, public: true, tags: &set };
+    let claim = Event::Claim { owner: &people.owner, public: true, tags: &set, id: 1 };
     let before = people.after(&[register]).unwrap();
     assert!(before.key.is_some() && before.claim.is_none() && !before.pending.any());
     let after = people.after(&[register, claim]).unwrap();
     assert!(after.key.is_none() && after.claim.is_some());
     assert_eq!(after.pending, Pending { claimed: true, removed: false, clear_cache: true, since: after.version });
     assert_eq!(after.tags, before.tags);
-    let disowned = people.after(&[register, claim, Event::Disown { owner: people.owner.as_jid() }]).unwrap();
+    let disowned =
+        people.after(&[register, claim, Event::Disown { owner: people.owner.as_jid(), claim: None }]).unwrap();
     assert!(disowned.key.is_none() && disowned.claim.is_none() && disowned.tags.is_empty());
     assert_eq!(disowned.pending, Pending { clear_cache: true, since: disowned.version, ..Pending::default() });
 }
@@ -179,7 +180,7 @@ fn tags_have_to_be_the_same_to_claim() {
     let claims = |registered: &Tags, claimed: &Tags| {
         let register = Event::Register { self_owned: false, tags: registered, style: Style::default() };
         let thing = people.after(&[register]);
-        people.step(thing.as_ref(), Event::Claim { owner: &people.owner, public: true, tags: claimed }).is_ok()
+        people.step(thing.as_ref(), Event::Claim { owner: &people.owner, public: true, tags: claimed, id: 1 }).is_ok()
     };
     let (sn, v) = (text("SN", "1"), number("V", 1.0));
     let full = tags(&[sn.clone(), v.clone()], Some("k"));
@@ -245,7 +246,7 @@ fn what_a_device_acknowledges_is_what_it_was_told() {
     let set = tags(&[text("SN", "1")], Some("k"));
     let owner = people.owner.as_jid();
     let register = Event::Register { self_owned: false, tags: &set, style: Style::default() };
-    let claim = Event::Claim { owner: &people.owner, public: true, tags: &set };
+    let claim = Event::Claim { owner: &people.owner, public: true, tags: &set, id: 1 };
     let claimed = people.after(&[register, claim]).unwrap();
     let told = |notice| Event::Acknowledge { notice, version: claimed.version };
     let heard = people.after(&[register, claim, told(Notice::Claimed)]).unwrap().pending;
@@ -266,7 +267,7 @@ fn what_a_device_acknowledges_of_a_thing_that_is_gone_says_nothing_of_the_next_o
     let people = People::new();
     let set = tags(&[text("SN", "1")], Some("k"));
     let register = Event::Register { self_owned: false, tags: &set, style: Style::default() };
-    let claim = |owner| Event::Claim { owner, public: true, tags: &set };
+    let claim = |owner| Event::Claim { owner, public: true, tags: &set, id: 1 };
     let update = Event::Update { tags: &tags(&[text("NAME", "x")], None), style: Style::default() };
     let gone = people.after(&[register, claim(&people.owner), update]).unwrap();
     let at = |before: Option<&ThingRecord>, event| {
@@ -285,7 +286,7 @@ fn the_generations_that_a_device_speaks_are_remembered() {
     let set = tags(&[text("SN", "1")], Some("k"));
     let style = Style::of(Generation::Xsf);
     let register = |style| Event::Register { self_owned: false, tags: &set, style };
-    let claim = Event::Claim { owner: &people.owner, public: true, tags: &set };
+    let claim = Event::Claim { owner: &people.owner, public: true, tags: &set, id: 1 };
     let thing = people.after(&[register(Style::default()), claim, register(style)]).unwrap();
     assert_eq!((thing.style, thing.device), (style, None));
     let update = Event::Update { tags: &set, style: Style::of(Generation::Nfi) };

@@ -331,6 +331,38 @@ fn a_device_that_has_not_heard_keeps_its_owner() {
 }
 
 #[test]
+fn a_disown_under_way_ends_no_later_claim() {
+    let world = World::new();
+    let register = || world.set(LAMP, &format!("<register>{SET}</register>")).unwrap();
+    let claim = || world.set(OWNER, &format!("<mine>{SET}</mine>")).unwrap();
+    let ask =
+        || match world.ask(OWNER, IqType::Set, &in_ns(Generation::Nf, "<disown jid='lamp@things.example'/>")).1.pop() {
+            Some(Effect::Ask(ask)) => *ask,
+            other => panic!("{other:?}"),
+        };
+    register();
+    claim();
+    // It leaves and comes back, all in the same millisecond.
+    let under_way = ask();
+    world.set(LAMP, "<unregister/>").unwrap();
+    register();
+    claim();
+    assert_eq!(world.asked(OWNER, under_way, true), (Err(Condition::ItemNotFound), vec![]));
+    // It is given up and claimed again.
+    let (first, second) = (ask(), ask());
+    assert_eq!(world.asked(OWNER, first, true).0, Ok(String::new()));
+    register();
+    claim();
+    assert_eq!(world.asked(OWNER, second, true), (Err(Condition::ItemNotFound), vec![]));
+    assert!(world.thing(LAMP, "").unwrap().is_owned_by(jid(OWNER).as_jid()));
+    // What its device or its owner says of it meanwhile makes no other claim of it.
+    let last = ask();
+    world.set(LAMP, "<update><str name='NAME' value='x'/></update>").unwrap();
+    world.set(OWNER, "<remove jid='lamp@things.example'/>").unwrap();
+    assert_eq!(world.asked(OWNER, last, true).0, Ok(String::new()));
+}
+
+#[test]
 fn what_an_owner_allowed_goes_with_it() {
     let world = World::new();
     let (lamp, rule) = (jid(LAMP).bare(), || vec![1]);
