@@ -37,7 +37,7 @@ fn write(store: &EmbeddedStore, number: u8, bytes: usize) {
     block_on(store.commit(Batch { guards: Vec::new(), writes })).unwrap();
 }
 
-/// A store that was written and killed: its journal up to where the zeros begin.
+/// A store that was written and killed: its journal up to the end of its last batch.
 fn written(directory: &Path, sizes: impl IntoIterator<Item = usize>) -> (PathBuf, Vec<u8>) {
     let store = EmbeddedStore::open(directory, EmbeddedOptions::default()).unwrap();
     for (number, bytes) in sizes.into_iter().enumerate() {
@@ -49,7 +49,7 @@ fn written(directory: &Path, sizes: impl IntoIterator<Item = usize>) -> (PathBuf
     assert_eq!(journals.len(), 1, "{journals:?}");
     let path = journals.remove(0);
     let mut bytes = fs::read(&path).unwrap();
-    let end = bytes.iter().rposition(|byte| *byte != 0).unwrap() + 1;
+    let end = memmem::rfind(&bytes, MAGIC).unwrap() + MAGIC.len();
     bytes.truncate(end);
     (path, bytes)
 }
