@@ -10,7 +10,6 @@
 use std::fmt::{self, Display};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};
-use std::net::IpAddr;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -19,13 +18,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use plaza_core::jid::Jid;
 use plaza_core::sasl::ChannelBinding;
 use plaza_tuning::Finding;
-use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose, SanType};
+use rcgen::{CertificateParams, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose};
 use rustls::client::danger::HandshakeSignatureValid;
+use rustls::client::verify_server_name;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
-use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate, WebPkiClientVerifier};
 use rustls::{CipherSuite, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use time::OffsetDateTime;
@@ -94,8 +94,8 @@ pub struct CertificateFacts {
     pub key_file: PathBuf,
     /// Made by Plaza.
     pub self_made: bool,
-    /// DNS names and IP addresses it is for.
-    pub names: Vec<String>,
+    /// The certificate itself.
+    pub der: CertificateDer<'static>,
     /// End of its validity.
     pub not_after: SystemTime,
     /// SHA-256 over it, in hexadecimal.
@@ -213,15 +213,7 @@ impl TlsSnapshot {
             starttls: Arc::new(starttls),
             direct: Arc::new(direct),
             server_end_point: server_end_point(&parsed, &leaf),
-            certificate: CertificateFacts {
-                file: files.certificate.clone(),
-                key_file: files.key.clone(),
-                self_made: false,
-                names: names(&parsed),
-                not_after: UNIX_EPOCH
-                    + Duration::from_secs(parsed.validity().not_after.timestamp().try_into().unwrap_or(0)),
-                fingerprint: hex(&Sha256::digest(&leaf)),
-            },
+            certificate: CertificateFacts::of(files, &parsed, leaf.clone()),
             clients,
         })
     }
@@ -291,22 +283,28 @@ impl TlsSnapshot {
 }
 
 impl CertificateFacts {
+    fn of(files: &CertificateFiles, parsed: &X509Certificate<'_>, der: CertificateDer<'static>) -> Self {
+        Self {
+            file: files.certificate.clone(),
+            key_file: files.key.clone(),
+            self_made: false,
+            not_after: UNIX_EPOCH
+                + Duration::from_secs(parsed.validity().not_after.timestamp().try_into().unwrap_or(0)),
+            fingerprint: hex(&Sha256::digest(&der)),
+            der,
+        }
+    }
+
     /// Whole days until it expires; `None` once it has.
     pub fn days_left(&self) -> Option<u64> {
         let left = self.not_after.duration_since(SystemTime::now()).ok()?;
         Some(left.as_secs() / DAY.as_secs())
     }
 
-    /// Whether it is for this domain (RFC 6125 §6.4: case-insensitively, or by a wildcard for the first label).
+    /// Whether a client takes it for this domain (RFC 6125 §6.4), as rustls judges.
     pub fn covers(&self, domain: &Jid) -> bool {
-        let Some(wanted) = certificate_name(domain) else { return false };
-        self.names.iter().any(|name| {
-            name.eq_ignore_ascii_case(&wanted)
-                || name
-                    .strip_prefix("*.")
-                    .zip(wanted.split_once('.'))
-                    .is_some_and(|(parent, (_, rest))| parent.eq_ignore_ascii_case(rest))
-        })
+        let Some(name) = server_name(domain) else { return false };
+        ParsedCertificate::try_from(&self.der).is_ok_and(|parsed| verify_server_name(&parsed, &name).is_ok())
     }
 }
 
@@ -340,14 +338,8 @@ pub(crate) fn own_files(data: &Path) -> CertificateFiles {
 
 /// Makes a self-signed certificate (ECDSA P-256) for the domains and writes both files.
 fn make(files: &CertificateFiles, domains: &[Jid]) -> Result<(), CertError> {
-    let names = domains.iter().filter_map(certificate_name);
-    let mut params = CertificateParams::default();
-    for name in names {
-        params.subject_alt_names.push(match name.parse::<IpAddr>() {
-            Ok(address) => SanType::IpAddress(address),
-            Err(_) => SanType::DnsName(name.try_into().map_err(CertError::Make)?),
-        });
-    }
+    let names: Vec<_> = domains.iter().filter_map(server_name).map(|name| name.to_str().into_owned()).collect();
+    let mut params = CertificateParams::new(names).map_err(CertError::Make)?;
     let common_name = domains.first().map_or("localhost", Jid::as_str);
     params.distinguished_name = rcgen::DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, common_name);
@@ -390,26 +382,13 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, CertError> 
         .map_err(|error| CertError::Malformed(file.to_owned(), error.to_string()))
 }
 
-/// A domain as certificates write it: A-labels, addresses without brackets.
-fn certificate_name(domain: &Jid) -> Option<String> {
+/// A domain as TLS writes it: A-labels, addresses without brackets.
+fn server_name(domain: &Jid) -> Option<ServerName<'static>> {
     let name = domain.as_str();
     match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
-        Some(address) => Some(address.to_owned()),
-        None => idna::domain_to_ascii(name).ok(),
+        Some(address) => address.to_owned().try_into().ok(),
+        None => idna::domain_to_ascii(name).ok()?.try_into().ok(),
     }
-}
-
-fn names(certificate: &X509Certificate<'_>) -> Vec<String> {
-    let Ok(Some(extension)) = certificate.subject_alternative_name() else { return Vec::new() };
-    let name = |name: &GeneralName<'_>| {
-        if let GeneralName::DNSName(name) = name {
-            return Some((*name).to_owned());
-        }
-        let GeneralName::IPAddress(octets) = name else { return None };
-        let v4 = <[u8; 4]>::try_from(*octets).map(IpAddr::from).ok();
-        Some(v4.or_else(|| <[u8; 16]>::try_from(*octets).map(IpAddr::from).ok())?.to_string())
-    };
-    extension.value.general_names.iter().filter_map(name).collect()
 }
 
 /// `id-on-xmppAddr` (RFC 6120 §13.7.1.4).
@@ -523,7 +502,7 @@ impl ClientCertVerifier for JudgedLater {
 
 #[cfg(test)]
 mod tests {
-    use rcgen::{BasicConstraints, IsCa, Issuer, OtherNameValue};
+    use rcgen::{BasicConstraints, CustomExtension, IsCa, Issuer, OtherNameValue, SanType};
     use rustls::client::Resumption;
     use rustls::{ClientConfig, ClientConnection, ServerConnection};
 
@@ -546,7 +525,7 @@ mod tests {
     fn a_certificate_of_our_own_is_made_once_for_every_domain() {
         let (directory, settings, tls) = made(&["localhost", "things.example", "bücher.example", "[::1]"]);
         let facts = tls.current().certificate.clone();
-        assert_eq!(facts.names, ["localhost", "things.example", "xn--bcher-kva.example", "::1"]);
+        assert!(settings.domains.iter().all(|domain| facts.covers(domain)));
         assert!(facts.self_made && facts.days_left().is_some_and(|days| (820..=825).contains(&days)));
         let mode = |file: &Path| fs::metadata(file).unwrap().permissions().mode() & 0o777;
         assert_eq!((mode(&facts.key_file), mode(&facts.file)), (0o600, 0o644));
@@ -566,13 +545,35 @@ mod tests {
         assert!(Tls::load(&settings).is_ok());
     }
 
+    fn covers(params: &CertificateParams, domain: &str) -> bool {
+        let der = params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone();
+        let (_, parsed) = X509Certificate::from_der(&der).unwrap();
+        let facts = CertificateFacts::of(&own_files(Path::new("data")), &parsed, der.clone());
+        facts.covers(&Jid::parse(domain).unwrap())
+    }
+
     #[test]
-    fn a_wildcard_covers_one_label() {
-        let (_directory, _, tls) = made(&["localhost"]);
-        let facts = CertificateFacts { names: vec!["*.Example".into()], ..tls.current().certificate.clone() };
-        let covers = |domain: &str| facts.covers(&Jid::parse(domain).unwrap());
-        assert!(covers("things.example"));
-        assert!(!covers("example") && !covers("a.things.example"));
+    fn a_certificate_is_for_its_names_and_a_wildcard_for_one_label() {
+        let names = ["*.Example.org", "xn--bcher-kva.example", "10.0.0.1", "::1"].map(str::to_owned);
+        let params = CertificateParams::new(names).unwrap();
+        for domain in ["things.example.org", "bücher.example", "10.0.0.1", "[::1]"] {
+            assert!(covers(&params, domain), "{domain}");
+        }
+        for domain in ["example.org", "a.things.example.org", "buecher.example", "10.0.0.2", "[::2]"] {
+            assert!(!covers(&params, domain), "{domain}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_that_clients_refuse_for_a_name_of_an_unknown_kind_is_for_none() {
+        let named = |first: &[u8]| {
+            let names = [&[0x30, 13], first, b"\x82\x09localhost"].concat();
+            let mut params = CertificateParams::default();
+            params.custom_extensions = vec![CustomExtension::from_oid_content(&[2, 5, 29, 17], names)];
+            params
+        };
+        assert!(covers(&named(b"\x82\x00"), "localhost"));
+        assert!(!covers(&named(b"\x89\x00"), "localhost"));
     }
 
     /// Writes a certificate and its key as an operator would.
