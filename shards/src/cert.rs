@@ -7,6 +7,8 @@
 //! Spec: RFC 6120 §5 and §13.7, RFC 5929 §4 (`tls-server-end-point`), XEP-0178 v1.2 §2 (client certificates),
 //! XEP-0368 v1.1 (ALPN).
 
+pub mod laws;
+
 use std::fmt::{self, Display};
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write as _};

@@ -1,4 +1,5 @@
-//! Files that operators and makers give to `plaza`, changed a little: each is read, or refused with a text, and never panics.
+//! Files that operators and makers give to `plaza`, and what a peer says before TLS is up, changed a little: each is read, or
+//! refused with a text, and never panics.
 #![expect(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -9,16 +10,19 @@
 
 mod files;
 
+use std::fmt::Debug;
 use std::fs;
 use std::path::Path;
 
-use plaza_shards::cert::TlsSnapshot;
+use plaza_shards::cert::{TlsSnapshot, laws};
 use plaza_shards::config::{CertificateFiles, Config, SAMPLE};
 use plaza_shards::control::command::Command;
 use plaza_shards::control::import::Format;
+use plaza_shards::driver::tls::laws::Listeners;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::{Index, select};
+use proptest::test_runner::TestRunner;
 
 /// Bytes that mean something to one of the readers.
 const ODD: [&str; 24] = [
@@ -81,7 +85,7 @@ impl Edit {
 }
 
 /// A text that is nearly one of these.
-fn changed(seeds: Vec<String>) -> impl Strategy<Value = Vec<u8>> {
+fn changed<S: Into<Vec<u8>> + Clone + Debug + 'static>(seeds: Vec<S>) -> impl Strategy<Value = Vec<u8>> {
     let edit = prop_oneof![
         (any::<Index>(), select(ODD.to_vec())).prop_map(|(at, odd)| Edit::Put(at, odd)),
         (any::<Index>(), 1_usize..80).prop_map(|(at, len)| Edit::Cut(at, len)),
@@ -89,26 +93,30 @@ fn changed(seeds: Vec<String>) -> impl Strategy<Value = Vec<u8>> {
         (any::<Index>(), any::<u8>()).prop_map(|(at, byte)| Edit::Set(at, byte)),
     ];
     (select(seeds), vec(edit, 0..5)).prop_map(|(seed, edits)| {
-        let mut bytes = seed.into_bytes();
+        let mut bytes = seed.into();
         edits.iter().for_each(|edit| edit.make(&mut bytes));
         bytes
     })
 }
 
 /// The seeds of a fuzz target.
-fn seeds(target: &str) -> Vec<String> {
+fn seeds(target: &str) -> Vec<Vec<u8>> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/seeds").join(target);
     let mut files: Vec<_> = fs::read_dir(folder).unwrap().map(|file| file.unwrap().path()).collect();
     files.sort();
-    files.iter().map(|file| fs::read_to_string(file).unwrap()).collect()
+    files.iter().map(|file| fs::read(file).unwrap()).collect()
+}
+
+fn texts(target: &str) -> Vec<String> {
+    seeds(target).into_iter().map(|bytes| String::from_utf8(bytes).unwrap()).collect()
 }
 
 fn configurations() -> Vec<String> {
-    std::iter::once(SAMPLE.to_owned()).chain(seeds("config")).collect()
+    std::iter::once(SAMPLE.to_owned()).chain(texts("config")).collect()
 }
 
 fn accounts() -> Vec<String> {
-    seeds("accounts")
+    texts("accounts")
 }
 
 fn write(path: &Path, bytes: &[u8]) {
@@ -137,6 +145,23 @@ proptest! {
     fn commands_are_read_or_refused(bytes in changed(seeds("command"))) {
         files::command(&String::from_utf8_lossy(&bytes));
     }
+
+    #[test]
+    fn what_is_nearly_a_certificate_is_read_or_refused(bytes in changed(seeds("certificate"))) {
+        laws::certificate(&bytes);
+    }
+}
+
+#[test]
+fn what_is_nearly_a_hello_is_answered_or_refused_with_an_alert() {
+    let directory = tempfile::tempdir().unwrap();
+    let listeners = Listeners::new(directory.path());
+    TestRunner::deterministic()
+        .run(&changed(seeds("handshake")), |bytes| {
+            listeners.hear(&bytes);
+            Ok(())
+        })
+        .unwrap();
 }
 
 #[test]
@@ -148,7 +173,8 @@ fn the_seeds_are_what_they_should_be() {
         row.is_some_and(|row| row.keys().is_ok_and(|keys| keys.is_some()))
     };
     assert!(accounts().iter().any(keys));
-    for text in seeds("command") {
+    assert!(seeds("certificate").iter().all(|der| laws::certificate(der)));
+    for text in texts("command") {
         assert!(serde_json::from_str::<Command>(&text).is_ok(), "{text}");
     }
     for text in configurations() {
@@ -168,11 +194,8 @@ fn a_certificate_is_read_or_refused() {
     write(&files.key, key.as_bytes());
     write(&ca, certificate.as_bytes());
     assert!(TlsSnapshot::read(&files, Some(&ca)).is_ok());
-    let mut runner = proptest::test_runner::TestRunner::new(ProptestConfig {
-        cases: 200,
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    });
+    let mut runner =
+        TestRunner::new(ProptestConfig { cases: 200, failure_persistence: None, ..ProptestConfig::default() });
     let seeds = vec![certificate.clone(), key.clone(), format!("{certificate}{key}")];
     let each = (changed(seeds), 0_usize..3);
     runner

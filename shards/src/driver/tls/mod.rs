@@ -4,6 +4,7 @@
 //!
 //! Spec: RFC 8446, RFC 7590, RFC 9266 (tls-exporter), RFC 5929 §4 (tls-server-end-point).
 
+pub mod laws;
 mod records;
 
 use std::cell::RefCell;
