@@ -10,7 +10,7 @@
 //!
 //! A shard with nothing to do says so, looks once more, and only then waits; a producer publishes first and looks for a
 //! sleeper second. Between each side's write and its read stands a `SeqCst` fence, so that at least one of the two sees
-//! the other (`shards/tests/loom_mesh.rs` runs every interleaving):
+//! the other (`shards/loom/tests/mesh.rs` runs every interleaving):
 //!
 //! ```text
 //! producer: publish → fence → asleep? → swap(asleep, false)? → write the eventfd          (Bell::ring)
@@ -244,7 +244,7 @@ impl<T> Inbox<T> {
     }
 }
 
-#[cfg(all(test, not(plaza_loom)))]
+#[cfg(test)]
 mod tests {
     use std::sync::atomic::AtomicUsize;
     use std::thread;

@@ -5,7 +5,7 @@
 //! knows a runtime, a clock or a ring.
 //!
 //! A task is in the ready queue at most once: its flag `queued` is set by whoever puts it there, and cleared just before
-//! it is polled, so that a wake during the poll queues it anew (`shards/tests/loom_tasks.rs` runs every interleaving).
+//! it is polled, so that a wake during the poll queues it anew (`shards/loom/tests/tasks.rs` runs every interleaving).
 
 #![forbid(unsafe_code)]
 
@@ -121,7 +121,7 @@ impl Wake for Summons {
     }
 }
 
-#[cfg(all(test, not(plaza_loom)))]
+#[cfg(test)]
 mod tests {
     use std::cell::{Cell, RefCell};
     use std::future::poll_fn;

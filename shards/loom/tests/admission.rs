@@ -1,13 +1,10 @@
-//! The table of sources in every interleaving that loom can find:
-//! `RUSTFLAGS="--cfg plaza_loom" CARGO_TARGET_DIR=target/loom cargo test --release -p plaza-shards --test loom_admission`.
-
-#![cfg(plaza_loom)]
+//! The table of sources in every interleaving that loom can find.
 
 use std::net::IpAddr;
 
 use loom::thread;
-use plaza_shards::admission::{AdmissionLimits, Sources};
-use plaza_shards::sync::Arc;
+use plaza_loom::admission::{AdmissionLimits, Sources};
+use plaza_loom::sync::Arc;
 
 /// Two shards take a connection of one source each while a third does; how many were let in. Those leave again.
 fn race(negotiating: u32, burst: u32, expected: usize) {

@@ -1,14 +1,11 @@
-//! The mesh's wake-up protocol in every interleaving that loom can find:
-//! `RUSTFLAGS="--cfg plaza_loom" CARGO_TARGET_DIR=target/loom cargo test --release -p plaza-shards --test loom_mesh`.
+//! The mesh's wake-up protocol in every interleaving that loom can find.
 //!
 //! A lost wake-up shows as a deadlock. Each model is the smallest that could fail.
 
-#![cfg(plaza_loom)]
-
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
-use plaza_shards::mesh::{Bell, Inbox, Mesh, Port, ShardId, WakeHandle};
-use plaza_shards::sync::Arc;
+use plaza_loom::mesh::{Bell, Inbox, Mesh, Port, ShardId, WakeHandle};
+use plaza_loom::sync::Arc;
 
 const HERE: ShardId = ShardId(0);
 const THERE: ShardId = ShardId(1);

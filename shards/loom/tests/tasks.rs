@@ -1,10 +1,7 @@
-//! The tasks' wake flag in every interleaving that loom can find:
-//! `RUSTFLAGS="--cfg plaza_loom" CARGO_TARGET_DIR=target/loom cargo test --release -p plaza-shards --test loom_tasks`.
+//! The tasks' wake flag in every interleaving that loom can find.
 //!
 //! What a future waits for is read `Relaxed`, so that only the wake itself can make it visible. A lost wake-up shows as
 //! a deadlock.
-
-#![cfg(plaza_loom)]
 
 use std::future::poll_fn;
 use std::task::{Poll, Waker};
@@ -12,9 +9,9 @@ use std::task::{Poll, Waker};
 use loom::sync::atomic::{AtomicBool, Ordering};
 use loom::sync::{Condvar, Mutex};
 use loom::thread;
-use plaza_shards::mesh::Bell;
-use plaza_shards::sync::Arc;
-use plaza_shards::tasks::Tasks;
+use plaza_loom::mesh::Bell;
+use plaza_loom::sync::Arc;
+use plaza_loom::tasks::Tasks;
 
 /// Runs until every task has finished, sleeping as the shard loop does.
 fn run(mut tasks: Tasks, bell: &Bell, event: &(Mutex<bool>, Condvar)) {
