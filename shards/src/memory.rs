@@ -86,6 +86,9 @@ const SLACK_PERCENT: u64 = 3;
 /// For so long may the allocator keep what was given back to it, before it counts as used.
 const RETENTION: Duration = Duration::from_secs(60);
 
+/// As many bytes may it keep for longer than that.
+const KEPT_BYTES_MAX: u64 = 16 << 20;
+
 impl Watermarks {
     fn share(&self, percent: u64) -> u64 {
         u64::try_from(u128::from(self.limit) * u128::from(percent) / 100).unwrap_or(u64::MAX)
@@ -122,6 +125,8 @@ pub struct Sample {
     pub level: Level,
     /// Bytes to be given up at once; 0 below [`Level::Critical`].
     pub excess: u64,
+    /// The allocator has kept [`KEPT_BYTES_MAX`] or more of what was given back to it for [`RETENTION`].
+    pub kept: bool,
 }
 
 /// Judges readings, one after another.
@@ -146,9 +151,9 @@ impl Gauge {
     pub fn take(&mut self, now: Instant, reading: Reading, marks: &Watermarks) -> Sample {
         let unknown = |reading: Reading| reading.resident.saturating_sub(reading.accounted);
         let (since, peak) = self.peak.unwrap_or((now, reading));
-        let renewed = reading.accounted >= peak.accounted
-            || unknown(reading) < unknown(peak)
-            || now.saturating_duration_since(since) >= RETENTION;
+        let late = now.saturating_duration_since(since) >= RETENTION;
+        let kept = late && unknown(reading).saturating_sub(unknown(peak)) >= KEPT_BYTES_MAX;
+        let renewed = reading.accounted >= peak.accounted || unknown(reading) < unknown(peak) || late;
         let peak = if renewed {
             (now, reading)
         } else {
@@ -165,7 +170,7 @@ impl Gauge {
         let [_, _, last] = marks.percents;
         let target = marks.share(u64::from(last)).saturating_sub(slack);
         let excess = if self.level == Level::Critical { used.saturating_sub(target) } else { 0 };
-        Sample { used, level: self.level, excess }
+        Sample { used, level: self.level, excess, kept }
     }
 }
 
@@ -239,6 +244,18 @@ mod tests {
         assert_eq!(gauge.take(at(8), reading(93, 60), &marks()).used, 83 * MIB);
         assert_eq!(gauge.take(at(9), reading(93, 10), &marks()).used, 33 * MIB);
         assert_eq!(gauge.take(at(65), reading(93, 10), &marks()).used, 93 * MIB, "a minute is long enough");
+    }
+
+    #[test]
+    fn what_the_allocator_keeps_for_long_is_asked_back_once() {
+        let (mut gauge, now) = (Gauge::default(), Instant::now());
+        let mut kept = |seconds, resident, accounted| {
+            gauge.take(now + Duration::from_secs(seconds), reading(resident, accounted), &marks()).kept
+        };
+        assert!(!kept(0, 80, 60) && !kept(59, 80, 10));
+        assert!(kept(60, 80, 10), "fifty are kept");
+        assert!(!kept(61, 80, 10) && !kept(121, 80, 10), "it was asked once, and what is left is in use");
+        assert!(!kept(122, 95, 25) && !kept(182, 95, 10), "fifteen are no matter");
     }
 
     #[test]

@@ -387,6 +387,11 @@ impl Broker {
         }
     }
 
+    /// Has the shards let go of memory that they have freed and do not use.
+    pub fn give_back(&self) {
+        self.tell(&Command::GiveBack);
+    }
+
     fn tell(&self, command: &Command) {
         for inbox in &self.inboxes {
             inbox.push(command.clone());

@@ -65,6 +65,9 @@ impl Running {
         let reading = Reading { resident, accounted };
         let sample = self.memory.gauge.borrow_mut().take(Instant::now(), reading, &marks);
         let was = self.memory.last.replace(sample).level;
+        if sample.kept {
+            broker.give_back();
+        }
         // While memory is short each look has the shards give back what they have freed.
         if sample.level == was && sample.level < Level::Short {
             return;

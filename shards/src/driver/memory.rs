@@ -42,18 +42,21 @@ impl Driver {
                 self.ring.cancel_accept(index as u32);
             }
         }
-        if level >= Level::Short {
-            self.carries = Vec::new();
-            self.spares = Vec::new();
-        }
         self.shard.press(level, excess);
         self.hand_over_full();
         if level >= Level::Short {
-            crate::sys::give_back_pages();
+            self.give_back();
         }
         if was_full && !full {
             self.arm_listeners();
         }
+    }
+
+    /// Gives the kernel what is in memory for no more than use in the future.
+    pub(super) fn give_back(&mut self) {
+        self.carries = Vec::new();
+        self.spares = Vec::new();
+        crate::sys::give_back_pages();
     }
 
     /// Who has not bound may make us hold so much and no more: the stream ends with `policy-violation`. In a handshake TLS has

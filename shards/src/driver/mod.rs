@@ -79,6 +79,8 @@ pub enum Command {
     Limits(Arc<NewLimits>),
     /// How near the broker is to its bound of memory, and how much of what waits to be resumed this shard gives up.
     Memory(Level, u64),
+    /// Much memory was freed a while ago: the kernel may have it.
+    GiveBack,
     /// Stop: no new connections, `system-shutdown` to all, until then.
     Stop(Instant),
     /// No shard has anything left to do: keep the sessions that may be resumed, and end.

@@ -152,6 +152,7 @@ impl Driver {
             Command::ThingsChanged(bare) => self.shard.account_things_changed(bare.as_jid()),
             Command::Limits(limits) => self.limit(&limits),
             Command::Memory(level, excess) => self.press(level, excess),
+            Command::GiveBack => self.give_back(),
             Command::Stop(deadline) => self.stop(deadline),
             Command::Finish => self.keep_resumables(),
         }
