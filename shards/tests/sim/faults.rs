@@ -293,6 +293,8 @@ impl World {
                 Poll::Ready(brought) => {
                     let Running { shard, whose, work: _ } = self.running.swap_remove(at);
                     self.finish(shard, whose, brought);
+                    // It may have had a turn that another waits for.
+                    at = 0;
                 }
             }
         }
