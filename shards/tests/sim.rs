@@ -10,9 +10,9 @@
 //! - a broker that is killed and started anew has lost nothing that it acknowledged, and gives what it kept with its time;
 //! - who is still there when its question or message fails hears so;
 //! - a thing has one owner, and who is told of it is told what is so, once; keys are told nobody (XEP-0347);
-//! - a device is told about strangers what its owner's rules say, also after a restart, and nothing is allowed that no owner
-//!   of the thing allowed; whoever is there is asked what is undecided of its own things, and of nobody else's; a device
-//!   whose rules changed is told to ask anew until it has heard, and no longer (XEP-0324);
+//! - a device is told about strangers what follows from its owner's answers, also after a restart; whoever is there is asked
+//!   what is undecided of its own things, and of nobody else's; a device whose rules changed is told to ask anew until it
+//!   has heard, and no longer (XEP-0324);
 //! - with a key that is good for N accounts N are created, whoever tries at once (XEP-0348);
 //! - events of services reach whom they are for in the order they happened;
 //! - outboxes and batches stay within their bounds;

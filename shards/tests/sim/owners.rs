@@ -1,25 +1,26 @@
 //! Devices that ask what strangers may do, and owners who decide it (XEP-0324 v0.5.1).
 //!
-//! The world keeps what each device's things and rules were after each commit, and which of that the device's home has to
-//! know by now. What a device is told has to be what follows from one of these. Apart from that, nothing is allowed that no
-//! owner allowed, and what an owner decided about somebody is what counts until the owner decides otherwise or the thing
-//! changes hands, whatever was killed meanwhile. Who does not own the thing, or does no more, decides nothing.
+//! The world keeps when each device's things and rules changed, and which of that the device's home has to know by now. What
+//! a device is told has to be within the bounds that owners' answers set at one of these moments, whatever was killed
+//! meanwhile: each piece of it is allowed by the most specific of the answers that speak of it, of these the newest; something
+//! is allowed if something certainly is, and all of it if all is. An answer counts from the commit that makes it a rule until
+//! the thing changes hands. Who does not own the thing, or does no more, decides nothing.
+//!
+//! One thing is not followed: who allows a part denies the rest of what had been asked by then, which may be all else. So
+//! what such an answer leaves out may be denied, or be as it was.
 //!
 //! Owners who are there have been asked what they have not decided, and nobody else has; what was lost on its way to them is
 //! asked again a day later.
 
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use plaza_core::iot::{Generation, Interface};
 use plaza_core::jid::Jid;
-use plaza_core::ns;
-use plaza_core::provisioning::{Kind, NodeRef};
+use plaza_core::provisioning::Kind;
 use plaza_core::xml::read::Node;
-use plaza_registry::provisioning::{Answered, HomeThings, Proofs, answer};
 use plaza_registry::services::{Effect, Reply};
-use plaza_registry::store::memory::MemoryStore;
-use plaza_registry::wait::block_on;
 use plaza_shards::metrics::DropReason;
 
 use super::World;
@@ -46,18 +47,41 @@ struct Wish {
 struct Decision {
     wish: Wish,
     client: usize,
-    payload: String,
     /// The first of the states of its things that may count, and the last.
     states: Option<(usize, usize)>,
     heard: bool,
 }
 
-/// Whom an answer is about.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Whom an answer is about, the most specific first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Range {
     Asker,
     Domain,
     All,
+}
+
+/// What an answer is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Whole,
+    Momentary,
+    OnlyA,
+}
+
+/// Some of what can be asked for; answers tell no more apart.
+#[derive(Debug, Clone, Copy)]
+struct Piece {
+    is_momentary: bool,
+    /// It is of the field or the parameter `A`.
+    is_a: bool,
+}
+
+/// What answers say of a piece.
+struct Verdict {
+    /// What the answer says that speaks of it and counts most.
+    said: Option<bool>,
+    /// One that counts more may deny it.
+    is_unsure: bool,
 }
 
 /// What somebody decided, who may be the owner.
@@ -71,8 +95,7 @@ struct Answer {
     asker: Jid,
     range: Range,
     allow: bool,
-    /// It is about all that may be asked for.
-    is_whole: bool,
+    part: Part,
     begun: Option<u64>,
     /// When it became a rule, and when that went because the thing changed hands.
     done: Option<u64>,
@@ -82,10 +105,9 @@ struct Answer {
     heard: bool,
 }
 
-/// What a device's things and rules were after a commit.
+/// A commit that changed a device's things or rules.
 struct State {
     at: u64,
-    things: Option<Box<HomeThings>>,
     /// The answer that made it.
     by: Option<usize>,
     /// By which batch the home of the device hears of it: from, to, and its number.
@@ -134,27 +156,87 @@ pub(crate) struct Owners {
     pub(crate) refused: u64,
 }
 
+impl Wish {
+    fn pieces(&self) -> impl Iterator<Item = Piece> + use<> {
+        let momentary: &[bool] = match (self.kind, self.shape) {
+            (Kind::Read, 1) => &[true],
+            (Kind::Read, _) => &[true, false],
+            (Kind::Friend | Kind::Control, _) => &[false],
+        };
+        let a: &[bool] = match (self.kind, self.shape) {
+            (Kind::Friend, _) | (_, 3) => &[false],
+            (_, 1) => &[true],
+            (Kind::Read | Kind::Control, _) => &[true, false],
+        };
+        momentary.iter().flat_map(|&is_momentary| a.iter().map(move |&is_a| Piece { is_momentary, is_a }))
+    }
+
+    /// Whether a device can be told that just this is allowed: of all there is, what is not `A` has no name.
+    fn can_name(&self, piece: Piece) -> bool {
+        piece.is_a || self.shape > 0 || self.kind == Kind::Friend
+    }
+
+    /// Whether a device was told that a piece of it is allowed.
+    fn is_told(&self, piece: Piece, told: &Node) -> bool {
+        let is_category = |name: &str| match name {
+            "all" => true,
+            "m" | "momentary" => piece.is_momentary,
+            "jid" | "result" => false,
+            _ => !piece.is_momentary,
+        };
+        let mut names =
+            told.children.iter().filter_map(|child| child.attr("n").or_else(|| child.attr("name"))).peekable();
+        told.attr("result") == Some("true")
+            && (self.kind != Kind::Read || told.attrs.iter().any(|(name, _)| is_category(name)))
+            && (names.peek().is_none() || names.any(|name| (name == "A") == piece.is_a))
+    }
+}
+
+impl Part {
+    const fn has(self, piece: Piece) -> bool {
+        match self {
+            Self::Whole => true,
+            Self::Momentary => piece.is_momentary,
+            Self::OnlyA => piece.is_a,
+        }
+    }
+}
+
+impl Verdict {
+    fn allows(&self) -> bool {
+        self.said == Some(true)
+    }
+
+    fn surely_allows(&self) -> bool {
+        self.allows() && !self.is_unsure
+    }
+
+    const fn is_open(&self) -> bool {
+        self.said.is_none() && !self.is_unsure
+    }
+}
+
 impl Answer {
-    /// Whether it allows somebody something.
-    fn grants(&self, wish: &Wish) -> bool {
+    /// Whether it is about whoever wishes something of that kind.
+    fn is_about(&self, wish: &Wish) -> bool {
         let domain = |jid: &Jid| jid.as_jid().domain().to_owned();
         let is_for = match self.range {
             Range::Asker => self.asker == wish.asker,
             Range::Domain => domain(&self.asker) == domain(&wish.asker),
             Range::All => true,
         };
-        self.allow && is_for && (self.thing, self.kind) == (wish.thing, wish.kind)
+        is_for && (self.thing, self.kind) == (wish.thing, wish.kind)
     }
 
-    /// Whether it is about just this asker.
-    fn is_about(&self, wish: &Wish) -> bool {
-        self.range == Range::Asker && (self.thing, self.kind, &self.asker) == (wish.thing, wish.kind, &wish.asker)
+    /// Whether it is a rule at a time.
+    fn counts(&self, at: u64) -> bool {
+        self.done.is_some_and(|done| done <= at) && self.void.is_none_or(|void| void > at)
     }
 }
 
 impl Owners {
     fn states(&mut self, device: &Jid) -> &mut Vec<State> {
-        let first = || vec![State { at: 0, things: None, by: None, way: None, is_known: true }];
+        let first = || vec![State { at: 0, by: None, way: None, is_known: true }];
         self.states.entry(device.clone()).or_insert_with(first)
     }
 
@@ -170,7 +252,6 @@ impl Owners {
     pub(super) fn happened(
         &mut self,
         things: &mut Things,
-        store: &MemoryStore,
         whose: &Whose,
         changes: Vec<Change>,
         (now, life): (u64, u32),
@@ -179,31 +260,29 @@ impl Owners {
             match change {
                 Change::Thing(key, record) => {
                     let thing = things.happened(whose, &key, record.as_deref());
-                    self.changed(things, store, whose, thing);
+                    self.changed(things, whose, thing);
                 }
                 Change::Question(key, is_put) => self.question(&key, is_put, things.now_is(), (now, life)),
             }
         }
     }
 
-    fn changed(&mut self, things: &Things, store: &MemoryStore, whose: &Whose, thing: usize) {
+    fn changed(&mut self, things: &Things, whose: &Whose, thing: usize) {
         let (device, at) = (&things.names[thing].0, things.now_is());
         let by = match whose {
             Whose::Service(_, _, Cause::Answered { number, .. }) => Some(*number),
             Whose::Service(..) | Whose::Errand(..) | Whose::Inquiry(_) => None,
         };
         if things.changed_hands(thing) {
-            let of_thing = self.answers.iter_mut().filter(|answer| answer.thing == thing);
-            of_thing.filter(|answer| answer.done.is_some() && answer.void.is_none()).for_each(|answer| {
+            for answer in self.answers.iter_mut().filter(|answer| answer.thing == thing && answer.counts(at)) {
                 answer.void = Some(at);
-            });
+            }
         }
         if let Some(number) = by {
             assert!(self.answers[number].done.replace(at).is_none(), "{:?} was done twice", self.answers[number]);
             self.ruled += 1;
         }
-        let now = block_on(HomeThings::load(store, device.as_jid())).unwrap();
-        self.states(device).push(State { at, things: now, by, way: None, is_known: false });
+        self.states(device).push(State { at, by, way: None, is_known: false });
     }
 
     fn question(&mut self, key: &[u8], is_put: bool, since: u64, put: (u64, u32)) {
@@ -312,44 +391,38 @@ impl Owners {
         self.answers[number].told = Some(kind.to_owned());
     }
 
-    /// What a device was told is what follows from its owner's rules.
+    /// What is said of a piece of a wish at a time.
+    fn verdict(&self, wish: &Wish, piece: Piece, at: u64) -> Verdict {
+        let counts = |answer: &&Answer| answer.is_about(wish) && answer.counts(at);
+        let mut answers: Vec<&Answer> = self.answers.iter().filter(counts).collect();
+        answers.sort_unstable_by_key(|answer| (answer.range, Reverse(answer.done)));
+        let speaks = answers.iter().position(|answer| answer.part.has(piece));
+        let more = &answers[..speaks.unwrap_or(answers.len())];
+        Verdict { said: speaks.map(|at| answers[at].allow), is_unsure: more.iter().any(|answer| answer.allow) }
+    }
+
+    /// What a device was told is within the bounds of what its owner said.
     fn check_decision(&self, things: &Things, decision: &Decision, told: &Node) {
-        let Decision { wish, payload, states, .. } = decision;
-        let (device, node) = &things.names[wish.thing];
+        let Decision { wish, states, .. } = decision;
         let (first, last) = states.expect("it was taken");
-        let states = &self.states[device][first..=last];
-        let (since, until) = (states[0].at, states[states.len() - 1].at);
-        let node = NodeRef { id: (&*node.id).into(), ..NodeRef::DEVICE };
-        let owner = |state: &State| state.things.as_ref().and_then(|things| things.find(&node)?.owner.clone());
-        let owners: Vec<Option<Jid>> = states.iter().map(owner).collect();
-        let is_allowed = told.attr("result") == Some("true");
-        // Whose it is and what is allowed are read one after the other.
-        let has_one_owner = owners.iter().all(|owner| *owner == owners[0]);
-        let follows = |state: &State| decide(state, device, payload).0 == *told;
-        assert!(
-            !has_one_owner || states.iter().any(follows),
-            "{decision:?} was told {told:?}, and not {:?}",
-            states.iter().map(|state| (state.at, decide(state, device, payload).0)).collect::<Vec<_>>()
-        );
-        if owners.contains(&Some(wish.asker.clone())) {
+        let states = &self.states[&things.names[wish.thing].0][first..=last];
+        let owners: Vec<Option<&Jid>> = states.iter().map(|state| things.owner(wish.thing, state.at)).collect();
+        if owners.contains(&Some(&wish.asker)) {
             return;
         }
-        let counts = |answer: &&Answer| {
-            answer.done.is_some_and(|done| done <= until) && answer.void.is_none_or(|void| void > since)
+        // Whose it is and what is allowed are read one after the other.
+        let has_one_owner = owners.iter().all(|owner| *owner == owners[0]);
+        let (some, all) = (told.attr("result") == Some("true"), wish.pieces().all(|piece| wish.is_told(piece, told)));
+        let follows = |state: &State| {
+            let says = |piece| self.verdict(wish, piece, state.at);
+            let is_some_sure = wish.pieces().any(|piece| wish.can_name(piece) && says(piece).surely_allows());
+            let is_all_sure = wish.pieces().all(|piece| says(piece).surely_allows());
+            let is_enough = (some || !is_some_sure) && (all || !is_all_sure);
+            let mut told = wish.pieces().filter(|piece| wish.is_told(*piece, told));
+            (is_enough || !has_one_owner) && told.all(|piece| says(piece).allows())
         };
-        let grants = |answer: &&Answer| answer.grants(wish) && counts(answer);
-        assert!(
-            !is_allowed || self.answers.iter().any(|answer| grants(&answer)),
-            "nobody allowed {decision:?}: {told:?}"
-        );
-        let own = || self.answers.iter().filter(|answer| answer.is_about(wish) && counts(answer));
-        if let Some(last) = own().max_by_key(|answer| answer.done)
-            && last.done <= Some(since)
-            && last.void.is_none_or(|void| void > until)
-            && last.is_whole
-        {
-            assert_eq!(is_allowed, last.allow, "{decision:?} was told {told:?} after {last:?}");
-        }
+        let about = || self.answers.iter().filter(|answer| answer.is_about(wish)).collect::<Vec<_>>();
+        assert!(states.iter().any(follows), "{decision:?} was told {told:?}, after {:?}", about());
     }
 }
 
@@ -420,7 +493,7 @@ impl World {
             }
         };
         self.queue(client, format!("<iq type='get' id='d{number}' to='{REGISTRY}'>{payload}</iq>"), None);
-        self.owners.decisions.push(Decision { wish, client, payload, states: None, heard: false });
+        self.owners.decisions.push(Decision { wish, client, states: None, heard: false });
     }
 
     /// Somebody answers a question that somebody heard.
@@ -432,11 +505,11 @@ impl World {
         let device = self.things.names[thing].0.clone();
         let allow = self.random.percent(70);
         let range = self.random.pick(&[Range::Asker, Range::Asker, Range::Asker, Range::Domain, Range::All]);
-        let part = match (kind, self.random.below(6)) {
-            (Kind::Read, 0) => "<partial m='true'/>",
-            (Kind::Read, 1) => "<partial all='true'><f n='A'/></partial>",
-            (Kind::Control, 0 | 1) => "<partial><p n='A'/></partial>",
-            _ => "",
+        let (part, partial) = match (kind, self.random.below(6)) {
+            (Kind::Read, 0) => (Part::Momentary, "<partial m='true'/>"),
+            (Kind::Read, 1) => (Part::OnlyA, "<partial all='true'><f n='A'/></partial>"),
+            (Kind::Control, 0 | 1) => (Part::OnlyA, "<partial><p n='A'/></partial>"),
+            _ => (Part::Whole, ""),
         };
         let said = format!("xmlns='{ns}' jid='{device}' remoteJid='{asker}' key='{key}' result='{allow}'");
         let origin = match range {
@@ -453,8 +526,8 @@ impl World {
                 };
                 format!("<isFriendRule {said} range='{range}'/>")
             }
-            Kind::Read => format!("<canReadRule {said}>{part}<{origin}/></canReadRule>"),
-            Kind::Control => format!("<canControlRule {said}>{part}<{origin}/></canControlRule>"),
+            Kind::Read => format!("<canReadRule {said}>{partial}<{origin}/></canReadRule>"),
+            Kind::Control => format!("<canControlRule {said}>{partial}<{origin}/></canControlRule>"),
         };
         self.queue(client, format!("<iq type='set' id='o{number}' to='{REGISTRY}'>{payload}</iq>"), None);
         self.owners.answers.push(Answer {
@@ -466,7 +539,7 @@ impl World {
             asker,
             range,
             allow,
-            is_whole: part.is_empty(),
+            part,
             begun: None,
             done: None,
             void: None,
@@ -603,19 +676,20 @@ impl World {
 
     /// Of what devices asked today, which is the `first` and those after it, and nobody has decided, whoever is there has heard today.
     fn check_asked_anew(&self, first: usize) {
-        for Decision { wish, payload, states, .. } in &self.owners.decisions[first..] {
+        for Decision { wish, states, .. } in &self.owners.decisions[first..] {
             let device = &self.things.names[wish.thing].0;
             let Some(state) = states.map(|(_, last)| &self.owners.states[device][last]) else { continue };
-            let (_, inquiry) = decide(state, device, payload);
+            let is_open = wish.pieces().any(|piece| self.owners.verdict(wish, piece, state.at).is_open());
             let owner = self.things.now(wish.thing).and_then(|thing| thing.owner());
-            let Some(owner) = owner.filter(|owner| self.takes_messages(owner.as_str())) else { continue };
+            let is_to_hear = |owner: &&Jid| **owner != wish.asker && self.takes_messages(owner.as_str());
+            let Some(owner) = owner.filter(is_to_hear) else { continue };
             let is_there = self.clients.iter().any(|client| !client.ended && client.jid.bare() == *device);
             let is_it = |asked: &Asked| {
                 (&asked.owner, asked.thing, asked.kind, &asked.asker) == (owner, wish.thing, wish.kind, &wish.asker)
             };
             let mut heard = self.owners.told.values().filter(|(asked, _)| is_it(asked)).flat_map(|(_, heard)| heard);
             assert!(
-                !inquiry || !is_there || heard.any(|heard| *heard >= self.owners.day_began),
+                !is_open || !is_there || heard.any(|heard| *heard >= self.owners.day_began),
                 "{owner} was not asked about {wish:?} again"
             );
         }
@@ -640,14 +714,6 @@ impl World {
             assert!(decision.heard, "{decision:?} has no answer");
         }
     }
-}
-
-/// What follows for a device from a state of its things, and whether its owner is to be asked.
-fn decide(state: &State, device: &Jid, payload: &str) -> (Node, bool) {
-    let things = state.things.as_deref();
-    let decided = answer(things, device.as_jid(), REGISTRY, payload, (&Proofs::default(), 0)).unwrap();
-    let Answered { payload, after } = decided;
-    (Node::parse(std::str::from_utf8(&payload).unwrap(), ns::CLIENT).unwrap(), after.inquiry.is_some())
 }
 
 /// The number in an id of that kind.

@@ -475,6 +475,11 @@ impl Things {
         Some(asked.client)
     }
 
+    /// Whose a thing was at a time.
+    pub(super) fn owner(&self, thing: usize, at: u64) -> Option<&Jid> {
+        self.lives[thing].iter().rfind(|moment| moment.at <= at)?.thing.as_ref()?.owner()
+    }
+
     /// Whether somebody owned a thing, or owns it.
     pub(super) fn was_owned_by(&self, thing: usize, owner: &str) -> bool {
         let is_owner = |thing: &ThingRecord| thing.owner().is_some_and(|known| known.as_str() == owner);
