@@ -10,9 +10,9 @@
 //! - a broker that is killed and started anew has lost nothing that it acknowledged, and gives what it kept with its time;
 //! - who is still there when its question or message fails hears so;
 //! - a thing has one owner, and who is told of it is told what is so, once; keys are told nobody (XEP-0347);
-//! - a device is told about strangers what follows from its owner's answers, also after a restart; whoever is there is asked
-//!   what is undecided of its own things, and of nobody else's; a device whose rules changed is told to ask anew until it
-//!   has heard, and no longer (XEP-0324);
+//! - a device is told about strangers what follows from its owner's answers, also after a restart, and of these none from
+//!   before the rules of the thing were deleted; whoever is there is asked what is undecided of its own things, and of
+//!   nobody else's; a device whose rules changed is told to ask anew until it has heard, and no longer (XEP-0324);
 //! - with a key that is good for N accounts N are created, whoever tries at once (XEP-0348);
 //! - events of services reach whom they are for in the order they happened;
 //! - outboxes and batches stay within their bounds;
@@ -127,6 +127,10 @@ struct Happened {
     asked: u64,
     ruled: u64,
     answers_refused: u64,
+    begun_anew: u64,
+    rules_deleted: u64,
+    cleared: u64,
+    orders_refused: u64,
 }
 
 impl Happened {
@@ -147,6 +151,10 @@ impl Happened {
         self.asked += world.owners.asked;
         self.ruled += world.owners.ruled;
         self.answers_refused += world.owners.refused;
+        self.begun_anew += world.owners.orders.begun_anew;
+        self.rules_deleted += world.owners.orders.rules_deleted;
+        self.cleared += world.owners.orders.cleared;
+        self.orders_refused += world.owners.orders.refused;
     }
 
     fn enough(&self) {
@@ -159,6 +167,9 @@ impl Happened {
         let Self { decided, allowed, asked, ruled, answers_refused, .. } = self;
         assert!(*decided > 5_000 && *allowed > 300 && *asked > 500, "{self:?}");
         assert!(*ruled > 100 && *answers_refused > 100, "{self:?}");
+        let Self { begun_anew, rules_deleted, cleared, orders_refused, .. } = self;
+        assert!(*begun_anew > 200 && *rules_deleted > 200, "{self:?}");
+        assert!(*cleared > 100 && *orders_refused > 100, "{self:?}");
     }
 }
 

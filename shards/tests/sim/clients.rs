@@ -265,6 +265,13 @@ impl World {
         self.clients[client].pending.push_back(Pending { text, number });
     }
 
+    /// Something is said ahead of nearly all that waits.
+    pub(super) fn queue_soon(&mut self, client: usize, text: String) {
+        let pending = &mut self.clients[client].pending;
+        // The first one may have been begun.
+        pending.insert(pending.len().min(1), Pending { text, number: None });
+    }
+
     /// What comes from outside: a client leaves or stops reading, an account is shut.
     pub(super) fn disturb(&mut self) {
         let Some(client) = self.someone() else { return };

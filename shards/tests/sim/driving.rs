@@ -295,7 +295,7 @@ impl World {
         let brought = block_on(errands::run(&self.errand_config, &self.slow_store, &account, errand, 0));
         self.store.refuse(None);
         let (whose, changes) = (Whose::Errand(account.clone(), None), self.slow_store.changes());
-        self.owners.happened(&mut self.things, &whose, changes, (self.activity, self.life));
+        self.owners.happened(&mut self.things, &self.store, &whose, changes, (self.activity, self.life));
         self.finish_errand(shard, &account, serves, brought);
     }
 

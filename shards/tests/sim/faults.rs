@@ -287,7 +287,7 @@ impl World {
         while let Some(running) = self.running.get_mut(at) {
             let polled = running.work.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             let (changes, now) = (self.slow_store.changes(), (self.activity, self.life));
-            self.owners.happened(&mut self.things, &running.whose, changes, now);
+            self.owners.happened(&mut self.things, &self.store, &running.whose, changes, now);
             match polled {
                 Poll::Pending => at += 1,
                 Poll::Ready(brought) => {

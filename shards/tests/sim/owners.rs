@@ -4,7 +4,7 @@
 //! a device is told has to be within the bounds that owners' answers set at one of these moments, whatever was killed
 //! meanwhile: each piece of it is allowed by the most specific of the answers that speak of it, of these the newest; something
 //! is allowed if something certainly is, and all of it if all is. An answer counts from the commit that makes it a rule until
-//! the thing changes hands. Who does not own the thing, or does no more, decides nothing.
+//! the rules of the thing are deleted or it changes hands. Who does not own the thing, or does no more, decides nothing.
 //!
 //! One thing is not followed: who allows a part denies the rest of what had been asked by then, which may be all else. So
 //! what such an answer leaves out may be denied, or be as it was.
@@ -21,10 +21,12 @@ use plaza_core::jid::Jid;
 use plaza_core::provisioning::Kind;
 use plaza_core::xml::read::Node;
 use plaza_registry::services::{Effect, Reply};
+use plaza_registry::store::memory::MemoryStore;
 use plaza_shards::metrics::DropReason;
 
 use super::World;
 use super::faults::{Change, Whose};
+use super::orders::Orders;
 use super::registry::REGISTRY;
 use super::things::{Cause, Things, node_id};
 
@@ -97,7 +99,7 @@ struct Answer {
     allow: bool,
     part: Part,
     begun: Option<u64>,
-    /// When it became a rule, and when that went because the thing changed hands.
+    /// When it became a rule, and when that went: the thing changed hands, or its rules were deleted.
     done: Option<u64>,
     void: Option<u64>,
     /// The type of what was answered.
@@ -105,11 +107,18 @@ struct Answer {
     heard: bool,
 }
 
+/// What an owner said, by its number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum By {
+    Answer(usize),
+    Order(usize),
+}
+
 /// A commit that changed a device's things or rules.
 struct State {
     at: u64,
-    /// The answer that made it.
-    by: Option<usize>,
+    /// Of what an owner said, what made it.
+    by: Option<By>,
     /// By which batch the home of the device hears of it: from, to, and its number.
     way: Option<(usize, usize, u64)>,
     is_known: bool,
@@ -137,6 +146,7 @@ struct Question {
 /// What owners decide, and what devices are told.
 #[derive(Default)]
 pub(crate) struct Owners {
+    pub(crate) orders: Orders,
     decisions: Vec<Decision>,
     answers: Vec<Answer>,
     states: HashMap<Jid, Vec<State>>,
@@ -234,14 +244,34 @@ impl Answer {
     }
 }
 
+impl By {
+    const fn of(cause: &Cause) -> Option<Self> {
+        match cause {
+            Cause::Answered { number, .. } => Some(Self::Answer(*number)),
+            Cause::Ordered { number, .. } => Some(Self::Order(*number)),
+            Cause::Request(_) | Cause::Disowned { .. } | Cause::Note => None,
+        }
+    }
+
+    const fn of_work(whose: &Whose) -> Option<Self> {
+        match whose {
+            Whose::Service(_, _, cause) => Self::of(cause),
+            Whose::Errand(..) | Whose::Inquiry(_) => None,
+        }
+    }
+}
+
 impl Owners {
     fn states(&mut self, device: &Jid) -> &mut Vec<State> {
         let first = || vec![State { at: 0, by: None, way: None, is_known: true }];
         self.states.entry(device.clone()).or_insert_with(first)
     }
 
-    /// The service begins with a request of that id: why things change by it, if it is an answer.
+    /// The service begins with a request of that id: why things change by it, if an owner says so.
     pub(super) fn begin(&mut self, id: &str, now: u64) -> Option<Cause> {
+        if let Some(number) = number_of(id, 'r') {
+            return Some(self.orders.begin(number, now));
+        }
         let number = number_of(id, 'o')?;
         let answer = &mut self.answers[number];
         assert!(answer.begun.replace(now).is_none(), "{id} was said once: {answer:?}");
@@ -252,10 +282,12 @@ impl Owners {
     pub(super) fn happened(
         &mut self,
         things: &mut Things,
+        store: &MemoryStore,
         whose: &Whose,
         changes: Vec<Change>,
         (now, life): (u64, u32),
     ) {
+        let by = By::of_work(whose).filter(|_| !changes.is_empty());
         for change in changes {
             match change {
                 Change::Thing(key, record) => {
@@ -265,20 +297,32 @@ impl Owners {
                 Change::Question(key, is_put) => self.question(&key, is_put, things.now_is(), (now, life)),
             }
         }
+        if let Some(By::Order(number)) = by {
+            self.orders.check_stored(number, things, store);
+            self.check_forgotten(number);
+        }
+    }
+
+    /// What was asked before an order about the things whose rules it deletes is forgotten, when that is committed.
+    fn check_forgotten(&self, order: usize) {
+        for (key, question) in self.questions.iter().filter(|(_, question)| question.put.is_some()) {
+            let Some((asked, _)) = self.told.get(key) else { continue };
+            let is_old = question.since < self.orders.begun(order);
+            assert!(!is_old || !self.orders.deletes_rules(order, asked.thing), "{asked:?} is asked still");
+        }
     }
 
     fn changed(&mut self, things: &Things, whose: &Whose, thing: usize) {
         let (device, at) = (&things.names[thing].0, things.now_is());
-        let by = match whose {
-            Whose::Service(_, _, Cause::Answered { number, .. }) => Some(*number),
-            Whose::Service(..) | Whose::Errand(..) | Whose::Inquiry(_) => None,
-        };
-        if things.changed_hands(thing) {
+        let by = By::of_work(whose);
+        let begins_anew = matches!(by, Some(By::Order(number)) if self.orders.is_done(number, thing));
+        if begins_anew || things.changed_hands(thing) {
             for answer in self.answers.iter_mut().filter(|answer| answer.thing == thing && answer.counts(at)) {
                 answer.void = Some(at);
+                self.orders.rules_deleted += u64::from(begins_anew);
             }
         }
-        if let Some(number) = by {
+        if let Some(By::Answer(number)) = by {
             assert!(self.answers[number].done.replace(at).is_none(), "{:?} was done twice", self.answers[number]);
             self.ruled += 1;
         }
@@ -313,15 +357,14 @@ impl Owners {
             Some(accounts)
         });
         let changed: Vec<&Jid> = changed.flatten().collect();
-        let answer =
-            cause.and_then(|cause| if let Cause::Answered { number, .. } = cause { Some(*number) } else { None });
+        let by = cause.and_then(By::of);
         for (device, states) in &mut self.states {
             let (to, is_told) = (home(device), changed.contains(&device));
             let (sent, _) = self.lanes.get(&(from, to)).copied().unwrap_or_default();
             for state in states.iter_mut().filter(|state| !state.is_known && state.way.is_none()) {
                 if is_told {
                     (state.way, state.is_known) = (Some((from, to, sent + 1)), from == to);
-                } else if answer.is_some() && state.by == answer {
+                } else if by.is_some() && state.by == by {
                     // Whoever should hear of it never will.
                     state.is_known = true;
                 }
@@ -367,6 +410,9 @@ impl Owners {
             let last = self.states(device).len() - 1;
             let states = self.decisions[number].states.as_mut();
             states.expect("it was taken").1 = last;
+        }
+        if let Some(number) = number_of(id, 'r') {
+            self.orders.answered(number, things, reply, store_fails);
         }
         let Some(number) = number_of(id, 'o') else { return };
         let answer = &self.answers[number];
@@ -443,6 +489,9 @@ impl World {
             };
             let wish = Wish { thing, kind, asker, shape: self.random.below(4) };
             return self.ask_whether(wish);
+        }
+        if self.random.percent(20) {
+            return self.order_something(client);
         }
         self.decide_something(client);
     }
@@ -529,7 +578,7 @@ impl World {
             Kind::Read => format!("<canReadRule {said}>{partial}<{origin}/></canReadRule>"),
             Kind::Control => format!("<canControlRule {said}>{partial}<{origin}/></canControlRule>"),
         };
-        self.queue(client, format!("<iq type='set' id='o{number}' to='{REGISTRY}'>{payload}</iq>"), None);
+        self.queue_soon(client, format!("<iq type='set' id='o{number}' to='{REGISTRY}'>{payload}</iq>"));
         self.owners.answers.push(Answer {
             caller: self.clients[client].jid.bare(),
             client,
@@ -563,6 +612,14 @@ impl World {
             let answer = &mut self.owners.answers[number];
             assert_eq!((answer.told.as_deref(), answer.client), (Some(kind), client), "{answer:?}");
             assert!(!std::mem::replace(&mut answer.heard, true), "it has the answer already: {answer:?}");
+            let thing = answer.thing;
+            // Some change their minds.
+            if kind == "result" && self.owners.days == 0 && self.random.percent(50) {
+                self.give_order(client, thing);
+            }
+        }
+        if let Some(number) = number_of(id, 'r') {
+            self.owners.orders.hears(number, client, kind);
         }
         let Some(number) = number_of(id, 'd') else { return };
         let decision = &mut self.owners.decisions[number];
@@ -624,7 +681,7 @@ impl World {
 
     // ---- when all is quiet --------------------------------------------------------------------------------------
 
-    /// Everybody takes messages; then what was lost of what owners are to be asked is asked again a day later.
+    /// Everybody takes messages, and some begin anew; then what was lost of what owners are to be asked is asked again a day later.
     pub(super) fn ask_anew(&mut self) {
         if !self.plan.owners {
             return;
@@ -635,6 +692,9 @@ impl World {
             if there.priority < 0 {
                 there.priority = 0;
                 self.queue(client, "<presence/>".into(), None);
+            }
+            if self.random.percent(50) {
+                self.order_something(client);
             }
         }
         self.settle();
@@ -710,6 +770,7 @@ impl World {
         for answer in self.owners.answers.iter().filter(|answer| there(answer.client)) {
             assert!(answer.heard, "{answer:?} has no answer");
         }
+        self.owners.orders.check(there);
         for decision in self.owners.decisions.iter().filter(|decision| there(decision.client)) {
             assert!(decision.heard, "{decision:?} has no answer");
         }

@@ -20,7 +20,7 @@ use plaza_shards::metrics::DropReason;
 use plaza_shards::shard::ReplyTo;
 
 use super::faults::{Brought, Whose};
-use super::things::{Cause, What, node_id, secret};
+use super::things::{Asked, Cause, What, node_id, secret};
 use super::{World, owners};
 
 pub(super) const REGISTRY: &str = "things.things.example";
@@ -172,7 +172,12 @@ impl World {
             What::Search => format!("<search xmlns='{ns}'><strEq name='SN' value='s{thing}'/></search>"),
         };
         let kind = if what == What::Search { "get" } else { "set" };
-        self.queue(client, format!("<iq type='{kind}' id='t{number}' to='{REGISTRY}'>{payload}</iq>"), None);
+        let request = format!("<iq type='{kind}' id='t{number}' to='{REGISTRY}'>{payload}</iq>");
+        if self.plan.owners {
+            self.queue_soon(client, request);
+        } else {
+            self.queue(client, request, None);
+        }
         number
     }
 
@@ -263,13 +268,25 @@ impl World {
         match (&*stanza.name, kind) {
             ("iq", "set") => self.hear_notice(client, id, &stanza.children[0]),
             ("iq", "result" | "error") => {
-                if let Some(asked) = self.things.hears(id, kind) {
-                    assert_eq!(self.clients[asked].jid, self.clients[client].jid, "{stanza:?} is another's");
+                if let Some(number) = self.things.hears(id, kind) {
+                    self.hear_of_thing(client, number, kind);
                 }
                 self.hear_answer(client, id, stanza);
             }
             ("message", "") => self.hear_message(client, &stanza.children[0]),
             _ => panic!("nobody asked for {stanza:?}"),
+        }
+    }
+
+    /// A client has the answer to a request about a thing.
+    fn hear_of_thing(&mut self, client: usize, number: usize, kind: &str) {
+        let Asked { client: asked, what, thing, .. } = &self.things.asked[number];
+        assert_eq!(self.clients[*asked].jid, self.clients[client].jid, "an answer to {what:?} is another's");
+        let (thing, is_for_claims) = (*thing, kind == "result" && *what == What::Register { self_owned: false });
+        if self.plan.owners && is_for_claims && self.random.percent(80) {
+            // Where there are to be owners, somebody claims it at once.
+            let client = self.someone().unwrap_or(client);
+            self.ask_registry(client, What::Mine { of: number, right: true, public: true }, thing);
         }
     }
 

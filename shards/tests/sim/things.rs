@@ -62,6 +62,8 @@ pub(super) enum Cause {
     Disowned { caller: Jid, device: Jid, acknowledged: bool },
     /// An answer of that number, to a question about it.
     Answered { number: usize, thing: usize, caller: Jid },
+    /// An order of that number.
+    Ordered { number: usize, caller: Jid },
     /// Something is noted with it that makes it no other.
     Note,
 }
@@ -232,11 +234,12 @@ impl Things {
                 let is_clear = !before.pending.clear_cache || after.pending.clear_cache || self.has_cleared(thing);
                 return is_same(before, after) && (!forgets || knows()) && is_clear;
             }
-            Cause::Answered { thing: about, caller, .. } => {
+            Cause::Answered { thing: about, .. } if *about != thing => return false,
+            Cause::Answered { caller, .. } | Cause::Ordered { caller, .. } => {
                 let (Some(before), Some(after)) = (before, after) else { return false };
                 // What the device was told is void.
                 let is_void = after.pending.clear_cache && after.pending.since == after.version;
-                return *about == thing && before.is_owned_by(caller.as_jid()) && is_same(before, after) && is_void;
+                return before.is_owned_by(caller.as_jid()) && is_same(before, after) && is_void;
             }
             Cause::Disowned { caller, device: asked, acknowledged } => {
                 // What its owner claims anew meanwhile is given up as well.
@@ -467,17 +470,29 @@ impl Things {
         }
     }
 
-    /// A client has an answer.
+    /// A client has an answer; to which request.
     pub(super) fn hears(&mut self, id: &str, kind: &str) -> Option<usize> {
-        let asked = &mut self.asked[number_of(id)?];
+        let number = number_of(id)?;
+        let asked = &mut self.asked[number];
         assert_eq!(asked.answer.as_deref(), Some(kind), "{asked:?}");
         assert!(!std::mem::replace(&mut asked.heard, true), "it has the answer already: {asked:?}");
-        Some(asked.client)
+        Some(number)
+    }
+
+    /// Whether a thing is somebody's.
+    pub(super) fn is_owned_by(&self, thing: usize, owner: &Jid) -> bool {
+        self.now(thing).is_some_and(|thing| thing.is_owned_by(owner.as_jid()))
     }
 
     /// Whose a thing was at a time.
     pub(super) fn owner(&self, thing: usize, at: u64) -> Option<&Jid> {
         self.lives[thing].iter().rfind(|moment| moment.at <= at)?.thing.as_ref()?.owner()
+    }
+
+    /// Whether a thing was somebody's from a time on until now.
+    pub(super) fn is_owned_since(&self, thing: usize, owner: &Jid, since: u64) -> bool {
+        let is_owner = |thing: &ThingRecord| thing.is_owned_by(owner.as_jid());
+        self.moments(thing, since).iter().all(|moment| moment.thing.as_ref().is_some_and(is_owner))
     }
 
     /// Whether somebody owned a thing, or owns it.

@@ -12,6 +12,8 @@ mod driving;
 mod faults;
 #[path = "newcomers.rs"]
 mod newcomers;
+#[path = "orders.rs"]
+mod orders;
 #[path = "owners.rs"]
 mod owners;
 #[path = "plan.rs"]
