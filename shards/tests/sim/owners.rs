@@ -423,12 +423,16 @@ impl Owners {
             let is_theirs = question.owner == answer.caller.as_str();
             is_theirs && question.put.is_some() && answer.begun.is_some_and(|begun| question.since <= begun)
         });
+        // A question that was put while its thing was given up may be left.
+        let was_theirs = answer.begun.is_some_and(|begun| things.is_owned_since(answer.thing, &answer.caller, begun));
         let is_true = match (kind, condition) {
             ("result", _) => answer.done.is_some(),
             (_, "resource-constraint" | "internal-server-error") => answer.done.is_none() && store_fails,
             (_, "item-not-found") => answer.done.is_none() && !was_open,
             (_, "forbidden") => {
-                answer.done.is_none() && !was_open && things.was_one_owned_by(answer.thing, answer.caller.as_str())
+                answer.done.is_none()
+                    && !(was_open && was_theirs)
+                    && things.was_one_owned_by(answer.thing, answer.caller.as_str())
             }
             _ => false,
         };
