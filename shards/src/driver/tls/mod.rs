@@ -161,7 +161,7 @@ const LAST_RECORDS_MAX: usize = 4;
 const PARTIAL_BYTES_MAX: usize = 72 * 1024;
 /// As many in a handshake in which the client has no certificate to show: its largest message is then its hello, of two
 /// kilobytes with keys that quantum computers don't break. Nobody knows yet who it is, and it may be one of thousands.
-const HELLO_BYTES_MAX: usize = 10 * 1024;
+const HELLO_BYTES_MAX: usize = 6 * 1024;
 
 impl Tls {
     pub(super) fn new(tls: &crate::cert::Tls, direct: bool) -> Result<Self, TlsError> {
