@@ -16,7 +16,7 @@ use super::connection::{Connection, Phase, Reading};
 use super::tls::Tls;
 use super::{Driver, entropy};
 use crate::admission::{Layer, Refusal, Seat, Source};
-use crate::ring::{Completion, Key, Slot};
+use crate::ring::{Completion, Key, Rank, Slot};
 use crate::shard::SessionId;
 
 /// A session to be made when its turn comes. There is one for a connection at most: it is not read meanwhile.
@@ -173,7 +173,7 @@ impl Driver {
         connection.operations += 1;
         connection.flags.greeted = true;
         let slot = connection.slot;
-        self.ring.recv(slot, key, false);
+        self.ring.recv(slot, key, false, Rank::Stranger);
         self.shard.counters.admitted[Layer::Handshake] += u64::from(!begun);
     }
 

@@ -123,9 +123,6 @@ impl Driver {
         let outstanding = [armed, connection.flags.sending.then_some(Op::Send)];
         let slot = connection.slot;
         connection.operations += 1 + outstanding.iter().flatten().count() as u16;
-        for op in outstanding.into_iter().flatten() {
-            self.ring.cancel(op, key);
-        }
-        self.ring.close(slot, key);
+        self.ring.close(slot, key, outstanding.into_iter().flatten());
     }
 }

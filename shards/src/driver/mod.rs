@@ -443,6 +443,10 @@ impl Driver {
             if self.has_stopped() {
                 // Last words reach the kernel.
                 self.ring.enter(false, None)?;
+                while self.ring.strangers_wait() {
+                    while self.ring.next_completion().is_some() {}
+                    self.ring.enter(false, None)?;
+                }
                 self.publish();
                 self.at(Step::Ended);
                 return Ok(());
@@ -527,6 +531,7 @@ impl Driver {
             && self.expired.is_empty()
             && self.newcomers_due() != Some(Duration::ZERO)
             && !self.shard.may_announce()
+            && !self.ring.strangers_wait()
     }
 
     fn batches_wait(&self) -> bool {

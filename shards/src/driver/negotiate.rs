@@ -361,7 +361,7 @@ impl Driver {
         connection.flags.closed = true;
         connection.operations += 1;
         let slot = connection.slot;
-        self.ring.close(slot, key);
+        self.ring.close(slot, key, None);
         self.release_negotiation(key);
         let home = self.shard.home(migrant.account.as_jid());
         self.departures.push_back((home, Box::new(migrant)));

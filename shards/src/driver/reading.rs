@@ -7,7 +7,7 @@ use plaza_core::xml::{Scanned, Scanner};
 use super::connection::{Carry, Phase, Reading};
 use super::{Driver, NO_NAMESPACES, TICK, WAITING_BYTES, guarded};
 use crate::metrics::Handshake;
-use crate::ring::{Completion, Key, Op};
+use crate::ring::{Completion, Key, Op, Rank};
 use crate::shard::{Flow, SessionId};
 
 impl Driver {
@@ -43,7 +43,7 @@ impl Driver {
         let slot = connection.slot;
         match reading {
             // What we have just said must reach the peer before it answers.
-            Reading::Once => self.ring.recv(slot, key, true),
+            Reading::Once => self.ring.recv(slot, key, true, Rank::Session),
             Reading::Multi => {
                 if !connection.flags.hot {
                     connection.flags.hot = true;
@@ -67,7 +67,7 @@ impl Driver {
         connection.reading = Reading::Once;
         connection.operations += 1;
         let slot = connection.slot;
-        self.ring.recv(slot, key, false);
+        self.ring.recv(slot, key, false, Rank::Session);
     }
 
     pub(super) fn on_received(&mut self, key: Key, completion: &mut Completion) {

@@ -2,7 +2,7 @@
 
 use super::Driver;
 use super::connection::Phase;
-use crate::ring::Key;
+use crate::ring::{Key, Rank};
 
 impl Driver {
     pub(super) fn mark_flush(&mut self, key: Key) {
@@ -75,7 +75,8 @@ impl Driver {
         connection.sending_since = tick;
         self.shard.counters.bytes_out += wire.len() as u64;
         self.sends += 1;
-        self.ring.send(connection.slot, key, &mut connection.sending, wire);
+        let rank = if matches!(connection.phase, Phase::Session(_)) { Rank::Session } else { Rank::Stranger };
+        self.ring.send(connection.slot, key, &mut connection.sending, wire, rank);
     }
 
     pub(super) fn on_sent(&mut self, key: Key, result: i32) {

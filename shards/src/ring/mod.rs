@@ -12,6 +12,7 @@ mod peer;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
@@ -118,6 +119,7 @@ pub struct RingOptions {
 pub struct Sending {
     bytes: Vec<u8>,
     sent: usize,
+    rank: Rank,
 }
 
 impl Sending {
@@ -127,11 +129,24 @@ impl Sending {
     }
 }
 
+/// Whose an operation is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Rank {
+    /// Somebody's who has bound a resource: it goes in with the next [`Ring::enter`].
+    #[default]
+    Session,
+    /// Somebody's who has not, or not any more. It goes in behind those of sessions, and few at a time ([`STRANGERS`]), in the
+    /// order in which they were asked for, as whatever is done to listeners, and closing.
+    Stranger,
+}
+
 /// The network ring.
 pub struct Ring {
     io: IoUring,
     buffers: Buffers,
     backlog: Vec<squeue::Entry>,
+    /// Of strangers, waiting for their turn.
+    strangers: VecDeque<squeue::Entry>,
     reaped: Vec<(u64, i32, u32)>,
     reaped_next: usize,
     /// Descriptors being imported: the kernel writes the slot over the number.
@@ -148,6 +163,10 @@ impl std::fmt::Debug for Ring {
 
 /// Accepts outstanding on one listener, which is as many as one turn takes from it.
 pub const ACCEPTS: u32 = 16;
+
+/// Operations of strangers that go in at once. Accepting, sending and closing take the kernel tens of microseconds each, which
+/// whatever sessions wait for comes behind.
+pub const STRANGERS: usize = 4;
 
 /// Group id of our one buffer pool.
 const BUFFER_GROUP: u16 = 0;
@@ -180,6 +199,7 @@ impl Ring {
             io,
             buffers,
             backlog: Vec::new(),
+            strangers: VecDeque::new(),
             reaped: Vec::with_capacity(options.entries as usize * 4),
             reaped_next: 0,
             imports: slab::Slab::new(),
@@ -200,6 +220,18 @@ impl Ring {
         }
     }
 
+    fn push_as(&mut self, rank: Rank, entry: squeue::Entry) {
+        match rank {
+            Rank::Session => self.push(entry),
+            Rank::Stranger => self.strangers.push_back(entry),
+        }
+    }
+
+    /// Whether operations of strangers wait for their turn.
+    pub fn strangers_wait(&self) -> bool {
+        !self.strangers.is_empty()
+    }
+
     /// Accepts a connection on the listener, which becomes a slot; `place`, one of [`ACCEPTS`], tells accepts outstanding on
     /// one listener apart. One at a time, since only so does the kernel say who it is.
     pub fn accept(&mut self, listener: &TcpListener, index: u32, place: u32) {
@@ -212,7 +244,7 @@ impl Ring {
         let entry = opcode::Accept::new(Fd(listener.as_raw_fd()), address, len)
             .file_index(Some(io_uring::types::DestinationSlot::auto_target()))
             .build();
-        self.push(entry.user_data(user_data(Op::Accept, Key { index, generation: place })));
+        self.strangers.push_back(entry.user_data(user_data(Op::Accept, Key { index, generation: place })));
     }
 
     /// Whom a completed [`Op::Accept`] let in.
@@ -226,7 +258,7 @@ impl Ring {
         for place in 0..ACCEPTS {
             let target = user_data(Op::Accept, Key { index, generation: place });
             let key = Key { index: u32::MAX, generation: 0 };
-            self.push(opcode::AsyncCancel::new(target).build().user_data(user_data(Op::Cancel, key)));
+            self.strangers.push_back(opcode::AsyncCancel::new(target).build().user_data(user_data(Op::Cancel, key)));
         }
     }
 
@@ -238,13 +270,13 @@ impl Ring {
 
     /// Receives once, into a pool buffer. `later`: the bytes are not expected to be there yet, so that the kernel should
     /// wait for them before it looks.
-    pub fn recv(&mut self, slot: Slot, key: Key, later: bool) {
+    pub fn recv(&mut self, slot: Slot, key: Key, later: bool, rank: Rank) {
         let entry = opcode::Recv::new(Fixed(slot.0), std::ptr::null_mut(), 0)
             .buf_group(BUFFER_GROUP)
             .ioprio(if later { RECVSEND_POLL_FIRST } else { 0 })
             .build()
             .flags(squeue::Flags::BUFFER_SELECT);
-        self.push(entry.user_data(user_data(Op::Recv, key)));
+        self.push_as(rank, entry.user_data(user_data(Op::Recv, key)));
     }
 
     /// Receives into pool buffers until cancelled, closed or out of buffers.
@@ -267,10 +299,11 @@ impl Ring {
     }
 
     /// Sends the bytes, all of them; the buffer comes back from [`Ring::sent`].
-    pub fn send(&mut self, slot: Slot, key: Key, sending: &mut Sending, bytes: Vec<u8>) {
+    pub fn send(&mut self, slot: Slot, key: Key, sending: &mut Sending, bytes: Vec<u8>, rank: Rank) {
         debug_assert!(sending.bytes.is_empty(), "one send in flight per connection");
         sending.bytes = bytes;
         sending.sent = 0;
+        sending.rank = rank;
         self.submit_send(slot, key, sending);
     }
 
@@ -278,7 +311,7 @@ impl Ring {
         let rest = sending.bytes.get(sending.sent..).unwrap_or_default();
         let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
         let entry = opcode::Send::new(Fixed(slot.0), rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build();
-        self.push(entry.user_data(user_data(Op::Send, key)));
+        self.push_as(sending.rank, entry.user_data(user_data(Op::Send, key)));
     }
 
     /// Takes the completion of a send: `Some` gives the buffer back, empty, when all bytes are out; `None` means the
@@ -296,9 +329,13 @@ impl Ring {
         Some(bytes)
     }
 
-    /// Closes the socket; what is outstanding on it must be cancelled, or it stays open until that completes.
-    pub fn close(&mut self, slot: Slot, key: Key) {
-        self.push(opcode::Close::new(Fixed(slot.0)).build().user_data(user_data(Op::Close, key)));
+    /// Closes the socket, and cancels what is outstanding on it: else it stayed open until that completes.
+    pub fn close(&mut self, slot: Slot, key: Key, outstanding: impl IntoIterator<Item = Op>) {
+        for op in outstanding {
+            let entry = opcode::AsyncCancel::new(user_data(op, key)).build();
+            self.strangers.push_back(entry.user_data(user_data(Op::Cancel, key)));
+        }
+        self.strangers.push_back(opcode::Close::new(Fixed(slot.0)).build().user_data(user_data(Op::Close, key)));
     }
 
     /// Gives the socket an ordinary descriptor, so that it can leave the ring.
@@ -353,6 +390,11 @@ impl Ring {
     /// # Errors
     /// The system's; `EINTR`, `EBUSY` and `ETIME` are not errors here.
     pub fn enter(&mut self, wait: bool, timeout: Option<Duration>) -> io::Result<()> {
+        for _ in 0..STRANGERS {
+            let Some(entry) = self.strangers.pop_front() else { break };
+            self.push(entry);
+        }
+        let wait = wait && !self.strangers_wait();
         loop {
             self.io.submission().sync();
             let result = self.enter_once(wait && self.backlog.is_empty(), timeout);

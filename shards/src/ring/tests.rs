@@ -68,6 +68,27 @@ fn what_a_full_submission_queue_has_no_room_for_goes_in_behind_it() {
 }
 
 #[test]
+fn what_strangers_want_goes_in_behind_what_sessions_want_and_a_few_at_a_time() {
+    let mut ring = ring(64, 2);
+    let sockets = sockets(&mut ring, 12);
+    let mut sendings: Vec<Sending> = sockets.iter().map(|_| Sending::default()).collect();
+    for (index, ((slot, _), sending)) in (0..).zip(sockets.iter().zip(&mut sendings)) {
+        let rank = if index < 10 { Rank::Stranger } else { Rank::Session };
+        ring.send(*slot, key(index), sending, b"x".to_vec(), rank);
+    }
+    ring.close(sockets[0].0, key(0), [Op::Poll]);
+    let mut turn = || {
+        ring.enter(true, Some(Duration::from_millis(50))).unwrap();
+        std::iter::from_fn(|| ring.next_completion()).map(|done| (done.op, done.key.index)).collect::<Vec<_>>()
+    };
+    let sends = |keys: &[u32]| keys.iter().map(|key| (Op::Send, *key)).collect::<Vec<_>>();
+    assert_eq!(turn(), sends(&[10, 11, 0, 1, 2, 3]));
+    assert_eq!(turn(), sends(&[4, 5, 6, 7]));
+    assert_eq!(turn(), [(Op::Send, 8), (Op::Send, 9), (Op::Cancel, 0), (Op::Close, 0)]);
+    assert_eq!(turn(), []);
+}
+
+#[test]
 fn what_a_full_completion_queue_has_no_room_for_comes_with_the_next_look() {
     let mut ring = ring(4, 2);
     let mut sockets = sockets(&mut ring, MANY);
@@ -94,7 +115,7 @@ fn a_receive_that_finds_no_buffer_says_so_and_gets_all_bytes_when_it_is_begun_ag
     let mut sockets = sockets(&mut ring, 3);
     for (index, (slot, other)) in (0..).zip(&mut sockets) {
         other.write_all(&[b'a' + index as u8; 10]).unwrap();
-        ring.recv(*slot, key(index), false);
+        ring.recv(*slot, key(index), false, Rank::Session);
     }
     let mut starved = Vec::new();
     for mut done in completed(&mut ring, 3) {
@@ -110,7 +131,7 @@ fn a_receive_that_finds_no_buffer_says_so_and_gets_all_bytes_when_it_is_begun_ag
         }
     }
     assert_eq!(starved.len(), 1);
-    ring.recv(sockets[starved[0].index as usize].0, starved[0], false);
+    ring.recv(sockets[starved[0].index as usize].0, starved[0], false, Rank::Session);
     let mut done = completed(&mut ring, 1);
     let mut received = done[0].received.take().unwrap();
     assert_eq!(received.bytes(), [b'a' + starved[0].index as u8; 10]);
