@@ -204,6 +204,8 @@ enum Outcome {
 const TICK: Duration = Duration::from_millis(100);
 /// Commands carried out in a turn: more wait after a stall, if operators were busy meanwhile.
 const COMMANDS_PER_TURN: usize = 1_024;
+/// Of a turn, for sessions that had sent more than one takes: the one that is reached then is the last.
+const READY_PER_TURN: Duration = Duration::from_micros(100);
 /// Recipients of services' messages told in a turn, so that an event for many does not hold up what else there is.
 const FANNED_PER_TURN: usize = 256;
 /// Presences told in a turn that had been withheld for want of memory.

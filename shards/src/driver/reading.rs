@@ -1,11 +1,13 @@
 //! Reading: bytes from the kernel, through TLS, to the stream or the session, an element at a time.
 
+use std::time::Instant;
+
 use super::tls::{TlsError, TlsEvent};
 use plaza_core::stream::{self, Violation};
 use plaza_core::xml::{Scanned, Scanner};
 
 use super::connection::{Carry, Phase, Reading};
-use super::{Driver, NO_NAMESPACES, TICK, WAITING_BYTES, guarded};
+use super::{Driver, NO_NAMESPACES, READY_PER_TURN, TICK, WAITING_BYTES, guarded};
 use crate::metrics::Handshake;
 use crate::ring::{Completion, Key, Op, Rank};
 use crate::shard::{Flow, SessionId};
@@ -369,7 +371,10 @@ impl Driver {
         }
     }
 
+    /// Goes on with those who had sent more than a turn takes of one, in turn. They have a share of it together: whoever sends
+    /// a little waits for that, and not for some of each of them.
     pub(super) fn feed_ready(&mut self) {
+        let began = Instant::now();
         for _ in 0..self.ready.len() {
             let Some(key) = self.ready.pop_front() else { return };
             let Some(connection) = self.connection_mut(key) else { continue };
@@ -378,6 +383,10 @@ impl Driver {
                 continue;
             }
             if connection.carry.is_some() {
+                if began.elapsed() >= READY_PER_TURN {
+                    self.mark_ready(key);
+                    continue;
+                }
                 self.feed_carry(key);
             }
             self.after_feed(key);

@@ -168,6 +168,9 @@ pub const ACCEPTS: u32 = 16;
 /// whatever sessions wait for comes behind.
 pub const STRANGERS: usize = 4;
 
+/// Bytes that go in with one send; the rest follows in the next turns, so that nobody waits while megabytes are copied.
+const SEND_BYTES_MAX: usize = 64 * 1024;
+
 /// Group id of our one buffer pool.
 const BUFFER_GROUP: u16 = 0;
 
@@ -309,7 +312,7 @@ impl Ring {
 
     fn submit_send(&mut self, slot: Slot, key: Key, sending: &Sending) {
         let rest = sending.bytes.get(sending.sent..).unwrap_or_default();
-        let len = u32::try_from(rest.len()).unwrap_or(u32::MAX);
+        let len = rest.len().min(SEND_BYTES_MAX) as u32;
         let entry = opcode::Send::new(Fixed(slot.0), rest.as_ptr(), len).flags(libc::MSG_NOSIGNAL).build();
         self.push_as(sending.rank, entry.user_data(user_data(Op::Send, key)));
     }
