@@ -376,6 +376,9 @@ impl Driver {
     pub(super) fn feed_ready(&mut self) {
         let began = Instant::now();
         for _ in 0..self.ready.len() {
+            if began.elapsed() >= READY_PER_TURN {
+                return;
+            }
             let Some(key) = self.ready.pop_front() else { return };
             let Some(connection) = self.connection_mut(key) else { continue };
             connection.flags.ready = false;
@@ -383,10 +386,6 @@ impl Driver {
                 continue;
             }
             if connection.carry.is_some() {
-                if began.elapsed() >= READY_PER_TURN {
-                    self.mark_ready(key);
-                    continue;
-                }
                 self.feed_carry(key);
             }
             self.after_feed(key);
