@@ -3,6 +3,8 @@
 //! Names and groups stay in the store. All addresses share one text, so that twenty contacts of 25 bytes take 660 bytes
 //! and two allocations.
 
+use std::cmp::Ordering;
+
 use plaza_core::jid::{Jid, JidRef};
 use plaza_core::subscription::State;
 
@@ -32,32 +34,43 @@ const APPROVED: u8 = 1 << 4;
 impl Contacts {
     /// Of a roster's items, in the order of their addresses.
     pub fn new(items: &[RosterItem]) -> Self {
-        Self::collect(items.iter().map(|item| (item.jid.as_str(), flags(item.state()))))
+        let mut text = String::with_capacity(items.iter().map(|item| item.jid.as_str().len()).sum());
+        let entry = |item: &RosterItem| {
+            text.push_str(item.jid.as_str());
+            Entry { end: offset(text.len()), flags: flags(item.state()) }
+        };
+        let entries = items.iter().map(entry).collect();
+        Self { text: text.into(), entries }
     }
 
-    fn collect<'a>(contacts: impl Iterator<Item = (&'a str, u8)>) -> Self {
-        let (mut text, mut entries) = (String::new(), Vec::new());
-        for (jid, flags) in contacts {
-            text.push_str(jid);
-            // Rosters are bounded in items, and items in bytes, far below.
-            entries.push(Entry { end: u32::try_from(text.len()).unwrap_or(u32::MAX), flags });
+    /// Those that stand as `wanted`.
+    pub fn those(&self, wanted: impl Fn(State) -> bool) -> impl Iterator<Item = JidRef<'_>> {
+        let chosen = self.entries.iter().enumerate().filter(move |(_, entry)| wanted(state(entry.flags)));
+        chosen.map(|(at, _)| JidRef::from_normal(self.address(at)))
+    }
+
+    fn address(&self, at: usize) -> &str {
+        let end = self.entries.get(at).map_or(0, |entry| entry.end as usize);
+        self.text.get(self.start(at)..end).unwrap_or_default()
+    }
+
+    /// Where a contact's address begins in the text; for one more than there are, where the text ends.
+    fn start(&self, at: usize) -> usize {
+        at.checked_sub(1).and_then(|before| self.entries.get(before)).map_or(0, |entry| entry.end as usize)
+    }
+
+    /// Where a bare JID is, or would be.
+    fn place(&self, bare: &str) -> Result<usize, usize> {
+        let (mut low, mut high) = (0, self.entries.len());
+        while low < high {
+            let middle = low + (high - low) / 2;
+            match self.address(middle).cmp(bare) {
+                Ordering::Less => low = middle + 1,
+                Ordering::Greater => high = middle,
+                Ordering::Equal => return Ok(middle),
+            }
         }
-        Self { text: text.into(), entries: entries.into() }
-    }
-
-    /// Each with how it stands.
-    pub fn iter(&self) -> impl ExactSizeIterator<Item = (JidRef<'_>, State)> {
-        self.raw().map(|(jid, flags)| (JidRef::from_normal(jid), state(flags)))
-    }
-
-    fn raw(&self) -> impl ExactSizeIterator<Item = (&str, u8)> {
-        let mut start = 0;
-        self.entries.iter().map(move |entry| {
-            let end = entry.end as usize;
-            let jid = self.text.get(start..end).unwrap_or_default();
-            start = end;
-            (jid, entry.flags)
-        })
+        Err(low)
     }
 
     /// How a contact stands, by its bare JID; a stranger does not at all.
@@ -67,24 +80,8 @@ impl Contacts {
 
     /// How a contact stands, by its bare JID; `None` if it is not in the roster.
     pub fn find(&self, contact: JidRef<'_>) -> Option<State> {
-        let bare = contact.bare().as_str();
-        let address = |at: usize| {
-            let start = at.checked_sub(1).and_then(|before| self.entries.get(before)).map_or(0, |entry| entry.end);
-            let end = self.entries.get(at).map_or(0, |entry| entry.end);
-            self.text.get(start as usize..end as usize).unwrap_or_default()
-        };
-        let (mut low, mut high) = (0, self.entries.len());
-        while low < high {
-            let middle = low + (high - low) / 2;
-            match address(middle).cmp(bare) {
-                std::cmp::Ordering::Less => low = middle + 1,
-                std::cmp::Ordering::Greater => high = middle,
-                std::cmp::Ordering::Equal => {
-                    return self.entries.get(middle).map(|entry| state(entry.flags));
-                }
-            }
-        }
-        None
+        let at = self.place(contact.bare().as_str()).ok()?;
+        self.entries.get(at).map(|entry| state(entry.flags))
     }
 
     /// Whether a contact is in the roster, by its bare JID: not one that has merely asked.
@@ -93,16 +90,32 @@ impl Contacts {
         self.find(contact).is_some_and(|state| state != asks)
     }
 
-    /// Sets how a contact stands; a contact that does not stand at all goes unless `keep`.
+    /// Sets how a contact stands; without `new` it goes.
     pub fn set(&mut self, contact: &Jid, new: Option<State>) {
-        let bare = contact.as_jid().bare();
-        let mut contacts: Vec<(&str, u8)> = self.raw().filter(|(jid, _)| *jid != bare.as_str()).collect();
-        if let Some(new) = new {
-            let at = contacts.partition_point(|(jid, _)| *jid < bare.as_str());
-            contacts.insert(at, (bare.as_str(), flags(new)));
+        let bare = contact.as_jid().bare().as_str();
+        match (self.place(bare), new) {
+            (Ok(at), Some(new)) => {
+                if let Some(entry) = self.entries.get_mut(at) {
+                    entry.flags = flags(new);
+                }
+            }
+            (Ok(at), None) => self.splice(at, 1, "", None),
+            (Err(at), Some(new)) => self.splice(at, 0, bare, Some(flags(new))),
+            (Err(_), None) => {}
         }
-        let changed = Self::collect(contacts.into_iter());
-        *self = changed;
+    }
+
+    /// Puts an address, or none, in the place of `gone` contacts.
+    fn splice(&mut self, at: usize, gone: usize, address: &str, flags: Option<u8>) {
+        let (start, end) = (self.start(at), self.start(at + gone));
+        let (before, after) = (self.text.get(..start).unwrap_or_default(), self.text.get(end..).unwrap_or_default());
+        let text = [before, address, after].concat();
+        let moved = |entry: &Entry| Entry { end: entry.end - offset(end - start) + offset(address.len()), ..*entry };
+        let (first, rest) = (self.entries.iter().take(at), self.entries.iter().skip(at + gone));
+        let new = flags.map(|flags| Entry { end: offset(start + address.len()), flags });
+        let mut entries = Vec::with_capacity(self.entries.len() + 1 - gone);
+        entries.extend(first.copied().chain(new).chain(rest.map(moved)));
+        (self.text, self.entries) = (text.into(), entries.into());
     }
 
     /// Requests the owner has not answered.
@@ -119,6 +132,11 @@ impl Contacts {
     pub fn heap_bytes(&self) -> usize {
         self.text.len() + size_of_val(&*self.entries)
     }
+}
+
+/// Rosters are bounded in items, and items in bytes, far below.
+fn offset(bytes: usize) -> u32 {
+    u32::try_from(bytes).unwrap_or(u32::MAX)
 }
 
 const fn flags(state: State) -> u8 {
@@ -142,7 +160,7 @@ const fn state(flags: u8) -> State {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
+    use std::collections::{BTreeMap, BTreeSet};
 
     use proptest::prelude::*;
 
@@ -168,10 +186,13 @@ mod tests {
                     None => drop(model.remove(&jid)),
                 }
             }
-            let listed: Vec<_> = contacts.iter().map(|(jid, state)| (jid.to_jid(), state)).collect();
+            let listed: Vec<_> = contacts.those(|_| true).map(|jid| (jid.to_jid(), contacts.get(jid))).collect();
             let mut expected: Vec<_> = model.iter().map(|(jid, &state)| (jid.clone(), state)).collect();
             expected.sort_by(|a, b| a.0.as_str().cmp(b.0.as_str()));
             prop_assert_eq!(listed, expected);
+            let seen = model.iter().filter(|(_, state)| state.from).map(|(jid, _)| jid.as_str());
+            let seen: BTreeSet<_> = seen.collect();
+            prop_assert_eq!(contacts.those(|state| state.from).map(JidRef::as_str).collect::<BTreeSet<_>>(), seen);
             prop_assert_eq!(contacts.requests(), model.values().filter(|state| state.pending_in).count());
             for number in 0..40 {
                 let jid = Jid::parse(&format!("c{number}@b")).unwrap();

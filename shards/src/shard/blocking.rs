@@ -98,11 +98,11 @@ impl Shard {
     fn watchers(&self, index: u32, owner: &Jid, list: &BlockList) -> Vec<Jid> {
         let Some(account) = self.accounts.get(index).filter(|_| !list.is_empty()) else { return Vec::new() };
         let Some(facts) = &account.facts else { return Vec::new() };
-        let contacts = facts.contacts.iter().filter(|(jid, state)| state.from && self.is_on(list, owner, *jid));
+        let contacts = facts.contacts.those(|state| state.from).filter(|jid| self.is_on(list, owner, *jid));
         let resources = list.iter().filter(|jid| {
             jid.local().is_some() && !jid.is_bare() && facts.contacts.get(*jid).from && !list.blocks(jid.bare())
         });
-        let watchers = contacts.map(|(jid, _)| jid).chain(resources);
+        let watchers = contacts.chain(resources);
         watchers.filter(|jid| !self.blocks(index, jid.as_str())).map(JidRef::to_jid).collect()
     }
 

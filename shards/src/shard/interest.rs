@@ -149,16 +149,16 @@ impl Shard {
         let already: HashSet<&str> = already.iter().map(|one| one.jid.as_str()).collect();
         let is_new = |jid: JidRef<'_>| !already.contains(jid.as_str());
         let mut interested: Vec<Jid> = Some(from.clone()).filter(|own| is_new(own.as_jid())).into_iter().collect();
-        let contacts = facts.contacts.iter().filter(|(contact, state)| {
+        let contacts = facts.contacts.those(|state| state.from).filter(|contact| {
             let has_access = match &audience.reach {
                 Reach::Owner => false,
                 Reach::Contacts => true,
                 Reach::These(these) => these.iter().any(|one| one.as_jid() == *contact),
             };
             let is_outcast = || audience.outcasts.iter().any(|outcast| outcast.as_jid() == *contact);
-            state.from && has_access && !is_outcast() && is_new(*contact) && !self.blocks(index, contact.as_str())
+            has_access && !is_outcast() && is_new(*contact) && !self.blocks(index, contact.as_str())
         });
-        interested.extend(contacts.filter(|(contact, _)| self.is_local_account(*contact)).map(|(jid, _)| jid.to_jid()));
+        interested.extend(contacts.filter(|contact| self.is_local_account(*contact)).map(JidRef::to_jid));
         interested
     }
 
@@ -210,8 +210,8 @@ impl Shard {
         }
         let mut accounts = vec![from.bare()];
         if let Some(facts) = self.accounts.get(index).and_then(|account| account.facts.as_ref()) {
-            let seen = facts.contacts.iter().filter(|(contact, state)| state.to && self.is_local_account(*contact));
-            accounts.extend(seen.map(|(contact, _)| contact.to_jid()));
+            let seen = facts.contacts.those(|state| state.to).filter(|contact| self.is_local_account(*contact));
+            accounts.extend(seen.map(JidRef::to_jid));
         }
         self.say_wants(&from, &nodes, accounts);
     }

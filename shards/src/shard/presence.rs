@@ -278,7 +278,7 @@ impl Shard {
         };
         let chosen = |state: State| if fan.presence == PresenceType::Probe { state.to } else { state.from };
         self.fans += 1;
-        for (contact, _) in facts.contacts.iter().filter(|(_, state)| chosen(*state)) {
+        for contact in facts.contacts.those(chosen) {
             if self.blocks(account, contact.as_str()) {
                 continue;
             }
