@@ -84,6 +84,8 @@ pub(super) struct Flags {
     pub(super) greeted: bool,
     /// It has broken, and its session ends in a turn to come.
     pub(super) lost: bool,
+    /// The peer says no more; it ends once what it said has been taken.
+    pub(super) ended: bool,
 }
 
 impl Flags {
@@ -130,6 +132,11 @@ pub(super) struct Connection {
 }
 
 impl Connection {
+    /// Whether some of what it said has yet to be looked at.
+    pub(super) const fn has_more(&self) -> bool {
+        self.carry.is_some() && (self.flags.ready || self.flags.waits())
+    }
+
     /// Whether the start of an element or of a TLS record waits for its rest.
     pub(super) fn is_partial(&self) -> bool {
         self.carry.is_some() || self.tls.as_ref().is_some_and(|tls| tls.is_partial())

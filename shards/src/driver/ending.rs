@@ -81,6 +81,7 @@ impl Driver {
         }
         let Some(connection) = self.connection_mut(key) else { return };
         connection.phase = Phase::Closing;
+        connection.flags.ended = false;
         let held = connection.flags.held;
         self.release_negotiation(key);
         // What is held goes out first.

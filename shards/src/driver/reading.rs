@@ -6,7 +6,7 @@ use super::tls::{TlsError, TlsEvent};
 use plaza_core::stream::{self, Violation};
 use plaza_core::xml::{Scanned, Scanner};
 
-use super::connection::{Carry, Phase, Reading};
+use super::connection::{Carry, Connection, Phase, Reading};
 use super::{Driver, NO_NAMESPACES, READY_PER_TURN, TICK, WAITING_BYTES, guarded};
 use crate::metrics::Handshake;
 use crate::ring::{Completion, Key, Op, Rank};
@@ -18,7 +18,8 @@ impl Driver {
         let tick = self.tick;
         let Some(connection) = self.connection_mut(key) else { return };
         let waits = connection.flags.waits() && !matches!(connection.phase, Phase::Closing);
-        let never = connection.flags.closed || connection.flags.held || connection.flags.lost;
+        let flags = connection.flags;
+        let never = flags.closed || flags.held || flags.lost || flags.ended;
         if connection.reading != Reading::None || never || waits {
             return;
         }
@@ -87,6 +88,7 @@ impl Driver {
             return self.after_feed(key);
         }
         match completion.result.saturating_neg() {
+            0 if self.connection(key).is_some_and(Connection::has_more) => self.on_last(key),
             0 => self.on_end(key),
             // All buffers of the pool were taken; by now they have been given back.
             libc::ENOBUFS => {
@@ -138,8 +140,22 @@ impl Driver {
             self.lose_session(key);
             self.finish(key);
         } else if closed {
+            self.on_last(key);
+        }
+    }
+
+    /// The peer says no more. What a session has said is taken first.
+    fn on_last(&mut self, key: Key) {
+        let Some(connection) = self.connection_mut(key) else { return };
+        connection.flags.ended = matches!(connection.phase, Phase::Session(_)) && connection.has_more();
+        if connection.flags.ended {
+            return;
+        }
+        if connection.tls.as_ref().is_some_and(|tls| tls.closed) {
             self.lose_session(key);
             self.finish(key);
+        } else {
+            self.on_end(key);
         }
     }
 
@@ -388,7 +404,12 @@ impl Driver {
             if connection.carry.is_some() {
                 self.feed_carry(key);
             }
-            self.after_feed(key);
+            let is_over = |found: &Connection| found.flags.ended && !found.has_more();
+            if self.connection(key).is_some_and(is_over) {
+                self.on_last(key);
+            } else {
+                self.after_feed(key);
+            }
         }
     }
 }

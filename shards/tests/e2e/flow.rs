@@ -6,15 +6,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use crate::broker::{Broker, PATIENCE};
+use crate::broker::{Broker, PASSWORD, PATIENCE};
+use crate::tls;
 use crate::wire::Wire;
 
 /// Senders that flood one receiver.
 const SENDERS: usize = 3;
-/// Messages each sends: some 12 MB together, far beyond the outbox and the sockets' buffers.
-const MESSAGES: usize = 4_000;
-/// Most the broker may grow meanwhile.
-const GROWTH_MAX: u64 = 16 << 20;
+/// Messages each sends: some 33 MB together, far beyond the outbox and the sockets' buffers.
+const MESSAGES: usize = 10_000;
+/// Most the broker may grow meanwhile: the allocator takes a huge page and more for each size of buffer.
+const GROWTH_MAX: u64 = 24 << 20;
 
 #[test]
 fn a_receiver_that_does_not_read_holds_its_senders_back_and_loses_nothing() {
@@ -58,6 +59,39 @@ fn a_session_that_sends_more_than_its_share_waits_and_no_other_does() {
     }
     assert!(broker.metric("plaza_shaped_pauses_total", "") > 0, "nobody had to wait");
     drop(near);
+    broker.stop();
+}
+
+#[test]
+fn what_was_said_before_hanging_up_is_heard() {
+    let mut broker = Broker::start("inbound_stanzas_per_second = 200\ninbound_burst = '1s'");
+    for (user, is_secure, last) in [
+        ("anna", false, "</stream:stream>"),
+        ("anna", false, ""),
+        ("bert", true, "</stream:stream>"),
+        ("bert", true, ""),
+    ] {
+        let mut near = Wire::available(&broker, user, "near");
+        let mut hasty = if is_secure {
+            let mut wire = Wire::connect(broker.direct).secure(tls::any(), "localhost").unwrap();
+            wire.begin();
+            wire.scram(user, PASSWORD);
+            wire.bind(user, "hasty")
+        } else {
+            Wire::login(&broker, user, "hasty")
+        };
+        // More than a turn takes of one, something that the rest has to wait for, and more than a second may bring.
+        let message = |number| format!("<message to='{user}@localhost/near' id='m{number}'><body>bye</body></message>");
+        let mut words: Vec<String> = (0..300).map(message).collect();
+        words.insert(20, "<iq type='get' id='r'><query xmlns='jabber:iq:roster'/></iq>".to_owned());
+        hasty.send(words.concat() + last);
+        hasty.finish();
+        let heard = near.until("id='m299'");
+        assert_eq!(heard.matches("id='m").count(), 300, "secure {is_secure}, {last}");
+        let broke = hasty.drain();
+        assert_eq!(broke.ends_with("</stream:stream>"), !last.is_empty(), "secure {is_secure}, {last}: {broke}");
+        broker.wait("for its end", |broker| broker.metric("plaza_sessions", "") == 1);
+    }
     broker.stop();
 }
 
