@@ -47,6 +47,17 @@ pub(super) fn skip_space(input: &[u8], mut at: usize) -> usize {
     at
 }
 
+/// The first position that is not white space, where there may be much of it: between stanzas.
+pub(super) fn skip_gap(input: &[u8]) -> usize {
+    const STEP: usize = 32;
+    if !input.first().is_some_and(|&byte| is_space(byte)) {
+        return 0;
+    }
+    let is_gap = |step: &&[u8]| step.iter().fold(true, |all, &byte| all & is_space(byte));
+    let steps = input.chunks_exact(STEP).take_while(is_gap).count();
+    skip_space(input, steps * STEP)
+}
+
 /// A qualified name in the input: its start, its length and that of its prefix, in one word so that it moves as one.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Name(u64);
@@ -293,6 +304,15 @@ pub(super) fn decode(out: &mut String, raw: &str, is_attribute: bool) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_gap_ends_where_white_space_does() {
+        for spaces in (0..200).map(|len| " \t\r\n".chars().cycle().take(len).collect::<String>()) {
+            for rest in ["", "<", "x ", "\u{b}", "\u{a0}"] {
+                assert_eq!(skip_gap((spaces.clone() + rest).as_bytes()), spaces.len(), "{rest:?}");
+            }
+        }
+    }
 
     #[test]
     fn only_the_five_entities_and_legal_characters_are_references() {

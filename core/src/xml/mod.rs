@@ -9,5 +9,5 @@ mod tag;
 pub mod write;
 
 pub use element::{Attr, Child, Element, StreamHeader, StreamNamespaces};
-pub use scanner::{Scanned, Scanner, XmlError};
+pub use scanner::{Scanned, Scanner, XmlError, is_gap};
 pub use standalone::{NotStandalone, Standalone};

@@ -12,7 +12,8 @@
 use memchr::memchr;
 
 use super::chars::{
-    CLASS, Name, START, are_chars, decode, find3, is_plain, is_space, name, reference, simple_name, skip_space,
+    CLASS, Name, START, are_chars, decode, find3, is_plain, is_space, name, reference, simple_name, skip_gap,
+    skip_space,
 };
 use super::element::{AttrMark, ChildMark, DeclMark, Marks, Span, Uri, header_bit};
 use super::{Attr, Element, StreamHeader, StreamNamespaces};
@@ -198,6 +199,11 @@ const DECLARATION_BYTES_MAX: usize = 256;
 const XMLNS: &str = "http://www.w3.org/2000/xmlns/";
 const CDATA: &[u8] = b"<![CDATA[";
 
+/// Whether input is nothing but what may be between stanzas: white space (RFC 6120 §11.7).
+pub fn is_gap(input: &[u8]) -> bool {
+    skip_gap(input) == input.len()
+}
+
 impl Scanner {
     /// A scanner; allocates nothing until used.
     pub fn new() -> Self {
@@ -260,7 +266,7 @@ impl Scanner {
         ns: &'a StreamNamespaces,
         input: &'a [u8],
     ) -> Result<Scanned<'a>, XmlError> {
-        let skip = if self.stage == Stage::Between { skip_space(input, 0) } else { 0 };
+        let skip = if self.stage == Stage::Between { skip_gap(input) } else { 0 };
         let input = &input[skip..];
         if self.stage == Stage::Between {
             self.reset();

@@ -178,7 +178,7 @@ impl Default for LimitsConfig {
             pubsub_page_max: pubsub::Limits::DEFAULT.page_max,
             sasl_attempts_max: 3,
             refusal_delay: Span::seconds(1),
-            stanzas_per_turn_max: 64,
+            stanzas_per_turn_max: 16,
             inbound_stanzas_per_second: 100,
             inbound_bytes_per_second: ByteSize(64 << 10),
             inbound_burst: Span::seconds(10),

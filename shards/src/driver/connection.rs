@@ -47,7 +47,9 @@ pub(super) enum Reading {
 /// Bytes read and not yet taken: the start of an element, or input that has to wait. `scanner` knows how far it is.
 #[derive(Debug, Default)]
 pub(super) struct Carry {
-    pub(super) bytes: Vec<u8>,
+    bytes: Vec<u8>,
+    /// How many of them are taken.
+    taken: usize,
     pub(super) scanner: Scanner,
 }
 
@@ -84,6 +86,8 @@ pub(super) struct Flags {
     pub(super) greeted: bool,
     /// It has broken, and its session ends in a turn to come.
     pub(super) lost: bool,
+    /// There was more to read than the last receive took.
+    pub(super) bulky: bool,
     /// The peer says no more; it ends once what it said has been taken.
     pub(super) ended: bool,
 }
@@ -162,7 +166,7 @@ impl Connection {
 
     /// Input that is held of it: the start of an element, or of a TLS record or handshake message.
     pub(super) fn input_bytes(&self) -> usize {
-        let carry = self.carry.as_ref().map_or(0, |carry| carry.bytes.len());
+        let carry = self.carry.as_ref().map_or(0, |carry| carry.rest().len());
         carry + self.tls.as_ref().map_or(0, |tls| tls.partial_bytes())
     }
 
@@ -186,6 +190,41 @@ pub(super) struct Counted {
 }
 
 impl Carry {
+    /// What is not taken.
+    pub(super) fn rest(&self) -> &[u8] {
+        self.bytes.get(self.taken..).unwrap_or_default()
+    }
+
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// The same, and takes no more memory than they need.
+    pub(super) fn push_exact(&mut self, bytes: &[u8]) {
+        self.bytes.reserve_exact(bytes.len());
+        self.push(bytes);
+    }
+
+    /// The first of them are done with. Moves the others only when they are the fewer.
+    pub(super) fn take(&mut self, count: usize) {
+        self.taken += count;
+        if self.taken * 2 >= self.bytes.len() {
+            self.bytes.drain(..self.taken.min(self.bytes.len()));
+            self.taken = 0;
+        }
+    }
+
+    pub(super) fn clear(&mut self) {
+        self.bytes.clear();
+        self.taken = 0;
+        self.scanner.reset();
+    }
+
+    /// Bytes it has room for.
+    pub(super) const fn room(&self) -> usize {
+        self.bytes.capacity()
+    }
+
     /// User-space bytes it holds.
     fn held(&self) -> usize {
         size_of::<Self>() + self.bytes.capacity() + self.scanner.heap_bytes()

@@ -2,6 +2,7 @@
 
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Instant;
 
 use plaza_core::jid::Jid;
 use plaza_registry::directory::Nodes;
@@ -11,7 +12,7 @@ use plaza_registry::pubsub::{self, Recipients};
 use plaza_registry::services::{self, Ask, Reply, Request};
 
 use super::connection::Phase;
-use super::{ASK_TICKS, ASKS, Driver, Outcome, Parcel, SESSION, send_batches, unix_millis};
+use super::{ASK_TICKS, ASKS, Driver, Outcome, Parcel, SESSION, TASKS_AT_ONCE, send_batches, unix_millis};
 use crate::shard::{Effect, ReplyTo};
 
 impl Driver {
@@ -165,7 +166,19 @@ impl Driver {
         });
     }
 
-    pub(super) fn take_outcomes(&mut self) {
+    /// Carries on what the store or a helper has answered, for its share of the turn.
+    pub(super) fn go_on_with_tasks(&mut self) {
+        let until = self.share();
+        while !self.tasks.is_idle() {
+            self.tasks.poll_ready(TASKS_AT_ONCE);
+            self.take_outcomes();
+            if Instant::now() >= until {
+                return;
+            }
+        }
+    }
+
+    fn take_outcomes(&mut self) {
         loop {
             let Some(outcome) = self.outcomes.borrow_mut().pop_front() else { return };
             match outcome {

@@ -204,10 +204,15 @@ enum Outcome {
 const TICK: Duration = Duration::from_millis(100);
 /// Commands carried out in a turn: more wait after a stall, if operators were busy meanwhile.
 const COMMANDS_PER_TURN: usize = 1_024;
-/// Of a turn, for sessions that had sent more than one takes: the one that is reached then is the last.
-const READY_PER_TURN: Duration = Duration::from_micros(100);
+/// Of a turn, at least, for sessions that had sent more than it takes of one, and as much for what has waited for the store or a
+/// helper: whoever is written to meanwhile waits for no more.
+const SHARE: Duration = Duration::from_micros(50);
+/// Of a turn that is long by what came in, these parts.
+const SHARES: u32 = 4;
+/// Tasks carried on between two looks at the clock.
+const TASKS_AT_ONCE: usize = 8;
 /// Recipients of services' messages told in a turn, so that an event for many does not hold up what else there is.
-const FANNED_PER_TURN: usize = 256;
+const FANNED_PER_TURN: usize = 64;
 /// Presences told in a turn that had been withheld for want of memory.
 const ANNOUNCED_PER_TURN: usize = 16;
 /// How long the peer has to close after we did.
@@ -496,8 +501,7 @@ impl Driver {
             self.on_command(command);
         }
         self.at(Step::Tasks);
-        self.tasks.poll_ready(256);
-        self.take_outcomes();
+        self.go_on_with_tasks();
         self.at(Step::Feeding);
         self.feed_ready();
         self.at(Step::Timers);
@@ -520,6 +524,13 @@ impl Driver {
             self.shard.counters.late_turns += 1;
         }
         Ok(())
+    }
+
+    /// Until when those go on who have a share of this turn. It grows with the turn, so that they are not starved.
+    fn share(&self) -> Instant {
+        let now = Instant::now();
+        let so_far = now.saturating_duration_since(self.started + Duration::from_nanos(self.nanos));
+        now + SHARE.max(so_far / SHARES)
     }
 
     fn nothing_waits(&self) -> bool {

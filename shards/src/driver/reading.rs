@@ -4,10 +4,10 @@ use std::time::Instant;
 
 use super::tls::{TlsError, TlsEvent};
 use plaza_core::stream::{self, Violation};
-use plaza_core::xml::{Scanned, Scanner};
+use plaza_core::xml::{Scanned, Scanner, is_gap};
 
 use super::connection::{Carry, Connection, Phase, Reading};
-use super::{Driver, NO_NAMESPACES, READY_PER_TURN, TICK, WAITING_BYTES, guarded};
+use super::{Driver, NO_NAMESPACES, TICK, WAITING_BYTES, guarded};
 use crate::metrics::Handshake;
 use crate::ring::{Completion, Key, Op, Rank};
 use crate::shard::{Flow, SessionId};
@@ -35,6 +35,8 @@ impl Driver {
                 connection.flags.fresh = false;
                 Reading::Once
             }
+            // It goes on when its turn has come again.
+            Phase::Session(_) if connection.flags.bulky => Reading::Once,
             // Two reads within a second make a session busy, and worth an armed receive.
             Phase::Session(_) if connection.flags.busy && tick.saturating_sub(connection.active) <= 10 => {
                 Reading::Multi
@@ -43,10 +45,10 @@ impl Driver {
         };
         connection.reading = reading;
         connection.operations += 1;
-        let slot = connection.slot;
+        let (slot, is_there) = (connection.slot, connection.flags.bulky);
         match reading {
-            // What we have just said must reach the peer before it answers.
-            Reading::Once => self.ring.recv(slot, key, true, Rank::Session),
+            // Unless it is there, what we have just said must reach the peer before it answers.
+            Reading::Once => self.ring.recv(slot, key, !is_there, Rank::Session),
             Reading::Multi => {
                 if !connection.flags.hot {
                     connection.flags.hot = true;
@@ -82,6 +84,11 @@ impl Driver {
         if let Some(received) = completion.received.as_mut().filter(|_| completion.result > 0) {
             connection.flags.busy = tick.saturating_sub(connection.active) <= 10;
             connection.active = tick;
+            connection.flags.bulky = completion.crowded;
+            // Who sends more than one receive takes goes on when its turn comes.
+            if completion.crowded && matches!(connection.phase, Phase::Session(_)) {
+                self.mark_ready(key);
+            }
             self.shard.counters.bytes_in += completion.result as u64;
             self.receive(key, received.bytes());
             self.bound_input(key);
@@ -164,15 +171,17 @@ impl Driver {
         let Some(connection) = self.connection_mut(key) else { return };
         if let Some(carry) = &mut connection.carry {
             if connection.flags.unauthenticated {
-                carry.bytes.reserve_exact(bytes.len());
+                carry.push_exact(bytes);
+            } else {
+                carry.push(bytes);
             }
-            carry.bytes.extend_from_slice(bytes);
             if !connection.flags.waits() && !connection.flags.ready {
                 self.feed_carry(key);
             }
             return;
         }
-        if connection.flags.waits() {
+        // White space is done with at once, and takes no memory.
+        if connection.flags.waits() || connection.flags.ready && !is_gap(bytes) {
             return self.keep(key, bytes, false);
         }
         let mut scanner = std::mem::take(&mut self.scanner);
@@ -191,12 +200,12 @@ impl Driver {
         // Who has not logged in gets no buffer that somebody's large stanza has left, nor the scanner's room for one.
         let stranger = self.connection(key).is_some_and(|connection| connection.flags.unauthenticated);
         let mut carry = if stranger { Box::default() } else { self.carries.pop().unwrap_or_default() };
-        carry.bytes.clear();
+        carry.clear();
         if stranger {
-            carry.bytes.reserve_exact(bytes.len());
+            carry.push_exact(bytes);
+        } else {
+            carry.push(bytes);
         }
-        carry.bytes.extend_from_slice(bytes);
-        carry.scanner.reset();
         if begun {
             std::mem::swap(&mut carry.scanner, &mut self.scanner);
             if stranger {
@@ -228,13 +237,13 @@ impl Driver {
     fn feed_carry(&mut self, key: Key) {
         let Some(mut carry) = self.take_carry(key) else { return };
         let mut scanner = std::mem::take(&mut carry.scanner);
-        let used = self.feed(key, &carry.bytes, &mut scanner);
+        let used = self.feed(key, carry.rest(), &mut scanner);
         carry.scanner = scanner;
-        if used >= carry.bytes.len() {
+        if used >= carry.rest().len() {
             self.recycle_carry(carry);
             return;
         }
-        carry.bytes.drain(..used);
+        carry.take(used);
         let tick = self.tick;
         if let Some(connection) = self.connection_mut(key)
             && used > 0
@@ -245,9 +254,8 @@ impl Driver {
     }
 
     pub(super) fn recycle_carry(&mut self, mut carry: Box<Carry>) {
-        if self.carries.len() < 256 && !self.full && carry.bytes.capacity() <= 64 * 1024 {
-            carry.bytes.clear();
-            carry.scanner.reset();
+        if self.carries.len() < 256 && !self.full && carry.room() <= 64 * 1024 {
+            carry.clear();
             self.carries.push(carry);
         }
     }
@@ -366,7 +374,7 @@ impl Driver {
     /// After input was fed: arm the next read, or stop an armed one whose session has to wait.
     fn after_feed(&mut self, key: Key) {
         let Some(connection) = self.connection_mut(key) else { return };
-        let waiting = connection.carry.as_ref().map_or(0, |carry| carry.bytes.len());
+        let waiting = connection.carry.as_ref().map_or(0, |carry| carry.rest().len());
         let held = connection.flags.waits() || connection.flags.ready;
         if held && connection.reading == Reading::Multi && waiting >= WAITING_BYTES {
             connection.reading = Reading::Cancelling;
@@ -390,9 +398,9 @@ impl Driver {
     /// Goes on with those who had sent more than a turn takes of one, in turn. They have a share of it together: whoever sends
     /// a little waits for that, and not for some of each of them.
     pub(super) fn feed_ready(&mut self) {
-        let began = Instant::now();
+        let until = self.share();
         for _ in 0..self.ready.len() {
-            if began.elapsed() >= READY_PER_TURN {
+            if Instant::now() >= until {
                 return;
             }
             let Some(key) = self.ready.pop_front() else { return };

@@ -97,6 +97,8 @@ pub struct Completion {
     pub result: i32,
     /// Whether more completions of this operation follow.
     pub more: bool,
+    /// Whether a receive left something in the socket.
+    pub crowded: bool,
     /// The bytes, for the two kinds of receive that got some. Give them back with [`Ring::recycle`].
     pub received: Option<Received>,
 }
@@ -462,7 +464,8 @@ impl Ring {
         let key = Key { index: data as u32, generation: (data >> 32) as u32 & GENERATION_MAX };
         let received = io_uring::cqueue::buffer_select(flags)
             .map(|buffer| self.buffers.take(buffer, usize::try_from(result).unwrap_or(0)));
-        Some(Completion { op, key, result, more: io_uring::cqueue::more(flags), received })
+        let (more, crowded) = (io_uring::cqueue::more(flags), io_uring::cqueue::sock_nonempty(flags));
+        Some(Completion { op, key, result, more, crowded, received })
     }
 }
 
