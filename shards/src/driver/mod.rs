@@ -206,7 +206,7 @@ const TICK: Duration = Duration::from_millis(100);
 const COMMANDS_PER_TURN: usize = 1_024;
 /// Of a turn, at least, for sessions that had sent more than it takes of one, and as much for what has waited for the store or a
 /// helper: whoever is written to meanwhile waits for no more.
-const SHARE: Duration = Duration::from_micros(50);
+const SHARE: Duration = Duration::from_micros(25);
 /// Of a turn that is long by what came in, these parts.
 const SHARES: u32 = 4;
 /// Tasks carried on between two looks at the clock.

@@ -306,6 +306,9 @@ impl<S: Store> Worker<S> {
                 }
             }
         }
+        if self.fill.is_some() || !self.questions.is_empty() {
+            give_way();
+        }
         let Shared { things, bytes, is_filled, .. } = &*self.shared;
         things.store(self.index.len() as u64, Ordering::Relaxed);
         bytes.store(self.index.bytes() as u64, Ordering::Relaxed);
@@ -433,6 +436,7 @@ impl<S: Store> Worker<S> {
         let Self { jobs, shared, index, questions, put_aside, .. } = self;
         let limits = &shared.limits;
         let mut between = || {
+            give_way();
             // Who comes behind a change sees it, and so has to wait.
             while put_aside.is_none()
                 && let Ok(job) = jobs.try_recv()
@@ -485,6 +489,11 @@ fn filled(damaged: u64) -> Option<Fill> {
         tracing::error!(damaged, "things cannot be read: searches find neither them nor what lies beside them");
     }
     None
+}
+
+/// Lets others have this CPU, which may be a shard's: the kernel would take it from that for milliseconds on end.
+fn give_way() {
+    thread::yield_now();
 }
 
 /// Asks a store until it is not busy.
