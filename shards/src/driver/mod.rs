@@ -500,6 +500,7 @@ impl Driver {
             let Some(command) = self.parts.inbox.pop() else { break };
             self.on_command(command);
         }
+        self.send_first()?;
         self.at(Step::Tasks);
         self.go_on_with_tasks();
         self.at(Step::Feeding);
@@ -524,6 +525,17 @@ impl Driver {
             self.shard.counters.late_turns += 1;
         }
         Ok(())
+    }
+
+    /// Sends what has come of this turn so far, if there are those who go on in shares of it: nobody waits for theirs.
+    fn send_first(&mut self) -> std::io::Result<()> {
+        if self.tasks.is_idle() && self.ready.is_empty() {
+            return Ok(());
+        }
+        self.at(Step::Writing);
+        self.carry_out();
+        self.flush_all();
+        self.ring.submit()
     }
 
     /// Until when those go on who have a share of this turn. It grows with the turn, so that they are not starved.

@@ -404,11 +404,8 @@ impl Ring {
             self.io.submission().sync();
             let result = self.enter_once(wait && self.backlog.is_empty(), timeout);
             match result {
-                Ok(_) => {}
-                Err(error) => match error.raw_os_error() {
-                    Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN) => {}
-                    _ => return Err(error),
-                },
+                Err(error) if !is_passing(&error) => return Err(error),
+                Ok(_) | Err(_) => {}
             }
             if self.backlog.is_empty() {
                 break;
@@ -417,6 +414,26 @@ impl Ring {
         }
         self.reap();
         Ok(())
+    }
+
+    /// Hands what is queued over now, without a look at what is done: for who would otherwise wait for the rest of a turn.
+    ///
+    /// # Errors
+    /// The system's; the ring cannot go on.
+    pub fn submit(&mut self) -> io::Result<()> {
+        let (submitter, mut submission, _) = self.io.split();
+        submission.sync();
+        let queued = u32::try_from(submission.len()).unwrap_or(u32::MAX);
+        drop(submission);
+        if queued == 0 {
+            return Ok(());
+        }
+        // SAFETY: no argument is passed.
+        match unsafe { submitter.enter::<libc::sigset_t>(queued, 0, 0, None) } {
+            Err(error) if !is_passing(&error) => Err(error),
+            // What was not taken is taken by the next `enter`.
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     fn enter_once(&mut self, wait: bool, timeout: Option<Duration>) -> io::Result<usize> {
@@ -467,6 +484,11 @@ impl Ring {
         let (more, crowded) = (io_uring::cqueue::more(flags), io_uring::cqueue::sock_nonempty(flags));
         Some(Completion { op, key, result, more, crowded, received })
     }
+}
+
+/// Whether the ring can go on: a signal, a wait that is over, or a kernel that is short of something for now.
+fn is_passing(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EINTR | libc::ETIME | libc::EBUSY | libc::EAGAIN))
 }
 
 /// `IORING_ENTER_GETEVENTS`.
