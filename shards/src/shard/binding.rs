@@ -121,7 +121,7 @@ impl Shard {
 
     /// Whether something that others sent is on its way to the store.
     pub fn is_storing(&self) -> bool {
-        !self.storing.is_empty()
+        self.settling.is_storing()
     }
 
     pub(super) fn is_hibernated(&self, id: SessionId) -> bool {

@@ -27,6 +27,7 @@ mod photo;
 mod presence;
 mod roster;
 mod session;
+mod settling;
 mod strangers;
 #[cfg(test)]
 mod testing;
@@ -34,7 +35,7 @@ mod things;
 mod tokens;
 mod work;
 
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
 use plaza_core::caps::Ver;
@@ -71,7 +72,7 @@ use deliver::{Body, Origin};
 pub use managed::ManagedLimits;
 pub use session::SessionId;
 use session::{Flags, Session, Waiter};
-use work::Settling;
+use settling::Settling;
 
 /// Bounds and facts of the shards.
 #[derive(Debug, Clone)]
@@ -222,10 +223,8 @@ pub struct Shard {
     /// Questions to clients what they can do, by number, and who waits for the answers.
     caps_asked: HashMap<u64, caps::Asked>,
     caps_waiting: HashMap<Ver, caps::Waiting>,
-    /// Accounts here that are storing what others sent them.
-    storing: BTreeSet<u32>,
-    /// Who waits until that is done, with how many accounts are not.
-    settling: Slab<Settling>,
+    /// Which accounts here are storing what they were sent, and who waits until they have.
+    settling: Settling,
     /// Messages of services on their way to many.
     fanning: fanning::Fanning,
     /// Questions of services here to devices, by number.
@@ -268,8 +267,7 @@ impl Shard {
             resumables: HashMap::default(),
             caps_asked: HashMap::new(),
             caps_waiting: HashMap::new(),
-            storing: BTreeSet::new(),
-            settling: Slab::new(),
+            settling: Settling::new(),
             arriving: arriving::Arriving::default(),
             unix_millis: 0,
             fanning: fanning::Fanning::default(),

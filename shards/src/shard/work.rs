@@ -41,6 +41,8 @@ pub(super) struct Work {
     inbound: u32,
     /// Bytes of stanzas in the queue.
     bytes: usize,
+    /// The epoch of the last that is to be stored, unless its end is in the queue ([`Settling`](super::settling::Settling)).
+    stored_in: Option<u64>,
     /// Senders that wait for the queue to empty.
     pub(super) waiters: Vec<Waiter>,
     /// The store could not say.
@@ -72,8 +74,8 @@ pub(super) enum Task {
     Questions(SessionId),
     /// A message that one of its sessions sent, for its archive.
     Sent(Box<Sent>),
-    /// Somebody waits until all before it is stored.
-    Settle(usize),
+    /// All that came in this epoch to be stored is before it.
+    Settle(u64),
     /// Events of the account, for its contacts.
     Tell(Box<Outgoing>),
     /// A session wants last items, and whose is not known yet.
@@ -88,15 +90,6 @@ pub(super) enum Task {
     Acknowledged(Box<Told>),
     /// A presence of the account's for its contacts.
     Fan(Box<Later>),
-}
-
-/// Somebody who waits until accounts here have stored what they were sent.
-#[derive(Debug)]
-pub(super) struct Settling {
-    shard: ShardId,
-    session: SessionId,
-    /// Accounts that have not.
-    accounts: usize,
 }
 
 /// A stanza that waits, with what delivery needs.
@@ -274,8 +267,13 @@ impl Shard {
         work.bytes += task.bytes();
         self.counters.memory[Subsystem::Work] += task.bytes() as u64;
         work.inbound += u32::from(task.is_inbound());
-        if task.is_stored() {
-            self.storing.insert(index);
+        let now = self.settling.now();
+        if let Some(epoch) = work.stored_in.take_if(|epoch| *epoch < now) {
+            work.queue.push_back(Task::Settle(epoch));
+        }
+        if task.is_stored() && work.stored_in.is_none() {
+            work.stored_in = Some(now);
+            self.settling.begin();
         }
         // What is stored came before what waits: it is given before somebody is there for that. So did what a session that
         // is gone did not get, each behind the one before it.
@@ -286,27 +284,24 @@ impl Shard {
                 work.queue.iter().position(later)
             })
             .flatten();
-        work.queue.insert(place.unwrap_or(work.queue.len()), task);
+        match place {
+            Some(place) => work.queue.insert(place, task),
+            None => work.queue.push_back(task),
+        }
         self.work_off(index);
     }
 
     /// Tells a session when all that its shard sent here so far is stored, or was refused.
     pub(super) fn settle_for(&mut self, shard: ShardId, session: SessionId) {
-        let storing: Vec<u32> = self.storing.iter().copied().collect();
-        if storing.is_empty() {
-            return self.tell_settled(shard, session);
-        }
-        let settling = self.settling.insert(Settling { shard, session, accounts: storing.len() });
-        for index in storing {
-            self.enqueue(index, Task::Settle(settling));
+        if !self.settling.ask(shard, session) {
+            self.tell_settled(shard, session);
         }
     }
 
-    fn one_settled(&mut self, settling: usize) {
-        let Some(found) = self.settling.get_mut(settling) else { return };
-        found.accounts = found.accounts.saturating_sub(1);
-        if found.accounts == 0 {
-            let Settling { shard, session, .. } = self.settling.remove(settling);
+    /// An account has stored what it was given in an epoch, or refused it.
+    fn one_settled(&mut self, epoch: u64) {
+        self.settling.end(epoch);
+        while let Some((shard, session)) = self.settling.next_settled() {
             self.tell_settled(shard, session);
         }
     }
@@ -340,9 +335,11 @@ impl Shard {
                 return;
             }
             if work.queue.is_empty() {
-                let waiters = std::mem::take(&mut work.waiters);
+                let (waiters, stored_in) = (std::mem::take(&mut work.waiters), work.stored_in);
                 account.work = None;
-                self.storing.remove(&index);
+                if let Some(epoch) = stored_in {
+                    self.one_settled(epoch);
+                }
                 self.release(waiters);
                 return self.accounts.settle(index, self.facts_bytes_max());
             }
@@ -362,7 +359,10 @@ impl Shard {
         let work = account.work.get_or_insert_default();
         if running.is_inbound() {
             work.inbound += 1;
-            self.storing.insert(index);
+            if work.stored_in.is_none() {
+                work.stored_in = Some(self.settling.now());
+                self.settling.begin();
+            }
         }
         work.running = Some(running);
         self.effects.push_back(Effect::Errand(account.bare.clone(), Box::new(errand)));
@@ -416,7 +416,7 @@ impl Shard {
                 self.send(index, Running::Forget, Errand::Forget { head, numbers });
             }
             Task::Sent(sent) => self.resolve_sent(index, *sent),
-            Task::Settle(settling) => self.one_settled(settling),
+            Task::Settle(epoch) => self.one_settled(epoch),
             // Of an account that is gone nobody hears.
             Task::Tell(outgoing) if account.facts.is_some() => self.fan(*outgoing),
             Task::Wants(session) if account.facts.is_some() => self.want_last(session),
