@@ -99,6 +99,8 @@ struct Answer {
     allow: bool,
     part: Part,
     begun: Option<u64>,
+    /// The same in things that happened.
+    begun_at: u64,
     /// When it became a rule, and when that went: the thing changed hands, or its rules were deleted.
     done: Option<u64>,
     void: Option<u64>,
@@ -268,13 +270,14 @@ impl Owners {
     }
 
     /// The service begins with a request of that id: why things change by it, if an owner says so.
-    pub(super) fn begin(&mut self, id: &str, now: u64) -> Option<Cause> {
+    pub(super) fn begin(&mut self, id: &str, now: u64, at: u64) -> Option<Cause> {
         if let Some(number) = number_of(id, 'r') {
             return Some(self.orders.begin(number, now));
         }
         let number = number_of(id, 'o')?;
         let answer = &mut self.answers[number];
         assert!(answer.begun.replace(now).is_none(), "{id} was said once: {answer:?}");
+        answer.begun_at = at;
         Some(Cause::Answered { number, thing: answer.thing, caller: answer.caller.clone() })
     }
 
@@ -421,7 +424,7 @@ impl Owners {
         let condition = error.map(|condition| &*condition.name).unwrap_or_default();
         let was_open = self.questions.get(&answer.key).is_some_and(|question| {
             let is_theirs = question.owner == answer.caller.as_str();
-            is_theirs && question.put.is_some() && answer.begun.is_some_and(|begun| question.since <= begun)
+            is_theirs && question.put.is_some_and(|(put, _)| put < answer.begun_at)
         });
         // A question that was put while its thing was given up may be left.
         let was_theirs = answer.begun.is_some_and(|begun| things.is_owned_since(answer.thing, &answer.caller, begun));
@@ -594,6 +597,7 @@ impl World {
             allow,
             part,
             begun: None,
+            begun_at: 0,
             done: None,
             void: None,
             told: None,

@@ -187,7 +187,7 @@ impl World {
     pub(super) fn begin_service(&mut self, shard: usize, mut request: Request, reply_to: ReplyTo) {
         request.unix_millis = self.unix_millis();
         let (id, caller) = (&*request.id_raw, request.caller.clone());
-        let cause = self.owners.begin(id, self.things.now_is()).unwrap_or_else(|| self.things.begin(id));
+        let cause = self.owners.begin(id, self.things.now_is(), self.activity).unwrap_or_else(|| self.things.begin(id));
         let answer = services::answer(Arc::clone(&self.errand_config.services), self.slow_store.clone(), request);
         let whose = Whose::Service(caller, reply_to, cause);
         self.begin_with_the_store(shard, whose, async move { Brought::Reply(answer.await) });
