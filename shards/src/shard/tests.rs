@@ -1,6 +1,7 @@
 //! The shards whole: senders that wait, and homes that learn of accounts. With what other tests begin with.
 
 use super::session::UNDER_WAY_MAX;
+use super::testing::World;
 use super::*;
 
 /// Shards, and a session of each account at home on one of them.
@@ -171,4 +172,32 @@ fn a_full_outbox_is_full_for_a_crowd_that_was_never_asked_to_wait() {
     }
     assert_eq!(shards[1].counters.stanza_errors[Condition::ResourceConstraint], 10);
     assert_eq!(shards[1].counters.backpressure_pauses, UNDER_WAY_MAX as u64 + 10, "all are asked");
+}
+
+#[test]
+fn who_asks_what_was_handled_waits_until_it_is_stored_and_not_for_what_came_later() {
+    let mut world = World::new();
+    let away = world.account("away", 0);
+    let senders = ["one", "two", "three"].map(|name| {
+        let account = world.account(name, 0);
+        let id = world.bind_met(&account, "r");
+        world.shards[0].enable_management(id, plaza_core::sm::Enable { resume: false, max: None }).unwrap();
+        (account, id)
+    });
+    for (_, id) in &senders {
+        feed(&mut world.shards[0], *id, &format!("<message to='{away}'><body>b</body></message>"));
+        feed(&mut world.shards[0], *id, "<r xmlns='urn:xmpp:sm:3'/>");
+    }
+    let mut told = Vec::new();
+    while let Some(effect) = world.shards[0].poll_effect() {
+        assert!(matches!(effect, Effect::Errand(..)));
+        world.carry_out(0, effect);
+        for (account, id) in &senders {
+            if world.sent(account, *id).contains("<a xmlns='urn:xmpp:sm:3' h='1'/>") {
+                told.push((account.clone(), world.shards[0].counters.offline_kept));
+            }
+        }
+    }
+    assert_eq!(told, senders.into_iter().map(|(account, _)| account).zip(1..).collect::<Vec<_>>());
+    assert!(!world.shards[0].is_storing());
 }
