@@ -126,11 +126,11 @@ fn when_memory_runs_short_the_broker_gives_up_what_can_be_done_without_and_lives
     for user in FILLERS {
         scene.broker.cli(&["account", "disable", &format!("{user}@localhost")]);
     }
+    // The level may have ended before, when sessions were given up, and the shards hear of an account in their next turn.
+    scene.broker.wait("for what they held", |broker| broker.metric("plaza_memory_bytes", "hibernated") == 0);
     scene.broker.wait("for memory", |broker| level(broker) == 0);
     let mut newcomer = newcomer.expect("a newcomer");
     newcomer.until("</stream:features>");
-    let held = scene.broker.metric("plaza_memory_bytes", "hibernated");
-    scene.check("121 gone", held == 0, &format!("{held} bytes are held by sessions that are gone"));
     let (up, down) = ("memory runs short", "there is more memory again");
     let log = scene.broker.log();
     let lines = log.lines().filter(|line| line.contains(up) || line.contains(down)).count();
