@@ -16,7 +16,7 @@ use super::connection::{Connection, Phase, Reading};
 use super::tls::Tls;
 use super::{Driver, entropy};
 use crate::admission::{Layer, Refusal, Seat, Source};
-use crate::ring::{Completion, Key, Rank, Slot};
+use crate::ring::{Completion, Key, Op, Rank, Slot};
 use crate::shard::SessionId;
 
 /// A session to be made when its turn comes. There is one for a connection at most: it is not read meanwhile.
@@ -177,15 +177,20 @@ impl Driver {
         self.shard.counters.admitted[Layer::Handshake] += u64::from(!begun);
     }
 
-    /// Bytes of a connection arrived; of a newcomer's, how long they take is remembered.
-    pub(super) fn receive_timed(&mut self, key: Key, completion: &mut Completion) {
-        let newcomer = self.connection(key).is_some_and(|connection| connection.flags.unauthenticated);
-        if !newcomer {
-            return self.on_received(key, completion);
+    /// Whether a completion is what was read of a newcomer.
+    pub(super) fn is_of_stranger(&self, completion: &Completion) -> bool {
+        completion.op == Op::Recv
+            && self.connection(completion.key).is_some_and(|connection| connection.flags.unauthenticated)
+    }
+
+    /// Hears what was read of newcomers in this turn; how long a step takes is remembered.
+    pub(super) fn hear_strangers(&mut self) {
+        while let Some(completion) = self.strangers.pop_front() {
+            let began = Instant::now();
+            self.on_completion(completion);
+            self.newcomers.took(began.elapsed().as_nanos() as u64);
+            self.hand_over_full();
         }
-        let began = Instant::now();
-        self.on_received(key, completion);
-        self.newcomers.took(began.elapsed().as_nanos() as u64);
     }
 
     /// How long until a newcomer, or what a newcomer waits for, can go on; `None` if nobody waits.

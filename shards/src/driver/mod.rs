@@ -284,6 +284,8 @@ pub struct Driver {
     keeping: Rc<Cell<bool>>,
     /// Connections that have not bound a resource and can be read.
     newcomers: Newcomers<Key>,
+    /// What was read of them, until what sessions want of the turn has been sent.
+    strangers: VecDeque<Completion>,
     buckets: Buckets,
     failures: Failures,
     /// Sessions to be made when their turn comes.
@@ -415,6 +417,7 @@ impl Driver {
             shown_at: 0,
             keeping: Rc::default(),
             newcomers: Newcomers::default(),
+            strangers: VecDeque::new(),
             buckets: Buckets::new(&limits.newcomers),
             failures: Failures::default(),
             bindings: VecDeque::new(),
@@ -491,8 +494,12 @@ impl Driver {
         let began = self.tick;
         let (was_quiet, sent) = (self.begin_quietly(), self.shard.counters.handoff_batches_out);
         while let Some(completion) = self.ring.next_completion() {
-            self.on_completion(completion);
-            self.hand_over_full();
+            if self.is_of_stranger(&completion) {
+                self.strangers.push_back(completion);
+            } else {
+                self.on_completion(completion);
+                self.hand_over_full();
+            }
         }
         self.at(Step::Taking);
         self.drain_mesh();
@@ -509,6 +516,8 @@ impl Driver {
         self.on_time();
         self.go_on_stopping();
         self.go_on_ending();
+        self.at(Step::Receiving);
+        self.hear_strangers();
         self.admit_newcomers();
         self.at(Step::Fanning);
         self.shard.go_on_fanning(FANNED_PER_TURN);
@@ -527,14 +536,16 @@ impl Driver {
         Ok(())
     }
 
-    /// Sends what has come of this turn so far, if there are those who go on in shares of it: nobody waits for theirs.
+    /// Sends what has come of this turn so far, if there are those who go on in shares of it or strangers, whose handshakes take
+    /// longer than all else: nobody waits for them.
     fn send_first(&mut self) -> std::io::Result<()> {
-        if self.tasks.is_idle() && self.ready.is_empty() {
+        if self.tasks.is_idle() && self.ready.is_empty() && self.strangers.is_empty() {
             return Ok(());
         }
         self.at(Step::Writing);
         self.carry_out();
         self.flush_all();
+        self.hand_over();
         self.ring.submit()
     }
 
@@ -637,8 +648,7 @@ impl Driver {
         let known = self.connection(key).is_some();
         if known {
             match completion.op {
-                Op::Recv => self.receive_timed(key, &mut completion),
-                Op::RecvMulti => self.on_received(key, &mut completion),
+                Op::Recv | Op::RecvMulti => self.on_received(key, &mut completion),
                 Op::Poll => self.on_readable(key),
                 Op::Send => self.on_sent(key, completion.result),
                 Op::Export => self.on_exported(key, &completion),
