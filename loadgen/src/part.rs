@@ -177,7 +177,7 @@ impl Part {
         let (domain, id) = (&plan.domain, BACK);
         let ping = format!("<iq type='get' to='{domain}' id='{id}{due_ns}'><ping xmlns='urn:xmpp:ping'/></iq>");
         out.extend_from_slice(ping.as_bytes());
-        tally.unanswered += 1;
+        tally.unanswered.insert((due_ns, self.me));
         if let Some(managed) = managed {
             managed.count_outbound(1);
         }
@@ -300,7 +300,7 @@ impl Part {
         match (element.name(), raw("type")) {
             ("iq", "result") if raw("id").starts_with(BACK) => {
                 let due_ns = raw("id").strip_prefix(BACK).and_then(|due_ns| due_ns.parse().ok());
-                tally.pinged(due_ns.ok_or("a ping's answer with another id")?);
+                tally.pinged(due_ns.ok_or("a ping's answer with another id")?, self.me);
                 Ok(())
             }
             ("iq", "result" | "error") if plan.is_searcher(self.me) => self.on_found(plan, tally, element),

@@ -110,7 +110,7 @@ pub(crate) struct Returned {
     pub most_seconds: f64,
     /// Seconds until all were.
     pub seconds: f64,
-    /// Pings of those who were back, once a second each, from when each was due.
+    /// Pings of those who were back, once a second each, from when each was due to its answer, or to the end of the run.
     pub ping: Option<LatencySummary>,
     /// Of them, how many were not answered.
     pub unanswered: u64,

@@ -2,6 +2,8 @@
 //!
 //! Called by [`crate::session`] with each checked element; performs no I/O and reads no clock.
 
+use std::collections::BTreeSet;
+
 use plaza_core::ns;
 use plaza_core::xml::Element;
 
@@ -35,8 +37,10 @@ pub(crate) struct Tally {
     pub delivered: Vec<(u32, u64)>,
     /// From when each ping of those who are back was due to its answer.
     pub pings: Latencies,
-    /// Pings that were not answered yet.
-    pub unanswered: u64,
+    /// Pings that were not answered yet: when each was due, and whose it is.
+    pub unanswered: BTreeSet<(u64, u32)>,
+    /// Those that never were.
+    pub never_answered: u64,
 }
 
 impl Tally {
@@ -54,7 +58,8 @@ impl Tally {
             done: 0,
             delivered: Vec::new(),
             pings: Latencies::new(),
-            unanswered: 0,
+            unanswered: BTreeSet::new(),
+            never_answered: 0,
         }
     }
 
@@ -67,9 +72,18 @@ impl Tally {
     }
 
     /// A ping of one who is back was answered.
-    pub(crate) fn pinged(&mut self, due_ns: u64) {
-        self.unanswered = self.unanswered.saturating_sub(1);
-        self.pings.record(self.now_ns.saturating_sub(due_ns));
+    pub(crate) fn pinged(&mut self, due_ns: u64, me: u32) {
+        if self.unanswered.remove(&(due_ns, me)) {
+            self.pings.record(self.now_ns.saturating_sub(due_ns));
+        }
+    }
+
+    /// The streams are closed: a ping that is not answered yet counts as if its answer came now.
+    pub(crate) fn end_pings(&mut self) {
+        for (due_ns, _) in std::mem::take(&mut self.unanswered) {
+            self.never_answered += 1;
+            self.pings.record(self.now_ns.saturating_sub(due_ns));
+        }
     }
 
     /// A search of a kind was answered.
@@ -354,6 +368,17 @@ mod tests {
     fn tally() -> Tally {
         let plan = plan(Scenario::Pairs, 2, 1, 2);
         Tally { phase: Phase::Measure, now_ns: 50, measure_from: 0, ..Tally::new(&plan) }
+    }
+
+    #[test]
+    fn a_ping_that_is_never_answered_counts_with_its_age() {
+        let mut tally = Tally { now_ns: 3_000_000, unanswered: BTreeSet::from([(0, 1), (2_000_000, 0)]), ..tally() };
+        tally.pinged(2_000_000, 0);
+        tally.end_pings();
+        tally.pinged(0, 1);
+        let summary = tally.pings.summary().unwrap();
+        assert_eq!((summary.count, tally.never_answered), (2, 1));
+        assert!(summary.p50_us < 1_100.0 && summary.max_us >= 3_000.0, "{summary:?}");
     }
 
     #[test]

@@ -246,13 +246,14 @@ impl<'a> Worker<'a> {
         }
     }
 
-    fn finish(self) -> Yield {
+    fn finish(mut self) -> Yield {
+        self.tally.end_pings();
         let talks = self.sessions.iter().filter_map(|session| session.talk.as_ref());
         Yield {
             talks: talks.map(|talk| (talk.me, talk.sent, talk.heard)).collect(),
             latencies: self.tally.latencies,
             searches: self.tally.searches,
-            pings: (self.tally.pings, self.tally.unanswered),
+            pings: (self.tally.pings, self.tally.never_answered),
             logins: self.logins,
         }
     }
@@ -347,6 +348,7 @@ impl<'a> Worker<'a> {
                 self.logins = Latencies::new();
             }
             Phase::Close => {
+                self.tally.end_pings();
                 for local in 0..self.sessions.len() as u32 {
                     let Some(session) = self.sessions.get_mut(local as usize) else { continue };
                     if session.close(self.plan, &mut self.bench).is_ok() {
